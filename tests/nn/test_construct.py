@@ -1,4 +1,4 @@
-"""What the constructor builds: parameters, their shapes, dtypes and devices, and the description."""
+"""What the constructor builds: parameters, shapes, dtypes, devices, and the description."""
 
 from __future__ import annotations
 

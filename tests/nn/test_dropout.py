@@ -133,7 +133,7 @@ def test_backward_uses_the_mask_of_the_forward(device):
     torch.testing.assert_close(x.grad, y.detach())
 
 
-def test_gradient_of_A_uses_the_mask_of_the_forward(device):
+def test_factor_gradient_uses_the_mask_of_the_forward(device):
     layer = window_on_the_mask(0.5, device)
     y = layer(torch.ones(16, WIDTH, device=device))
     y.sum().backward()

@@ -208,7 +208,7 @@ def test_merge_refuses_an_adapter_that_is_merged_already(layer, snapshot, assert
 @pytest.mark.parametrize("keep", [True, None, "gpu", "", 1], ids=repr)
 def test_merge_refuses_an_unknown_keep(layer, keep, snapshot, assert_same_state):
     before = snapshot(layer)
-    with pytest.raises((TypeError, ValueError), match="keep must be .*device.*cpu.*False"):
+    with pytest.raises((TypeError, ValueError), match=r"keep must be .*device.*cpu.*False"):
         layer.merge(keep=keep)
     assert_same_state(layer, before)
 
@@ -219,7 +219,7 @@ def test_merge_refuses_an_unknown_keep(layer, keep, snapshot, assert_same_state)
     ids=lambda m: type(m).__name__,
 )
 def test_from_linear_refuses_other_modules(module):
-    with pytest.raises(TypeError, match=f"nn.Linear.*{type(module).__name__}"):
+    with pytest.raises(TypeError, match=rf"nn\.Linear.*{type(module).__name__}"):
         GraLoRALinear.from_linear(module, r=4)
 
 

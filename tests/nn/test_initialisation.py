@@ -31,7 +31,7 @@ def test_fresh_adapter_changes_no_bit_of_the_merged_weight(device):
 
 
 @pytest.mark.parametrize("k", [1, 2, 4, (2, 4), (4, 2)], ids=str)
-def test_A_lies_within_the_kaiming_bound_of_the_block(k, kaiming_bound):
+def test_first_factor_lies_within_the_kaiming_bound_of_its_block(k, kaiming_bound):
     layer = GraLoRALinear(64, 64, r=32, k=k)
     k_in = k if isinstance(k, int) else k[1]
     bound = kaiming_bound(64 // k_in)
@@ -39,7 +39,7 @@ def test_A_lies_within_the_kaiming_bound_of_the_block(k, kaiming_bound):
     assert 0.98 * bound < largest <= bound
 
 
-def test_A_has_the_variance_of_a_uniform_distribution(kaiming_bound):
+def test_first_factor_has_the_variance_of_a_uniform_distribution(kaiming_bound):
     torch.manual_seed(0)
     layer = GraLoRALinear(256, 64, r=64, k=4)
     A = layer.gralora_A["default"].detach().double()
@@ -47,7 +47,7 @@ def test_A_has_the_variance_of_a_uniform_distribution(kaiming_bound):
     assert abs(A.mean().item()) < 0.02 * kaiming_bound(64)
 
 
-def test_hybrid_A_lies_within_the_bound_of_the_whole_input(kaiming_bound):
+def test_hybrid_first_factor_lies_within_the_bound_of_the_whole_input(kaiming_bound):
     layer = GraLoRALinear(64, 64, r=32, k=4, hybrid_r=32)
     bound = kaiming_bound(64)
     largest = layer.lora_A["default"].detach().abs().max().item()
@@ -55,12 +55,12 @@ def test_hybrid_A_lies_within_the_bound_of_the_whole_input(kaiming_bound):
 
 
 @pytest.mark.parametrize("factor", ["gralora_B", "lora_B"])
-def test_B_is_zero(factor):
+def test_second_factor_is_zero(factor):
     layer = GraLoRALinear(16, 8, r=4, k=2, hybrid_r=2)
     assert not getattr(layer, factor)["default"].any()
 
 
-def test_blocks_of_A_differ():
+def test_blocks_of_the_first_factor_differ():
     layer = GraLoRALinear(16, 8, r=4, k=2)
     A = layer.gralora_A["default"]
     assert not torch.equal(A[0], A[1])

@@ -1,0 +1,79 @@
+"""Random layers, and processes that train together, for the integration tests."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+WORKERS = Path(__file__).parent / "workers"
+PROCESS_SECONDS = 120
+
+# Test modules have no package under importlib mode; they and the processes share one model.
+if str(WORKERS) not in sys.path:
+    sys.path.insert(0, str(WORKERS))
+
+
+def _randomise(module: nn.Module, seed: int = 0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for name, parameter in module.named_parameters():
+        if "_A." in name or "_B." in name:
+            values = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            with torch.no_grad():
+                parameter.copy_(0.3 * values)
+    return module
+
+
+@pytest.fixture
+def randomise() -> Callable[..., nn.Module]:
+    """``randomise(module, seed=0)``: gives every adapter inside an update that is not zero."""
+    return _randomise
+
+
+@pytest.fixture
+def run_workers(tmp_path: Path) -> Callable[..., list[dict]]:
+    """``run_workers(script, *arguments, world_size=2)``: what each rank saved, in rank order.
+
+    Every process gets its rank, the world size, the rendezvous file and its output file, then
+    the arguments. The first failure is raised with the text that the process left.
+    """
+
+    def run(script: str, *arguments: str, world_size: int = 2) -> list[dict]:
+        outputs = [tmp_path / f"rank{rank}.pt" for rank in range(world_size)]
+        rendezvous = tmp_path / "rendezvous"
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+        processes = [
+            subprocess.Popen(
+                [
+                    sys.executable,
+                    str(WORKERS / script),
+                    str(rank),
+                    str(world_size),
+                    str(rendezvous),
+                    str(output),
+                    *arguments,
+                ],
+                cwd=tmp_path,
+                env=environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            )
+            for rank, output in enumerate(outputs)
+        ]
+        try:
+            texts = [process.communicate(timeout=PROCESS_SECONDS)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        for rank, (process, text) in enumerate(zip(processes, texts, strict=True)):
+            assert process.returncode == 0, f"rank {rank} of {script} failed:\n{text}"
+        return [torch.load(output, weights_only=True) for output in outputs]
+
+    return run

@@ -1,0 +1,76 @@
+"""One process of fully sharded training; the first word says what it does.
+
+train: one SGD step on this rank's part of the batch; saves gradients and parameters, gathered.
+mixed: the same with bf16 parameters in the forward; saves gradients and their dtypes.
+meta: builds the model without memory, shards it, then allocates and initialises the shards; saves
+the parameters, gathered, and the output of the whole batch.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor
+
+from gralora.nn import GraLoRALinear
+
+from training_group import arguments, batch, loss_of, model, process_group, share
+
+
+def shard(network: nn.Module, world_size: int, policy: MixedPrecisionPolicy) -> None:
+    """Shards each adapted layer by itself, then what is left."""
+    mesh = init_device_mesh("cpu", (world_size,))
+    for layer in network.modules():
+        if isinstance(layer, GraLoRALinear):
+            fully_shard(layer, mesh=mesh, mp_policy=policy)
+    fully_shard(network, mesh=mesh, mp_policy=policy)
+
+
+def gathered(tensor: Tensor) -> Tensor:
+    """The whole tensor behind a shard."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return whole.detach().clone()
+
+
+def parameters_of(network: nn.Module) -> dict[str, Tensor]:
+    """All parameters, gathered."""
+    return {name: gathered(parameter) for name, parameter in network.named_parameters()}
+
+
+def train(network: nn.Module, x: Tensor, target: Tensor) -> dict[str, Tensor]:
+    """One step; gradients under ``grad.``, the new parameters under ``new.``."""
+    optimizer = torch.optim.SGD((p for p in network.parameters() if p.requires_grad), lr=0.1)
+    loss_of(network, x, target).backward()
+    saved = {
+        f"grad.{name}": gathered(parameter.grad)
+        for name, parameter in network.named_parameters()
+        if parameter.grad is not None
+    }
+    optimizer.step()
+    return saved | {f"new.{name}": value for name, value in parameters_of(network).items()}
+
+
+def main() -> None:
+    """Does what the first word says."""
+    options = arguments()
+    (task,) = options.words
+    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16) if task == "mixed" else None
+    with process_group(options):
+        with torch.device("meta" if task == "meta" else "cpu"):
+            network = model()
+        shard(network, options.world_size, policy or MixedPrecisionPolicy())
+        if task == "meta":
+            network.to_empty(device="cpu")
+            torch.manual_seed(2)
+            for layer in network.modules():
+                if isinstance(layer, GraLoRALinear):
+                    layer.reset_parameters()
+            saved = parameters_of(network) | {"output": network(batch()[0]).detach()}
+        else:
+            saved = train(network, *share(options))
+        torch.save(saved, options.output)
+
+
+main()

@@ -36,17 +36,18 @@ def randomise() -> Callable[..., nn.Module]:
     return _randomise
 
 
-@pytest.fixture
-def run_workers(tmp_path: Path) -> Callable[..., list[dict]]:
-    """``run_workers(script, *arguments, world_size=2)``: what each rank saved, in rank order.
+@pytest.fixture(scope="session")
+def run_workers(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[dict]]:
+    """``run_workers(script, world_size=2)``: what each rank saved, in rank order.
 
-    Every process gets its rank, the world size, the rendezvous file and its output file, then
-    the arguments. The first failure is raised with the text that the process left.
+    Every process gets its rank, the world size, the rendezvous file and its output file. The
+    first failure is raised with the text that the process left.
     """
 
-    def run(script: str, *arguments: str, world_size: int = 2) -> list[dict]:
-        outputs = [tmp_path / f"rank{rank}.pt" for rank in range(world_size)]
-        rendezvous = tmp_path / "rendezvous"
+    def run(script: str, world_size: int = 2) -> list[dict]:
+        folder = tmp_path_factory.mktemp("workers")
+        outputs = [folder / f"rank{rank}.pt" for rank in range(world_size)]
+        rendezvous = folder / "rendezvous"
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         processes = [
             subprocess.Popen(
@@ -57,9 +58,8 @@ def run_workers(tmp_path: Path) -> Callable[..., list[dict]]:
                     str(world_size),
                     str(rendezvous),
                     str(output),
-                    *arguments,
                 ],
-                cwd=tmp_path,
+                cwd=folder,
                 env=environment,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

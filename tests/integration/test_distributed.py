@@ -27,6 +27,12 @@ def alone():
     return gradients, {name: p.detach() for name, p in network.named_parameters()}
 
 
+@pytest.fixture(scope="module")
+def sharded(run_workers):
+    """What each rank of the fully sharded run saved, by task."""
+    return run_workers("fsdp.py")
+
+
 def test_data_parallel_gradients_are_those_of_one_process(run_workers, alone):
     gradients, _ = alone
     for rank in run_workers("ddp.py"):
@@ -35,27 +41,27 @@ def test_data_parallel_gradients_are_those_of_one_process(run_workers, alone):
             torch.testing.assert_close(rank[name], gradient)
 
 
-def test_fully_sharded_step_is_that_of_one_process(run_workers, alone):
+def test_fully_sharded_step_is_that_of_one_process(sharded, alone):
     gradients, parameters = alone
     expected = {f"grad.{name}": value for name, value in gradients.items()}
     expected |= {f"new.{name}": value for name, value in parameters.items()}
-    for rank in run_workers("fsdp.py", "train"):
+    for rank in (saved["train"] for saved in sharded):
         assert rank.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(rank[name], value)
 
 
-def test_fully_sharded_mixed_precision_is_close_to_one_process(run_workers, alone):
+def test_fully_sharded_mixed_precision_is_close_to_one_process(sharded, alone):
     gradients, _ = alone
-    for rank in run_workers("fsdp.py", "mixed"):
+    for rank in (saved["mixed"] for saved in sharded):
         for name, gradient in gradients.items():
             assert rank[f"grad.{name}"].dtype == torch.float32
             error = (rank[f"grad.{name}"] - gradient).norm() / gradient.norm()
             assert error.item() < 0.05, name
 
 
-def test_fully_sharded_initialisation_from_the_meta_device(run_workers):
-    first, second = run_workers("fsdp.py", "meta")
+def test_fully_sharded_initialisation_from_the_meta_device(sharded):
+    first, second = (saved["meta"] for saved in sharded)
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
         assert value.isfinite().all(), name

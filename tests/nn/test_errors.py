@@ -238,5 +238,5 @@ def test_sizes_are_refused(size, error, text):
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.complex64], ids=str)
 def test_dtypes_that_have_no_adapter_are_refused(dtype):
-    with pytest.raises((TypeError, RuntimeError), match="dtype|floating"):
+    with pytest.raises((TypeError, RuntimeError), match=r"dtype|floating"):
         GraLoRALinear(12, 8, r=4, k=2, dtype=dtype)

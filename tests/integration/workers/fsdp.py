@@ -1,12 +1,8 @@
-"""One process of fully sharded training; the first word says what it does.
-
-train: one SGD step on this rank's part of the batch; saves gradients and parameters, gathered.
-mixed: the same with bf16 parameters in the forward; saves gradients and their dtypes.
-meta: builds the model without memory, shards it, then allocates and initialises the shards; saves
-the parameters, gathered, and the output of the whole batch.
-"""
+"""One process of fully sharded training: one step, one in mixed precision, and a deferred start."""
 
 from __future__ import annotations
+
+from argparse import Namespace
 
 import torch
 from torch import Tensor, nn
@@ -52,24 +48,35 @@ def train(network: nn.Module, x: Tensor, target: Tensor) -> dict[str, Tensor]:
     return saved | {f"new.{name}": value for name, value in parameters_of(network).items()}
 
 
+def trained(options: Namespace, policy: MixedPrecisionPolicy) -> dict[str, Tensor]:
+    """One SGD step on this rank's part of the batch: gradients and parameters, gathered."""
+    network = model()
+    shard(network, options.world_size, policy)
+    return train(network, *share(options))
+
+
+def initialised(options: Namespace) -> dict[str, Tensor]:
+    """A model built without memory, sharded, then allocated and initialised shard by shard."""
+    with torch.device("meta"):
+        network = model()
+    shard(network, options.world_size, MixedPrecisionPolicy())
+    network.to_empty(device="cpu")
+    torch.manual_seed(2)
+    for layer in network.modules():
+        if isinstance(layer, GraLoRALinear):
+            layer.reset_parameters()
+    return parameters_of(network) | {"output": network(batch()[0]).detach()}
+
+
 def main() -> None:
-    """Does what the first word says."""
+    """Saves what each task gives, under its name."""
     options = arguments()
-    (task,) = options.words
-    policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16) if task == "mixed" else None
     with process_group(options):
-        with torch.device("meta" if task == "meta" else "cpu"):
-            network = model()
-        shard(network, options.world_size, policy or MixedPrecisionPolicy())
-        if task == "meta":
-            network.to_empty(device="cpu")
-            torch.manual_seed(2)
-            for layer in network.modules():
-                if isinstance(layer, GraLoRALinear):
-                    layer.reset_parameters()
-            saved = parameters_of(network) | {"output": network(batch()[0]).detach()}
-        else:
-            saved = train(network, *share(options))
+        saved = {
+            "train": trained(options, MixedPrecisionPolicy()),
+            "mixed": trained(options, MixedPrecisionPolicy(param_dtype=torch.bfloat16)),
+            "meta": initialised(options),
+        }
         torch.save(saved, options.output)
 
 

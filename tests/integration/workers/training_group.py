@@ -18,13 +18,12 @@ IN, HIDDEN, OUT, BATCH = 16, 24, 8, 12
 
 
 def arguments() -> argparse.Namespace:
-    """Rank, world size, rendezvous file, output file, and the worker's own words."""
+    """Rank, world size, rendezvous file and output file."""
     parser = argparse.ArgumentParser()
     parser.add_argument("rank", type=int)
     parser.add_argument("world_size", type=int)
     parser.add_argument("rendezvous", type=Path)
     parser.add_argument("output", type=Path)
-    parser.add_argument("words", nargs="*")
     return parser.parse_args()
 
 

@@ -11,12 +11,16 @@ from pathlib import Path
 import pytest
 
 
-@pytest.fixture
-def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+@pytest.fixture(scope="session")
+def python(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Callable[..., subprocess.CompletedProcess[str]]:
     """``python(*arguments, path=None, env=None)``: runs them in a new process, in another folder.
 
     ``path`` is put before the installed packages.
     """
+
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
 
     def run(
         *arguments: str, path: Path | None = None, env: dict[str, str] | None = None
@@ -25,8 +29,6 @@ def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
         environment.pop("PYTHONPATH", None)
         if path is not None:
             environment["PYTHONPATH"] = str(path)
-        elsewhere = tmp_path / "elsewhere"
-        elsewhere.mkdir(exist_ok=True)
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=elsewhere,

@@ -20,12 +20,26 @@ def script() -> Path:
     return path
 
 
-@pytest.fixture
-def report(python) -> dict:
-    """What ``python -m gralora info --json`` says."""
+@pytest.fixture(scope="module")
+def printed_json(python) -> str:
+    """What ``python -m gralora info --json`` prints."""
     result = python("-m", "gralora", "info", "--json")
     assert result.returncode == 0, result.stderr
-    return json.loads(result.stdout)
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def report(printed_json) -> dict:
+    """The same, read."""
+    return json.loads(printed_json)
+
+
+@pytest.fixture(scope="module")
+def text(python) -> str:
+    """What ``python -m gralora info`` prints."""
+    result = python("-m", "gralora", "info")
+    assert result.returncode == 0, result.stderr
+    return result.stdout
 
 
 def test_json_has_the_documented_keys(report):
@@ -56,31 +70,28 @@ def test_json_lists_architectures_only_of_a_cuda_build(report):
     assert all(isinstance(name, str) for name in report["cuda_architectures"])
 
 
-def test_text_is_what_the_command_and_the_module_print(python, script):
+def test_command_prints_what_the_module_prints(script, text):
     command = subprocess.run([script, "info"], capture_output=True, text=True, check=True)
-    assert command.stdout == python("-m", "gralora", "info").stdout
+    assert command.stdout == text
 
 
-def test_text_names_versions(python):
-    text = python("-m", "gralora", "info").stdout
+def test_text_names_the_versions(text):
     assert importlib.metadata.version("gralora") in text
     assert torch.__version__ in text
 
 
-def test_text_says_whether_cuda_was_built(python, report):
-    text = python("-m", "gralora", "info").stdout
+def test_text_says_what_was_built_for_cuda(text, report):
     assert "CUDA" in text
     assert all(name in text for name in report["cuda_architectures"])
 
 
-def test_output_of_a_pipe_has_no_colours(python):
-    assert "\x1b" not in python("-m", "gralora", "info").stdout
+def test_output_of_a_pipe_has_no_colours(text):
+    assert "\x1b" not in text
 
 
-def test_json_goes_alone_to_standard_output(python):
-    result = python("-m", "gralora", "info", "--json")
-    assert result.stdout.strip().startswith("{")
-    assert result.stdout.strip().endswith("}")
+def test_json_is_alone_on_standard_output(printed_json):
+    assert printed_json.strip().startswith("{")
+    assert printed_json.strip().endswith("}")
 
 
 @pytest.mark.parametrize(

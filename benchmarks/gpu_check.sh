@@ -1,0 +1,146 @@
+#!/usr/bin/env bash
+# Builds this checkout on a machine with an NVIDIA GPU, tests it there and measures it.
+#
+#   benchmarks/gpu_check.sh OUT_DIR
+#
+# A step that fails is reported and does not stop the others; the exit status is 0 only if all
+# passed. The environment decides what runs and with what:
+#   STEPS            of: build info tests sanitizers layer cold eager memory merge  (all)
+#   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
+#   GRALORA_COMMIT   recorded in the results where the checkout has no history
+#   TEST_ARGS        arguments of pytest                                            (tests)
+#   KERNEL_TESTS     arguments of pytest that select the tests of kernels
+#   SANITIZER_TOOLS  of: memcheck racecheck initcheck synccheck                     (all)
+#   SHAPES, RK       layers and adapters of the layer step, as run.py takes them
+#   ROUNDS           interleaved rounds of each measurement                         (15)
+set -u
+
+if [ $# -ne 1 ]; then
+  echo "usage: $0 OUT_DIR" >&2
+  exit 2
+fi
+mkdir -p "$1"
+out=$(cd "$1" && pwd)
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+steps=" ${STEPS:-build info tests sanitizers layer cold eager memory merge} "
+python=${PYTHON:-python3}
+read -r -a tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
+shapes=${SHAPES:-4096x4096,4096x14336,14336x4096,4096x1024}
+rk=${RK:-32:2,128:4}
+rounds=${ROUNDS:-15}
+read -r -a test_args <<<"${TEST_ARGS:-tests}"
+read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests -m cuda_kernels}"
+
+site=$work/site
+export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
+export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
+
+
+wanted() { [[ $steps == *" $1 "* ]]; }
+
+# timed NAME LOG SECONDS COMMAND...: run it, and leave status and duration for the closing table.
+timed() {
+  local name=$1 log=$2 limit=$3 start=$SECONDS status
+  shift 3
+  printf '\n== %s\n' "$name" >>"$log"
+  timeout "$limit" "$@" >>"$log" 2>&1
+  status=$?
+  echo "$status $((SECONDS - start))" >"$work/$name.status"
+}
+
+# -P keeps the working directory, and with it the sources, off the path: the built package is used.
+pytest=("$python" -P -m pytest --import-mode=importlib -p no:cacheprovider -q)
+
+# sanitize TOOL: its report goes to a file of its own, since the tools run side by side.
+sanitize() {
+  local tool=$1 filter=(--kernel-name kernel_substring=gralora)
+  # initcheck must see the kernels that write our inputs, or every read of them looks wrong.
+  if [ "$tool" = initcheck ]; then filter=(); fi
+  # Without the caching allocator each tensor is an allocation of its own, whose end is checked.
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" 240 \
+    compute-sanitizer --tool "$tool" --error-exitcode 99 --report-api-errors no "${filter[@]}" \
+    "${pytest[@]}" "${kernel_tests[@]}"
+}
+
+# measure NAME SUITE ARGUMENTS...: one process for the whole suite, results in OUT_DIR/NAME.json.
+measure() {
+  local name=$1 suite=$2
+  shift 2
+  timed "$name" "$out/check.log" 240 "$python" benchmarks/run.py "$suite" --device cuda \
+    --json "$out/$name.json" "$@"
+}
+
+summary() {
+  local name status seconds verdict
+  printf '\n%-11s %-18s %s\n' step status seconds
+  for name in build info tests memcheck racecheck initcheck synccheck "${suites[@]}"; do
+    [ -f "$work/$name.status" ] || continue
+    read -r status seconds <"$work/$name.status"
+    case $status in
+      0) verdict=passed ;;
+      5) verdict="no test selected" ;;
+      124) verdict="out of time" ;;
+      *) verdict="failed ($status)" ;;
+    esac
+    if [ "$status" -ne 0 ]; then failures=$((failures + 1)); fi
+    printf '%-11s %-18s %s\n' "$name" "$verdict" "$seconds"
+  done
+  for name in tests "${tools[@]}"; do
+    tail -n 1 "$out/$name.log" "$work/$name.log" 2>/dev/null | grep -E 'passed|failed|error'
+  done
+  for name in "${suites[@]}"; do
+    if [ -f "$out/$name.json" ]; then
+      "$python" benchmarks/run.py show --short "$out/$name.json"
+    fi
+  done
+}
+
+suites=(layer cold eager memory merge)
+failures=0
+cd "$root" || exit 2
+
+if wanted build; then
+  timed build "$out/check.log" 300 "$python" -m pip install --no-build-isolation --no-deps \
+    --disable-pip-version-check --target "$site" .
+fi
+if wanted info; then
+  timed info "$out/check.log" 60 "$python" -P -m gralora info
+fi
+
+# Nothing is timed yet, so tests and sanitizers share the machine.
+if wanted tests; then
+  timed tests "$out/tests.log" 300 "${pytest[@]}" "${test_args[@]}" &
+fi
+if wanted sanitizers; then
+  for tool in "${tools[@]}"; do sanitize "$tool" & done
+fi
+wait
+for tool in "${tools[@]}"; do
+  if [ -f "$work/$tool.log" ]; then cat "$work/$tool.log" >>"$out/sanitizers.log"; fi
+done
+
+if wanted layer; then
+  measure layer layer --mode graph --tokens 8192 --shapes "$shapes" --rk "$rk" --rounds "$rounds"
+fi
+if wanted cold; then
+  measure cold layer --mode graph --tokens 1,16,512,2048 --shapes 4096x4096 --rk 64:4 \
+    --rounds "$rounds"
+fi
+if wanted eager; then
+  measure eager layer --mode eager --tokens 1,512,2048 --shapes 4096x4096 --rk 64:4 \
+    --rounds "$rounds"
+fi
+if wanted memory; then
+  measure memory layer --memory --no-timing --tokens 8192 --shapes 4096x4096,4096x14336 --rk "$rk"
+fi
+if wanted merge; then
+  measure merge merge --mode both
+fi
+
+summary >"$work/summary.txt" 2>&1
+tee -a "$out/check.log" <"$work/summary.txt"
+[ "$failures" -eq 0 ]

@@ -1,0 +1,215 @@
+"""How a time is taken: interleaved rounds, and the median of the ratios within each round.
+
+A machine drifts (clocks, temperature, other programs), so two times taken minutes apart say little
+about each other. Here every variant is timed once in each round, in an order drawn anew, and
+variants are compared within rounds alone. Nothing is averaged: one disturbed round moves a mean,
+not a median.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import random
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from torch.cuda import _POOL_HANDLE
+
+Call = Callable[[], object]
+Timer = Callable[[], float]
+# label, samples taken, samples in all
+Progress = Callable[[str, int, int], object]
+
+# The length of a wall-time sample: enough calls that the synchronisation around them is small
+# beside them, few enough that many rounds fit.
+_SAMPLE_SECONDS = {"cuda": 4e-3, "cpu": 2e-2}
+_MOST_CALLS = 64
+_WARM_UP_CALLS = 3
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median, quartiles and range of a list of numbers."""
+
+    median: float
+    q1: float
+    q3: float
+    minimum: float
+    maximum: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The five numbers by name, for JSON."""
+        return asdict(self)
+
+
+def spread(values: Iterable[float]) -> Spread:
+    """Summarise ``values`` (at least one) without a mean; quartiles interpolate linearly."""
+    ordered = sorted(values)
+    if len(ordered) == 1:
+        return Spread(*ordered * 5)
+    q1, median, q3 = statistics.quantiles(ordered, n=4, method="inclusive")
+    return Spread(median, q1, q3, ordered[0], ordered[-1])
+
+
+def ratio_spread(samples: Sequence[float], reference: Sequence[float]) -> dict[str, float]:
+    """Summarise ``samples[round] / reference[round]``.
+
+    Returns:
+        The numbers of `Spread`, and as ``of_minima`` the ratio of the shortest samples: where other
+        programs run too, the least disturbed samples tell more than the usual ones.
+
+    Raises:
+        ValueError: the two were not taken in the same rounds.
+    """
+    rounds = spread(a / b for a, b in zip(samples, reference, strict=True))
+    return {**rounds.as_dict(), "of_minima": min(samples) / min(reference)}
+
+
+def interleave(
+    timers: Mapping[str, Timer],
+    rounds: int,
+    *,
+    seed: int = 0,
+    on_sample: Callable[[], object] = lambda: None,
+) -> dict[str, list[float]]:
+    """Run every timer once a round, in an order shuffled anew each round.
+
+    Shuffling matters: in a fixed order each variant always inherits the caches, the allocator's
+    state and the clock that the same neighbour leaves.
+
+    Args:
+        timers: each returns the seconds of one call of what it times.
+        rounds: how many samples each timer gives.
+        seed: of the order.
+        on_sample: called after each sample, for a progress bar.
+
+    Returns:
+        For each name its samples in seconds; index is the round.
+    """
+    samples: dict[str, list[float]] = {name: [] for name in timers}
+    order = list(timers)
+    draw = random.Random(seed)
+    for _ in range(rounds):
+        draw.shuffle(order)
+        for name in order:
+            samples[name].append(timers[name]())
+            on_sample()
+    return samples
+
+
+def sample_counter(label: str, total: int, on_progress: Progress) -> Callable[[], object]:
+    """An ``on_sample`` for `interleave` that reports how many of ``total`` samples are taken."""
+    taken = itertools.count(1)
+    return lambda: on_progress(label, next(taken), total)
+
+
+def synchronize(device: torch.device) -> None:
+    """Wait for the device's work; nothing to wait for on a CPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class EagerTimer:
+    """Wall time of a call, launches and Python included, with the device idle before and after."""
+
+    def __init__(self, calls: Sequence[Call], device: torch.device) -> None:
+        """Warm up and choose how many calls make one sample.
+
+        Args:
+            calls: the same work on different operands; a sample goes round them in turn.
+            device: where they run.
+        """
+        self._calls = calls
+        self._device = device
+        self._count = len(calls)
+        self()
+        once = self()
+        target = _SAMPLE_SECONDS[device.type]
+        self._count = max(1, min(_MOST_CALLS, math.ceil(target / once)))
+
+    def __call__(self) -> float:
+        """Seconds of one call."""
+        synchronize(self._device)
+        start = time.perf_counter()
+        for index in range(self._count):
+            self._calls[index % len(self._calls)]()
+        synchronize(self._device)
+        return (time.perf_counter() - start) / self._count
+
+
+class CacheFlush:
+    """Overwrites a buffer of twice the L2 cache, so that a replay finds no operand there."""
+
+    def __init__(self, device: torch.device) -> None:
+        """Allocate the buffer on a CUDA ``device``."""
+        self._buffer = torch.randint(
+            1 << 30, (2 * l2_bytes(device) // 4,), dtype=torch.int32, device=device
+        )
+
+    def __call__(self) -> None:
+        """Queue the flush on the current stream."""
+        self._buffer.bitwise_not_()
+
+
+class GraphTimer:
+    """Device time of one call, from replays of a CUDA graph that holds every call once.
+
+    Python and the launches are left out; what the CPU does in between cannot disturb it.
+    """
+
+    def __init__(self, calls: Sequence[Call], flush: CacheFlush, pool: _POOL_HANDLE) -> None:
+        """Warm up and capture.
+
+        Args:
+            calls: the same work on different operands.
+            flush: run before each replay, outside the timed interval.
+            pool: memory pool shared by graphs that are replayed one at a time and whose results
+                nobody reads.
+
+        Raises:
+            RuntimeError: a call does what a graph cannot hold.
+        """
+        self._count = len(calls)
+        self._flush = flush
+        self._graph = torch.cuda.CUDAGraph()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):
+            for call in itertools.islice(itertools.cycle(calls), len(calls) + _WARM_UP_CALLS):
+                call()
+        torch.cuda.current_stream().wait_stream(stream)
+        torch.cuda.synchronize()
+        with torch.cuda.graph(self._graph, pool=pool, stream=stream):
+            for call in calls:
+                call()
+        self._start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self._end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        self()
+
+    def __call__(self) -> float:
+        """Seconds of one call."""
+        # The flush runs while the CPU queues the replay behind it, so no launch gap is timed.
+        self._flush()
+        self._start.record()
+        self._graph.replay()
+        self._end.record()
+        self._end.synchronize()
+        milliseconds: float = self._start.elapsed_time(self._end)
+        return milliseconds * 1e-3 / self._count
+
+
+def l2_bytes(device: torch.device) -> int:
+    """Size of the L2 cache of a CUDA device."""
+    return int(torch.cuda.get_device_properties(device).L2_cache_size)
+
+
+def random_tensor(
+    *shape: int, dtype: torch.dtype, device: torch.device, scale: float = 1.0
+) -> Tensor:
+    """Normal numbers: multipliers draw less power on zeros, and then run at higher clocks."""
+    return (torch.randn(*shape, device=device) * scale).to(dtype)

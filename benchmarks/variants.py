@@ -1,0 +1,233 @@
+"""The variants of an adapted layer that the suites compare, each by its name."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from baselines import ADAPTER, library_gralora, peft_layers
+from harness import random_tensor
+from torch import Tensor, nn
+
+DTYPES = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+# alpha = 2 r throughout.
+SCALING = 2.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer, adapter and token count.
+
+    ``rank`` is what each output block sees, as PEFT's r; ``grid`` is k; ``cold`` asks for a ring of
+    layers larger than the L2 cache, so that every call reads its weights from memory.
+    """
+
+    in_features: int
+    out_features: int
+    tokens: int
+    rank: int
+    grid: int
+    dtype: str
+    cold: bool = False
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of x, weight, y and their gradients."""
+        return DTYPES[self.dtype]
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.in_features}→{self.out_features}, T {self.tokens}, r {self.rank}, "
+            f"k {self.grid}, {self.dtype}{', weights cold' if self.cold else ''}"
+        )
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The adapter that a case's GraLoRA variants hold: A ``[k, n, r]``, B ``[k, r, m]``, fp32."""
+
+    A: Tensor
+    B: Tensor
+
+    @classmethod
+    def draw(cls, case: Case, device: torch.device) -> Factors:
+        """Draw both at random: a fresh adapter's zero B would be unlike a trained one's."""
+        k, n, m = case.grid, case.in_features // case.grid, case.out_features // case.grid
+        draw = functools.partial(random_tensor, dtype=torch.float32, device=device)
+        return cls(
+            draw(k, n, case.rank, scale=n**-0.5),
+            draw(k, case.rank, m, scale=0.1 * case.rank**-0.5),
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the layer, once for each linear of the ring.
+
+    ``modules[i](x)`` is y, ``parameters[i]`` are what a training step makes gradients of besides x;
+    for GraLoRA they are A and B in the layouts of `Factors`. ``extra_rank`` is the width of the
+    low-rank products that the variant adds to the base's.
+    """
+
+    name: str
+    modules: Sequence[Callable[[Tensor], Tensor]]
+    parameters: Sequence[tuple[Tensor, ...]]
+    extra_rank: int
+    is_gralora: bool = field(default=False)
+
+
+class UnavailableError(Exception):
+    """A variant cannot run here; the message says why."""
+
+
+def _base(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    return Variant("base", list(linears), [()] * len(linears), 0)
+
+
+def _cublas(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    modules: list[Callable[[Tensor], Tensor]] = []
+    parameters: list[tuple[Tensor, ...]] = []
+    for linear in linears:
+        A = factors.A.to(case.torch_dtype, copy=True).requires_grad_()
+        B = factors.B.to(case.torch_dtype, copy=True).requires_grad_()
+        modules.append(_library_call(linear.weight, A, B))
+        parameters.append((A, B))
+    return Variant("cublas", modules, parameters, case.rank, is_gralora=True)
+
+
+def _library_call(weight: Tensor, A: Tensor, B: Tensor) -> Callable[[Tensor], Tensor]:
+    return lambda x: library_gralora(x, weight, A, B, SCALING)
+
+
+def _peft_lora(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    config = _peft_config(
+        "LoraConfig", r=case.rank, lora_alpha=SCALING * case.rank, lora_dropout=0.0
+    )
+    layers: list[Any] = peft_layers(config, linears, master_weights=False)
+    parameters: list[tuple[Tensor, ...]] = []
+    for layer in layers:
+        pair = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+        with torch.no_grad():
+            pair[1].normal_(std=0.1 * case.rank**-0.5)
+        parameters.append(pair)
+    return Variant("peft_lora", layers, parameters, case.rank)
+
+
+def _peft_gralora(
+    case: Case, linears: Sequence[nn.Linear], factors: Factors, *, master_weights: bool = False
+) -> Variant:
+    config = _peft_config(
+        "GraloraConfig",
+        r=case.rank,
+        gralora_k=case.grid,
+        alpha=SCALING * case.rank,
+        gralora_dropout=0.0,
+        hybrid_r=0,
+    )
+    layers: list[Any] = peft_layers(config, linears, master_weights=master_weights)
+    parameters = [(layer.gralora_A[ADAPTER], layer.gralora_B[ADAPTER]) for layer in layers]
+    _fill(parameters, factors)
+    return Variant("peft_gralora", layers, parameters, case.rank, is_gralora=True)
+
+
+def _peft_gralora_fp32(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    _require_half(case)
+    built = _peft_gralora(case, linears, factors, master_weights=True)
+    return Variant("peft_gralora_fp32", built.modules, built.parameters, case.rank, is_gralora=True)
+
+
+def _peft_gralora_autocast(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    _require_half(case)
+    built = _peft_gralora(case, linears, factors, master_weights=True)
+    modules = [_under_autocast(layer, case.torch_dtype) for layer in built.modules]
+    return Variant("peft_gralora_autocast", modules, built.parameters, case.rank, is_gralora=True)
+
+
+def _under_autocast(
+    module: Callable[[Tensor], Tensor], dtype: torch.dtype
+) -> Callable[[Tensor], Tensor]:
+    def call(x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, dtype=dtype):
+            return module(x)
+
+    return call
+
+
+def _gralora(
+    case: Case,
+    linears: Sequence[nn.Linear],
+    factors: Factors,
+    *,
+    adapter_dtype: torch.dtype | None = None,
+) -> Variant:
+    try:
+        from gralora.nn import GraLoRALinear
+    except ImportError as error:
+        raise UnavailableError(f"gralora cannot be imported: {error}") from error
+    layers = [
+        GraLoRALinear.from_linear(
+            linear,
+            r=case.rank,
+            k=case.grid,
+            alpha=SCALING * case.rank,
+            adapter_dtype=adapter_dtype or case.torch_dtype,
+        )
+        for linear in linears
+    ]
+    parameters = [(layer.gralora_A[ADAPTER], layer.gralora_B[ADAPTER]) for layer in layers]
+    _fill(parameters, factors)
+    return Variant("gralora", list(layers), parameters, case.rank, is_gralora=True)
+
+
+def _gralora_fp32(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    _require_half(case)
+    built = _gralora(case, linears, factors, adapter_dtype=torch.float32)
+    return Variant("gralora_fp32", built.modules, built.parameters, case.rank, is_gralora=True)
+
+
+def _fill(parameters: Sequence[tuple[Tensor, ...]], factors: Factors) -> None:
+    with torch.no_grad():
+        for A, B in parameters:
+            A.copy_(factors.A)
+            B.copy_(factors.B)
+
+
+def _peft_config(name: str, **values: object) -> Any:
+    try:
+        import peft
+    except ImportError as error:
+        raise UnavailableError(f"peft cannot be imported: {error}") from error
+    if not hasattr(peft, name):
+        raise UnavailableError(f"peft {peft.__version__} has no {name}")
+    return getattr(peft, name)(**values)
+
+
+def _require_half(case: Case) -> None:
+    if case.torch_dtype.itemsize != 2:
+        raise UnavailableError(f"fp32 adapters are the usual ones beside {case.dtype}")
+
+
+Builder = Callable[[Case, Sequence[nn.Linear], Factors], Variant]
+
+# In the order of the tables.
+BUILDERS: dict[str, Builder] = {
+    "base": _base,
+    "cublas": _cublas,
+    "peft_lora": _peft_lora,
+    "peft_gralora": _peft_gralora,
+    "peft_gralora_fp32": _peft_gralora_fp32,
+    "peft_gralora_autocast": _peft_gralora_autocast,
+    "gralora": _gralora,
+    "gralora_fp32": _gralora_fp32,
+}

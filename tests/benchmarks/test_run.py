@@ -1,0 +1,102 @@
+"""The command line, each suite in its smallest form."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import run
+
+BENCHMARKS = Path(run.__file__).resolve().parent
+SMALL_LAYER = ["layer", "--device", "cpu", "--shapes", "64x32", "--tokens", "8", "--rk", "8:2"]
+
+
+def _layer(path: Path, *arguments: str) -> dict[str, Any]:
+    options = ["--rounds", "9", "--variants", "base,cublas", "--json", str(path), *arguments]
+    assert run.main([*SMALL_LAYER, *options]) == 0
+    return json.loads(path.read_text())
+
+
+def test_layer_result_has_every_timing(tmp_path: Path) -> None:
+    record = _layer(tmp_path / "layer.json")
+    found = {(t["variant"], t["mode"], t["pass"]) for t in record["timings"]}
+    assert found == {(v, "eager", p) for v in ("base", "cublas") for p in ("forward", "step")}
+
+
+def test_layer_timing_keeps_its_raw_samples(tmp_path: Path) -> None:
+    timing = _layer(tmp_path / "layer.json")["timings"][-1]
+    assert len(timing["samples"]) == 9
+    assert timing["seconds"]["minimum"] == min(timing["samples"])
+
+
+def test_base_over_base_is_one(tmp_path: Path) -> None:
+    timing = _layer(tmp_path / "layer.json")["timings"][0]
+    assert timing["variant"] == "base"
+    assert set(timing["ratio"]["base"].values()) == {1.0}
+
+
+def test_memory_of_the_library_composition_is_x_and_latent(tmp_path: Path) -> None:
+    record = _layer(tmp_path / "memory.json", "--memory", "--no-timing")
+    assert record["timings"] == []
+    found = {entry["variant"]: entry for entry in record["memory"]}
+    assert found["base"]["saved_bytes"] == 0
+    assert found["cublas"]["saved_bytes"] == 8 * 64 * 4 + 2 * 8 * 8 * 4
+
+
+def test_result_can_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _layer(tmp_path / "layer.json", "--memory")
+    capsys.readouterr()
+    assert run.main(["show", "--short", str(tmp_path / "layer.json")]) == 0
+    assert "64→32, T 8, r 8, k 2, fp32" in capsys.readouterr().out
+
+
+def test_merge_result_has_copy_as_its_unit(tmp_path: Path) -> None:
+    path = tmp_path / "merge.json"
+    options = ["--device", "cpu", "--shape", "64x32", "--rk", "8:2", "--json", str(path)]
+    assert run.main(["merge", *options, "--rounds", "9"]) == 0
+    copy = json.loads(path.read_text())["timings"][0]
+    assert copy["variant"] == "copy"
+    assert copy["share_of_copy"]["median"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rounds", "3"], "rounds: at least 9, got 3"),
+        (["--variants", "base,nothing"], "got nothing"),
+        (["--mode", "graph"], "mode: a CPU has eager alone"),
+        (["--rk", "9:3"], "rk: k must divide both features, got 64x32, k=3"),
+    ],
+    ids=["rounds", "variants", "mode", "grid"],
+)
+def test_wrong_option_is_explained(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run.main([*SMALL_LAYER, *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_sources_beside_the_script_are_not_imported(tmp_path: Path) -> None:
+    """Not even where PYTHONPATH names the checkout and the process starts in it."""
+    result = tmp_path / "layer.json"
+    _layer(result)
+    code = (
+        f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import run; "
+        f"run.main(['show', {str(result)!r}]); print(sys.path)"
+    )
+    root = BENCHMARKS.parent
+    answer = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(root)},
+        cwd=root,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    path = answer.stdout.splitlines()[-1]
+    assert repr(str(root)) not in path
+    assert "''" not in path

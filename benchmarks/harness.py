@@ -18,7 +18,6 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
-from torch.cuda import _POOL_HANDLE
 
 Call = Callable[[], object]
 Timer = Callable[[], float]
@@ -156,35 +155,47 @@ class CacheFlush:
         self._buffer.bitwise_not_()
 
 
+class GraphContext:
+    """What the graphs of one comparison share: cache flush, capture stream and memory pool.
+
+    Sharing memory is sound because the graphs are replayed one at a time and nobody reads what they
+    leave behind; without it each would hold the temporaries of a whole step.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        """Allocate the flush buffer on a CUDA ``device``."""
+        self.flush = CacheFlush(device)
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self.pool = torch.cuda.graph_pool_handle()
+
+
 class GraphTimer:
     """Device time of one call, from replays of a CUDA graph that holds every call once.
 
     Python and the launches are left out; what the CPU does in between cannot disturb it.
     """
 
-    def __init__(self, calls: Sequence[Call], flush: CacheFlush, pool: _POOL_HANDLE) -> None:
-        """Warm up and capture.
+    def __init__(self, calls: Sequence[Call], context: GraphContext) -> None:
+        """Warm up on the capture stream, so that libraries have their workspaces, and capture.
 
         Args:
             calls: the same work on different operands.
-            flush: run before each replay, outside the timed interval.
-            pool: memory pool shared by graphs that are replayed one at a time and whose results
-                nobody reads.
+            context: shared with the timers it is compared with.
 
         Raises:
             RuntimeError: a call does what a graph cannot hold.
         """
         self._count = len(calls)
-        self._flush = flush
+        self._flush = context.flush
         self._graph = torch.cuda.CUDAGraph()
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        stream = context.stream
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for call in itertools.islice(itertools.cycle(calls), len(calls) + _WARM_UP_CALLS):
                 call()
         torch.cuda.current_stream().wait_stream(stream)
         torch.cuda.synchronize()
-        with torch.cuda.graph(self._graph, pool=pool, stream=stream):
+        with torch.cuda.graph(self._graph, pool=context.pool, stream=stream):
             for call in calls:
                 call()
         self._start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from agreement import TOLERANCE, relative_errors
 from harness import (
-    CacheFlush,
     EagerTimer,
+    GraphContext,
     GraphTimer,
     Progress,
     Timer,
@@ -185,15 +185,13 @@ def _samples(
 ) -> dict[str, list[float]]:
     run = _forward if pass_name == "forward" else _step
     timers: dict[str, Timer] = {}
-    flush = CacheFlush(settings.device) if mode == "graph" else None
-    pool = torch.cuda.graph_pool_handle() if mode == "graph" else None
+    context = GraphContext(settings.device) if mode == "graph" else None
     for variant in variants:
         calls = [functools.partial(run, variant, item) for item in operands]
         try:
-            if flush is not None and pool is not None:
-                timers[variant.name] = GraphTimer(calls, flush, pool)
-            else:
-                timers[variant.name] = EagerTimer(calls, settings.device)
+            timers[variant.name] = (
+                GraphTimer(calls, context) if context else EagerTimer(calls, settings.device)
+            )
         except RuntimeError as error:
             recorder.skip(variant.name, case, f"{mode} {pass_name}: {_first_line(error)}")
     label = f"{case.text}, {mode} {pass_name}"

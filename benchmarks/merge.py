@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from agreement import TOLERANCE, dense_weight, relative_error
 from harness import (
-    CacheFlush,
     Call,
     EagerTimer,
+    GraphContext,
     GraphTimer,
     Progress,
     Timer,
@@ -64,7 +64,11 @@ def run_merge(
     record: dict[str, Any] = {"case": asdict(case), "timings": [], "agreement": [], "skipped": []}
     operations = list(_operations(case, device, record))
     for mode in modes:
-        timers = {op.name: _timer(op.calls, mode, device) for op in operations}
+        context = GraphContext(device) if mode == "graph" else None
+        timers: dict[str, Timer] = {
+            op.name: GraphTimer(op.calls, context) if context else EagerTimer(op.calls, device)
+            for op in operations
+        }
         on_sample = sample_counter(f"merge, {mode}", rounds * len(timers), on_progress)
         samples = interleave(timers, rounds, on_sample=on_sample)
         record["timings"].extend(_timing_records(operations, samples, mode))
@@ -168,12 +172,6 @@ def _linear(weight: Tensor) -> nn.Linear:
     linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
     linear.weight = nn.Parameter(weight, requires_grad=False)
     return linear
-
-
-def _timer(calls: Sequence[Call], mode: str, device: torch.device) -> Timer:
-    if mode == "graph":
-        return GraphTimer(calls, CacheFlush(device), torch.cuda.graph_pool_handle())
-    return EagerTimer(calls, device)
 
 
 def _timing_records(

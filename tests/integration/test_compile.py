@@ -98,6 +98,12 @@ def test_forward_without_gradients_agrees_with_eager(device, randomise):
             torch.testing.assert_close(function(x), layer(x))
 
 
+@pytest.mark.parametrize("tokens", [0, 1])
+def test_one_token_and_none_agree_with_eager(device, tokens, randomise):
+    layer = randomise(GraLoRALinear(16, 24, r=8, k=2, hybrid_r=3, device=device))
+    compare(compiled(layer), layer, torch.randn(tokens, 16, device=device))
+
+
 def test_merged_layer_agrees_with_eager(device, randomise):
     layer = randomise(GraLoRALinear(16, 24, r=8, k=2, device=device))
     layer.merge()

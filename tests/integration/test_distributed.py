@@ -7,7 +7,6 @@ import math
 import pytest
 import torch
 from torch.nn import functional as F
-
 from training_group import batch, loss_of, model
 
 pytestmark = pytest.mark.skipif(

@@ -149,6 +149,30 @@ def test_switching_off_keeps_the_active_adapters(layer):
     assert list(layer.active_adapters) == ["second", "third"]
 
 
+def test_switched_off_layer_trains_nothing(layer):
+    layer.enable_adapters(False)
+    assert trainable(layer) == set()
+
+
+def test_switched_on_layer_trains_the_active_adapters_again(layer):
+    layer.set_adapter(["second", "third"])
+    layer.enable_adapters(False)
+    layer.enable_adapters(True)
+    assert trainable(layer) == {"second", "third"}
+
+
+def test_no_active_adapter_is_a_choice(layer):
+    layer.set_adapter([])
+    x = torch.randn(3, 12)
+    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
+    assert trainable(layer) == set()
+
+
+def test_order_of_the_active_adapters_is_kept(layer):
+    layer.set_adapter(["third", "default"])
+    assert list(layer.active_adapters) == ["third", "default"]
+
+
 def test_switched_off_layer_still_gives_the_input_its_gradient(layer):
     layer.enable_adapters(False)
     x = torch.randn(3, 12, requires_grad=True)

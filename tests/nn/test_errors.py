@@ -40,14 +40,16 @@ OPTIONS = [
         (12, 8),
         id="rank",
     ),
-    pytest.param({"r": 0}, ValueError, r"r must be .*got r=0", (12, 8), id="rank-zero"),
-    pytest.param({"r": -4}, ValueError, r"r must be .*got r=-4", (12, 8), id="rank-negative"),
-    pytest.param({"r": 4.0}, TypeError, r"r must be .*got r=4\.0", (12, 8), id="rank-float"),
-    pytest.param({"r": True}, TypeError, r"r must be .*got r=True", (12, 8), id="rank-bool"),
-    pytest.param({"r": "4"}, TypeError, r"r must be .*got r='4'", (12, 8), id="rank-str"),
+    pytest.param({"r": 0}, ValueError, r"r must be at least 1, got r=0", (12, 8), id="rank-zero"),
+    pytest.param(
+        {"r": -4}, ValueError, r"r must be at least 1, got r=-4", (12, 8), id="rank-negative"
+    ),
+    pytest.param({"r": 4.0}, TypeError, r"r must be an int, got 4\.0", (12, 8), id="rank-float"),
+    pytest.param({"r": True}, TypeError, r"r must be an int, got True", (12, 8), id="rank-bool"),
+    pytest.param({"r": "4"}, TypeError, r"r must be an int, got '4'", (12, 8), id="rank-str"),
     pytest.param({"k": 0}, ValueError, r"k.* must be .*got .*0", (12, 8), id="k-zero"),
     pytest.param({"k": -2}, ValueError, r"k.* must be .*got .*-2", (12, 8), id="k-negative"),
-    pytest.param({"k": 2.0}, TypeError, r"k must be .*got k=2\.0", (12, 8), id="k-float"),
+    pytest.param({"k": 2.0}, TypeError, r"k must be an int.*got 2\.0", (12, 8), id="k-float"),
     pytest.param({"k": "two"}, (TypeError, ValueError), r"auto.*'two'", (12, 8), id="k-word"),
     pytest.param(
         {"k": (2, 2, 2)},
@@ -95,7 +97,7 @@ OPTIONS = [
     pytest.param(
         {"adapter_dtype": "bf16"},
         TypeError,
-        r"adapter_dtype must .*'bf16'",
+        r"adapter_dtype must .*bf16",
         (12, 8),
         id="adapter_dtype-str",
     ),
@@ -185,7 +187,7 @@ def test_unknown_adapter_is_refused(layer, call, snapshot, assert_same_state):
 @pytest.mark.parametrize("names", [3, [3], None, ["default", None]], ids=str)
 def test_set_adapter_refuses_other_types(layer, names, snapshot, assert_same_state):
     before = snapshot(layer)
-    with pytest.raises(TypeError):
+    with pytest.raises((TypeError, ValueError), match=r"set_adapter"):
         layer.set_adapter(names)
     assert_same_state(layer, before)
 
@@ -197,11 +199,34 @@ def test_set_adapter_refuses_a_name_twice(layer, snapshot, assert_same_state):
     assert_same_state(layer, before)
 
 
-def test_merge_refuses_an_adapter_that_is_merged_already(layer, snapshot, assert_same_state):
+MERGED_CALLS = [
+    pytest.param(lambda layer: layer.delete_adapter("default"), id="delete_adapter"),
+    pytest.param(lambda layer: layer.reset_parameters(), id="reset_parameters"),
+    pytest.param(lambda layer: layer.load_state_dict(layer.state_dict()), id="load_state_dict"),
+]
+
+
+@pytest.mark.parametrize("call", MERGED_CALLS)
+def test_merged_layer_refuses(layer, call, snapshot, assert_same_state):
     layer.merge(adapter_names=["default"])
     before = snapshot(layer)
-    with pytest.raises((RuntimeError, ValueError), match="default"):
-        layer.merge(adapter_names=["second", "default"])
+    with pytest.raises(RuntimeError, match=r"default.* merged into .*unmerge\(\)"):
+        call(layer)
+    assert_same_state(layer, before)
+
+
+def test_merge_on_the_meta_device_is_refused(snapshot):
+    layer = GraLoRALinear(12, 8, r=4, k=2, device="meta")
+    with pytest.raises(RuntimeError, match=r"meta"):
+        layer.merge()
+    assert not layer.merged
+
+
+@pytest.mark.parametrize("names", [3, [3], [None]], ids=str)
+def test_merge_refuses_other_types(layer, names, snapshot, assert_same_state):
+    before = snapshot(layer)
+    with pytest.raises((TypeError, ValueError), match=r"GraLoRALinear\.merge"):
+        layer.merge(adapter_names=names)
     assert_same_state(layer, before)
 
 

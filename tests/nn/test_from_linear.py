@@ -78,3 +78,14 @@ def test_subclass_of_linear_is_accepted():
 
     linear = Projection(12, 8)
     assert GraLoRALinear.from_linear(linear, r=4).weight is linear.weight
+
+
+def test_subclass_with_a_forward_of_its_own_is_refused():
+    class Doubled(nn.Linear):
+        """A linear layer that computes something else."""
+
+        def forward(self, x):
+            return 2 * super().forward(x)
+
+    with pytest.raises(TypeError, match=r"Doubled"):
+        GraLoRALinear.from_linear(Doubled(12, 8), r=4)

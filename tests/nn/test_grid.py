@@ -29,7 +29,9 @@ def test_pair_needs_no_common_divisor():
 
 
 @pytest.mark.parametrize(
-    ("r", "k"), [(8, 2), (16, 2), (32, 2), (64, 4), (128, 4)], ids=lambda value: str(value)
+    ("r", "k"),
+    [(8, 2), (16, 2), (32, 2), (64, 4), (128, 4), (256, 4)],
+    ids=lambda value: str(value),
 )
 def test_auto_follows_the_rank(r, k):
     assert grid_of(GraLoRALinear(128, 64, r=r, k="auto")) == (k, k)
@@ -44,6 +46,7 @@ def test_auto_follows_the_rank(r, k):
         pytest.param(63, 64, 32, 1, id="in_features-odd"),
         pytest.param(64, 63, 64, 1, id="out_features-odd"),
         pytest.param(64, 64, 33, 1, id="rank-odd"),
+        pytest.param(66, 66, 66, 3, id="three-is-nearest-to-4"),
     ],
 )
 def test_auto_takes_only_divisors_that_fit(in_features, out_features, r, k):

@@ -123,5 +123,5 @@ def test_the_weight_starts_as_a_linear_layer_does():
     linear = torch.nn.Linear(16, 8)
     torch.manual_seed(3)
     layer = GraLoRALinear(16, 8, r=4)
-    assert torch.equal(layer.weight, linear.weight)
-    assert torch.equal(layer.bias, linear.bias)
+    torch.testing.assert_close(layer.weight.detach(), linear.weight.detach())
+    torch.testing.assert_close(layer.bias.detach(), linear.bias.detach())

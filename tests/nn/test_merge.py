@@ -124,6 +124,11 @@ def test_merge_takes_a_subset(layer, device, dense_update):
     torch.testing.assert_close(layer.weight.double().cpu(), expected, rtol=1e-5, atol=1e-6)
 
 
+def test_one_name_may_be_given_alone(layer):
+    layer.merge(adapter_names="third")
+    assert list(layer.merged_adapters) == ["third"]
+
+
 def test_merges_may_follow_one_another(layer, dense_update):
     expected = (
         layer.weight.double().cpu()
@@ -139,6 +144,28 @@ def test_merges_may_follow_one_another(layer, dense_update):
     assert torch.equal(layer.weight, before)
 
 
+def test_merged_adapters_are_not_merged_again(layer):
+    layer.merge()
+    merged = weight_of(layer)
+    layer.merge()
+    layer.merge(adapter_names=["second", "default"])
+    assert torch.equal(layer.weight, merged)
+    assert list(layer.merged_adapters) == ["default", "second"]
+
+
+def test_merge_of_nothing_changes_nothing(layer):
+    before = weight_of(layer)
+    layer.merge(adapter_names=[])
+    assert torch.equal(layer.weight, before)
+    assert not layer.merged
+
+
+def test_unmerge_of_an_unmerged_layer_changes_nothing(layer):
+    before = weight_of(layer)
+    layer.unmerge()
+    assert torch.equal(layer.weight, before)
+
+
 @pytest.mark.parametrize("keep", KEEPS)
 def test_repeated_merge_and_unmerge_never_drifts(layer, keep):
     before = weight_of(layer)
@@ -148,7 +175,7 @@ def test_repeated_merge_and_unmerge_never_drifts(layer, keep):
     assert torch.equal(layer.weight, before)
 
 
-def test_merging_is_refused_a_gradient_history(layer):
+def test_merged_weight_has_no_gradient_history(layer):
     layer.merge()
     assert layer.weight.grad_fn is None
     assert layer.weight.is_leaf
@@ -169,6 +196,32 @@ def test_switched_off_while_merged_gives_the_base_result(layer, device, keep):
     layer.merge(keep=keep)
     layer.enable_adapters(False)
     assert torch.equal(layer(x), base)
+
+
+def test_switched_off_after_keep_false_is_refused(layer, snapshot, assert_same_state):
+    layer.merge(keep=False)
+    before = snapshot(layer)
+    with pytest.raises(RuntimeError, match=r"keep"):
+        layer.enable_adapters(False)
+    assert_same_state(layer, before)
+
+
+def test_keeping_after_keep_false_is_refused(layer, snapshot, assert_same_state):
+    layer.merge(adapter_names=["default"], keep=False)
+    before = snapshot(layer)
+    with pytest.raises(RuntimeError, match=r"keep"):
+        layer.merge(adapter_names=["third"], keep="cpu")
+    assert_same_state(layer, before)
+
+
+def test_switched_on_again_the_adapters_act_unmerged(layer, device):
+    x = torch.randn(5, 12, device=device)
+    adapted = layer(x)
+    layer.merge()
+    layer.enable_adapters(False)
+    layer.enable_adapters(True)
+    assert torch.equal(layer(x), adapted)
+    assert not layer.merged
 
 
 def test_keep_false_cannot_be_undone(layer, snapshot, assert_same_state):
@@ -272,6 +325,17 @@ class TestSharedWeight:
         layer.merge()
         assert layer.merged
 
+    def test_disjoint_parts_of_one_memory_are_no_obstacle(self):
+        whole = torch.randn(16, 12)
+        layers = []
+        for part in (whole[:8], whole[8:]):
+            linear = nn.Linear(12, 8)
+            linear.weight = nn.Parameter(part)
+            layers.append(GraLoRALinear.from_linear(linear, r=4))
+        for layer in layers:
+            layer.merge()
+        assert all(layer.merged for layer in layers)
+
     def test_free_again_when_the_other_layer_is_gone(self):
         linear = nn.Linear(12, 8)
         first = GraLoRALinear.from_linear(linear, r=4)
@@ -291,12 +355,18 @@ class TestSharedWeight:
 class TestChangesWhileMerged:
     """Adapters come and go while others are merged."""
 
-    def test_delete_of_a_merged_adapter_then_unmerge_gives_the_base(self, layer):
+    def test_newly_active_adapter_acts_on_top_of_the_merge(self, layer, device):
+        x = torch.randn(5, 12, device=device)
+        layer.set_adapter(["default", "third"])
+        expected = layer(x)
+        layer.merge(adapter_names=["default"])
+        torch.testing.assert_close(layer(x), expected)
+
+    def test_delete_after_unmerge_gives_the_base(self, layer):
         before = weight_of(layer)
         layer.merge()
+        layer.unmerge()
         layer.delete_adapter("second")
-        if layer.merged:
-            layer.unmerge()
         assert torch.equal(layer.weight, before)
 
     def test_delete_of_an_unmerged_adapter_keeps_the_merge(self, layer):

@@ -172,6 +172,12 @@ def test_unmerge_after_a_conversion_gives_the_converted_base(layer, keep):
     assert torch.equal(layer.weight, base.double())
 
 
+def test_functional_call_uses_the_given_parameters(layer, x):
+    other = twin()
+    parameters = dict(other.named_parameters())
+    assert torch.equal(torch.func.functional_call(layer, parameters, (x,)), other(x))
+
+
 def test_a_dropped_layer_is_collected():
     layer = GraLoRALinear(12, 8, r=4, k=2)
     layer.merge()

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 pytest.importorskip("peft.tuners.gralora.layer", reason="PEFT with GraLoRA is not installed")
 
-from gralora.functional import delta_weight, gralora_linear
-
 from peft_pairs import RANDOM, cases, inputs, lora_pair, step
+
+from gralora.functional import delta_weight, gralora_linear
 
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
-
 from training_group import arguments, loss_of, model, process_group, share
 
 

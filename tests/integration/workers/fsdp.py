@@ -9,10 +9,9 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
+from training_group import arguments, batch, loss_of, model, process_group, share
 
 from gralora.nn import GraLoRALinear
-
-from training_group import arguments, batch, loss_of, model, process_group, share
 
 
 def shard(network: nn.Module, world_size: int, policy: MixedPrecisionPolicy) -> None:

@@ -120,3 +120,24 @@ def test_nonfinite_numbers_reach_what_the_reference_has_them_reach(
     assert torch.equal(result.isfinite(), expected.isfinite())
     for name, gradient in gradients.items():
         assert torch.equal(gradient.isfinite(), expected_gradients[name].isfinite()), name
+
+
+@pytest.mark.parametrize("of_y", [torch.float32, torch.float64], ids=["fp32_y", "fp64_y"])
+def test_the_result_has_the_dtype_of_y(of_y: torch.dtype, device: torch.device) -> None:
+    operands = make_operands(
+        GRIDS["hybrid"], dtype=torch.bfloat16, factor_dtype=torch.float32, device=device
+    ).map(lambda t: t.to(of_y), ["y", "dy"])
+    expected, expected_gradients = expected_add(operands)
+    result, gradients = run_add(operands)
+    assert result.dtype == of_y
+    assert_close(result, expected, dtype=torch.bfloat16)
+    assert_gradients_close(gradients, expected_gradients, dtype=torch.bfloat16)
+
+
+def test_each_gradient_has_the_dtype_of_its_operand(device: torch.device) -> None:
+    operands = make_operands(
+        GRIDS["hybrid"], dtype=torch.bfloat16, factor_dtype=torch.float32, device=device
+    ).map(torch.Tensor.double, ["y", "dy"])
+    _, gradients = run_add(operands)
+    expected = {name: operand.dtype for name, operand in operands.named(ADD).items()}
+    assert {name: gradient.dtype for name, gradient in gradients.items()} == expected

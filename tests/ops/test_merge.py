@@ -227,6 +227,14 @@ def test_merging_in_inference_mode(kernel_device: torch.device) -> None:
         torch.testing.assert_close(_merge(operands), exact, rtol=1e-12, atol=1e-12)
 
 
+def test_a_merge_in_inference_mode_counts_as_a_change_too(kernel_device: torch.device) -> None:
+    operands = make_operands(GRIDS["hybrid"], device=kernel_device)
+    before = operands.weight._version
+    with torch.inference_mode():
+        _merge(operands)
+    assert operands.weight._version > before
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
 @pytest.mark.parametrize("where", ["weight", *FACTORS])
 def test_nonfinite_numbers_reach_what_the_reference_has_them_reach(

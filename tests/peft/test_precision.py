@@ -13,6 +13,9 @@ from peft_pairs import Case, gralora_pair, inputs, step
 
 # Equal roundings in another order differ by a few percent on inputs of this size.
 SLACK = 1.05
+# PEFT adds the two parts of an fp32 input's gradient in fp32; ours is rounded once more, to
+# autocast's dtype, in which both parts are computed.
+SLACK_OF_DX_BELOW_FP32 = 1.15
 SEEDS = range(3)
 QUANTITIES = ["y", "x", "A", "B", "lora_A", "lora_B"]
 SETTINGS = [
@@ -71,4 +74,7 @@ def test_errors_are_no_larger_than_those_of_peft(device, base, factors, x_dtype,
             ours[name] += our
             theirs[name] += their
     ratios = {name: (ours[name] / theirs[name]) ** 0.5 for name in QUANTITIES}
-    assert max(ratios.values()) <= SLACK, ratios
+    allowed = dict.fromkeys(QUANTITIES, SLACK)
+    if autocast is not None and x_dtype is torch.float32:
+        allowed["x"] = SLACK_OF_DX_BELOW_FP32
+    assert all(ratios[name] <= allowed[name] for name in QUANTITIES), ratios

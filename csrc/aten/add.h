@@ -1,0 +1,23 @@
+// add_forward and add_backward as compositions of library calls; the arguments are those of the
+// operators in ops/schema.cpp.
+#pragma once
+
+#include <array>
+
+#include "ops/operators.h"
+
+namespace gralora::aten {
+
+ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const OptionalTensor& A,
+                         const OptionalTensor& B, const OptionalTensor& lora_A,
+                         const OptionalTensor& lora_B, const OptionalTensor& rng_state,
+                         double scaling, double dropout_p);
+
+ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
+                               const OptionalTensor& A, const OptionalTensor& B,
+                               const OptionalTensor& lora_A, const OptionalTensor& lora_B,
+                               const OptionalTensor& H, const OptionalTensor& lora_H,
+                               const OptionalTensor& rng_state, double scaling, double dropout_p,
+                               std::array<bool, 5> output_mask);
+
+}  // namespace gralora::aten

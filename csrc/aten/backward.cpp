@@ -1,0 +1,70 @@
+#include "aten/backward.h"
+
+#include <ATen/ops/empty.h>
+
+#include "aten/dropout.h"
+
+namespace gralora::aten {
+
+AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const AdapterShape& shape,
+                                 const at::Tensor& dy, const OptionalTensor& x,
+                                 const OptionalTensor& H, const OptionalTensor& lora_H,
+                                 const OptionalTensor& rng_state, double scaling, double dropout_p,
+                                 const AdapterMask& mask)
+    : adapter_(adapter),
+      sizes_(shape),
+      mask_(mask),
+      dx_sizes_(dy.sizes().vec()),
+      dy_rows_(as_rows(dy, sizes_.M)),
+      H_(H),
+      lora_H_(lora_H),
+      rng_state_(rng_state),
+      dropout_p_(dropout_p),
+      factors_(adapter, dy.scalar_type()) {
+  mask_.dA &= adapter.has_grid();
+  mask_.dB &= adapter.has_grid();
+  mask_.dlora_A &= adapter.has_plain();
+  mask_.dlora_B &= adapter.has_plain();
+  check_saved(op, "x", x, mask_.dA || mask_.dlora_A);
+  check_saved(op, "H", H, mask_.dB);
+  check_saved(op, "lora_H", lora_H, mask_.dlora_B);
+
+  dx_sizes_.back() = sizes_.N;
+  if (mask_.dA || mask_.dlora_A) {
+    x_rows_ = drop(as_rows(*x, sizes_.N), rng_state, dropout_p);
+  }
+  if (mask_.dx || mask_.dA || mask_.dlora_A) {
+    gradients_ = project_gradient(dy_rows_, factors_, sizes_, scaling);
+  }
+}
+
+at::Tensor AdapterBackward::input_gradient() const {
+  at::Tensor rows = at::empty({dy_rows_.size(0), sizes_.N}, dy_rows_.options());
+  expand_input(rows, gradients_, factors_, /*overwrite=*/true);
+  return drop(rows, rng_state_, dropout_p_).view(dx_sizes_);
+}
+
+std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::factor_gradients()
+    const {
+  at::Tensor dA, dB, dlora_A, dlora_B;
+  if (mask_.dA) {
+    dA = sum_over_tokens(split_blocks(x_rows_, sizes_.k_in), gradients_.grid,
+                         adapter_.A.scalar_type());
+  }
+  if (mask_.dB) {
+    dB = sum_over_tokens(*H_, split_blocks(dy_rows_, sizes_.k_out), adapter_.B.scalar_type());
+  }
+  if (mask_.dlora_A) {
+    dlora_A = sum_over_tokens(gradients_.plain.unsqueeze(0), x_rows_.unsqueeze(0),
+                              adapter_.lora_A.scalar_type())
+                  .squeeze(0);
+  }
+  if (mask_.dlora_B) {
+    dlora_B = sum_over_tokens(dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0),
+                              adapter_.lora_B.scalar_type())
+                  .squeeze(0);
+  }
+  return {dA, dB, dlora_A, dlora_B};
+}
+
+}  // namespace gralora::aten

@@ -1,0 +1,46 @@
+// The adapter's part of a backward pass, shared by linear_backward and add_backward.
+#pragma once
+
+#include <array>
+#include <tuple>
+
+#include "aten/blocks.h"
+
+namespace gralora::aten {
+
+/// Which of the adapter's gradients are asked for.
+struct AdapterMask {
+  bool dx, dA, dB, dlora_A, dlora_B;
+};
+
+/// Computes G and lora_G once, then what is asked for. dy's dtype is the compute dtype.
+class AdapterBackward {
+ public:
+  AdapterBackward(const char* op, const Adapter& adapter, const AdapterShape& shape,
+                  const at::Tensor& dy, const OptionalTensor& x, const OptionalTensor& H,
+                  const OptionalTensor& lora_H, const OptionalTensor& rng_state, double scaling,
+                  double dropout_p, const AdapterMask& mask);
+
+  /// dy as [T, M].
+  const at::Tensor& dy_rows() const { return dy_rows_; }
+
+  /// The adapter's part of dx, [..., N], contiguous.
+  at::Tensor input_gradient() const;
+
+  /// dA, dB, dlora_A, dlora_B in the dtypes of their factors; undefined where not asked for.
+  std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> factor_gradients() const;
+
+ private:
+  const Adapter& adapter_;
+  Sizes sizes_;
+  AdapterMask mask_;
+  std::vector<int64_t> dx_sizes_;
+  at::Tensor dy_rows_;
+  at::Tensor x_rows_;  // [T, N] after dropout, only for dA and dlora_A
+  OptionalTensor H_, lora_H_, rng_state_;
+  double dropout_p_;
+  ComputeFactors factors_;
+  Latents gradients_;  // G and lora_G
+};
+
+}  // namespace gralora::aten

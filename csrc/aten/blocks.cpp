@@ -1,0 +1,155 @@
+#include "aten/blocks.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/baddbmm.h>
+#include <ATen/ops/bmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
+
+#include "ops/latent.h"
+
+namespace gralora::aten {
+namespace {
+
+/// Tokens whose fp32 copies are alive at once where the library has no fp32 sum of 16-bit operands.
+constexpr int64_t kUpcastTokens = 1024;
+
+at::Tensor empty_latent(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  const int64_t rank = sizes.back();
+  const int64_t pitch = latent_pitch(rank).expect_int();
+  if (sizes.size() == 2) return at::empty_strided(sizes, {pitch, 1}, options);
+  return at::empty_strided(sizes, {sizes[1] * pitch, pitch, 1}, options);
+}
+
+/// latent[q, t, (p, rank)] = scaling * sum_w blocks[p, t, w] * factor[p, w, (q, rank)].
+/// The scale enters the product's fp32 sum, before rounding, so nothing after it needs scaling.
+at::Tensor project_grid(const at::Tensor& blocks, const at::Tensor& factor, int64_t outer,
+                        int64_t s, double scaling) {
+  const int64_t inner = blocks.size(0);
+  const int64_t T = blocks.size(1);
+  at::Tensor latent = empty_latent({outer, T, inner * s}, blocks.options());
+  // With one outer block the product's own layout is the latent's: write it in place.
+  if (outer == 1) {
+    at::Tensor target = latent.select(0, 0).view({T, inner, s}).permute({1, 0, 2});
+    target.baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
+    return latent;
+  }
+  at::Tensor product = at::empty({inner, T, outer * s}, blocks.options());
+  product.baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
+  latent.view({outer, T, inner, s})
+      .copy_(product.view({inner, T, outer, s}).permute({2, 1, 0, 3}));
+  return latent;
+}
+
+at::Tensor project_plain(const at::Tensor& rows, const at::Tensor& factor, double scaling) {
+  at::Tensor latent = empty_latent({rows.size(0), factor.size(1)}, rows.options());
+  return latent.addmm_(rows, factor, /*beta=*/0, /*alpha=*/scaling);
+}
+
+void expand(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
+            const at::Tensor& plain_factor, bool overwrite) {
+  int beta = overwrite ? 0 : 1;
+  if (grid_factor.defined()) {
+    split_blocks(rows, grid_factor.size(0)).baddbmm_(latents.grid, grid_factor, beta);
+    beta = 1;
+  }
+  if (plain_factor.defined()) rows.addmm_(latents.plain, plain_factor, beta);
+}
+
+at::Tensor transpose_factor(const at::Tensor& factor) {
+  return factor.defined() ? factor.transpose(-2, -1) : factor;
+}
+
+at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
+  const int64_t T = left.size(1);
+  at::Tensor sum = at::zeros({left.size(0), left.size(2), right.size(2)},
+                             left.options().dtype(at::kFloat));
+  for (int64_t start = 0; start < T; start += kUpcastTokens) {
+    const int64_t length = std::min(kUpcastTokens, T - start);
+    sum.baddbmm_(left.narrow(1, start, length).to(at::kFloat).transpose(1, 2),
+                 right.narrow(1, start, length).to(at::kFloat));
+  }
+  return sum;
+}
+
+}  // namespace
+
+Sizes::Sizes(const AdapterShape& shape)
+    : N(shape.N.expect_int()),
+      M(shape.M.expect_int()),
+      k_in(shape.k_in.expect_int()),
+      k_out(shape.k_out.expect_int()),
+      n(shape.n.expect_int()),
+      m(shape.m.expect_int()),
+      s(shape.s.expect_int()),
+      r0(shape.r0.expect_int()) {}
+
+ComputeFactors::ComputeFactors(const Adapter& adapter, at::ScalarType compute) {
+  if (adapter.has_grid()) {
+    A = adapter.A.to(compute);
+    B = adapter.B.to(compute);
+  }
+  if (adapter.has_plain()) {
+    lora_A = adapter.lora_A.to(compute);
+    lora_B = adapter.lora_B.to(compute);
+  }
+}
+
+at::Tensor as_rows(const at::Tensor& tensor, int64_t width) {
+  at::Tensor rows = tensor.reshape({tensor.numel() / width, width});
+  const bool addressable =
+      (rows.stride(1) == 1 || width == 1) && (rows.stride(0) >= width || rows.size(0) <= 1);
+  return addressable ? rows : rows.contiguous();
+}
+
+at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks) {
+  return rows.unflatten(1, {blocks, rows.size(1) / blocks}).permute({1, 0, 2});
+}
+
+Latents project_input(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
+                      double scaling) {
+  Latents latents;
+  latents.grid = factors.A.defined()
+                     ? project_grid(split_blocks(rows, sizes.k_in), factors.A, sizes.k_out, sizes.s,
+                                    scaling)
+                     : at::empty({0}, rows.options());
+  latents.plain = factors.lora_A.defined() ? project_plain(rows, factors.lora_A.t(), scaling)
+                                           : at::empty({0}, rows.options());
+  return latents;
+}
+
+Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
+                         double scaling) {
+  Latents latents;
+  if (factors.B.defined()) {
+    latents.grid = project_grid(split_blocks(rows, sizes.k_out), transpose_factor(factors.B),
+                                sizes.k_in, sizes.s, scaling);
+  }
+  if (factors.lora_B.defined()) latents.plain = project_plain(rows, factors.lora_B, scaling);
+  return latents;
+}
+
+void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
+                   bool overwrite) {
+  expand(rows, latents, factors.B, transpose_factor(factors.lora_B), overwrite);
+}
+
+void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
+                  bool overwrite) {
+  expand(rows, latents, transpose_factor(factors.A), factors.lora_A, overwrite);
+}
+
+at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype) {
+  const at::ScalarType compute = left.scalar_type();
+  if (compute == at::kFloat || compute == at::kDouble) {
+    return at::bmm(left.transpose(1, 2), right).to(dtype);
+  }
+  // The 16-bit product would round its sum, and cuBLAS may even add split sums in 16 bits.
+  if (left.is_cuda()) return at::bmm(left.transpose(1, 2), right, at::kFloat).to(dtype);
+  return sum_upcast_chunks(left, right).to(dtype);
+}
+
+}  // namespace gralora::aten

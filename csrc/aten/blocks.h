@@ -1,0 +1,57 @@
+// project, expand and the weight gradient as compositions of library calls, on any device and in
+// every dtype. aten/linear.cpp and aten/add.cpp put them together; tensors are 2-D rows [T, width]
+// or 3-D blocks [k, T, width/k], the latter views of the former.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "ops/adapter.h"
+#include "ops/check.h"
+
+namespace gralora::aten {
+
+/// AdapterShape in plain integers.
+struct Sizes {
+  int64_t N, M, k_in, k_out, n, m, s, r0;
+  explicit Sizes(const AdapterShape& shape);
+};
+
+/// The factors rounded to the compute dtype.
+struct ComputeFactors {
+  at::Tensor A, B, lora_A, lora_B;
+  ComputeFactors(const Adapter& adapter, at::ScalarType compute);
+};
+
+/// The adapter's latents: H [k_out, T, k_in*s] and lora_H [T, r0] forward, G [k_in, T, k_out*s] and
+/// lora_G [T, r0] backward. A part that the adapter does not have is an empty [0] tensor.
+struct Latents {
+  at::Tensor grid, plain;
+};
+
+/// [..., width] as [T, width] rows with unit column stride; copies only what BLAS cannot address.
+at::Tensor as_rows(const at::Tensor& tensor, int64_t width);
+
+/// [T, blocks*w] -> [blocks, T, w], a view.
+at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks);
+
+/// H = scaling * x A and lora_H = scaling * x lora_A^T, `rows` [T, N].
+Latents project_input(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
+                      double scaling);
+
+/// G = scaling * dy B^T and lora_G = scaling * dy lora_B, `rows` [T, M].
+Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
+                         double scaling);
+
+/// y (+)= H B + lora_H lora_B^T into `rows` [T, M]; `overwrite` ignores what `rows` holds.
+void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
+                   bool overwrite);
+
+/// dx (+)= G A^T + lora_G lora_A into `rows` [T, N]; `overwrite` ignores what `rows` holds.
+void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
+                  bool overwrite);
+
+/// left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q]: summed over T in fp32 or wider and
+/// returned in `dtype`.
+at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype);
+
+}  // namespace gralora::aten

@@ -1,0 +1,88 @@
+// linear_forward and linear_backward from library calls: the kernels of every device that has none
+// of its own, and today's end of the CUDA path too. Built from aten/blocks.h.
+#include "aten/linear.h"
+
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sum.h>
+#include <torch/library.h>
+
+#include "aten/backward.h"
+#include "aten/blocks.h"
+#include "aten/device_notice.h"
+#include "aten/dropout.h"
+
+namespace gralora::aten {
+
+ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
+                            const OptionalTensor& bias, const OptionalTensor& A,
+                            const OptionalTensor& B, const OptionalTensor& lora_A,
+                            const OptionalTensor& lora_B, const OptionalTensor& rng_state,
+                            double scaling, double dropout_p) {
+  const Adapter adapter(A, B, lora_A, lora_B);
+  const AdapterShape shape = check_adapter("linear", adapter);
+  check_input("linear", x, adapter, shape);
+  check_base("linear", x, weight, bias, shape);
+  check_probability("linear", dropout_p);
+  notice_device(x);
+
+  const Sizes sizes(shape);
+  const ComputeFactors factors(adapter, x.scalar_type());
+  const at::Tensor rows = as_rows(x, sizes.N);
+  const Latents latents =
+      project_input(drop(rows, rng_state, dropout_p), factors, sizes, scaling);
+
+  auto out_sizes = x.sizes().vec();
+  out_sizes.back() = sizes.M;
+  at::Tensor y = at::empty(out_sizes, x.options());
+  at::Tensor y_rows = y.view({rows.size(0), sizes.M});
+  if (bias) {
+    // The bias rides in the base product's epilogue, which therefore comes first.
+    at::addmm_out(y_rows, *bias, rows, weight.t());
+    expand_output(y_rows, latents, factors, /*overwrite=*/false);
+  } else {
+    // Adapter term first: the compute-bound base product then hides the second visit to y.
+    expand_output(y_rows, latents, factors, /*overwrite=*/true);
+    y_rows.addmm_(rows, weight.t());
+  }
+  return {y, latents.grid, latents.plain};
+}
+
+ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor& x,
+                                     const at::Tensor& weight, const OptionalTensor& A,
+                                     const OptionalTensor& B, const OptionalTensor& lora_A,
+                                     const OptionalTensor& lora_B, const OptionalTensor& H,
+                                     const OptionalTensor& lora_H, const OptionalTensor& rng_state,
+                                     double scaling, double dropout_p,
+                                     std::array<bool, 7> output_mask) {
+  const auto [wants_dx, wants_dweight, wants_dbias, wants_dA, wants_dB, wants_dlora_A,
+              wants_dlora_B] = output_mask;
+  const Adapter adapter(A, B, lora_A, lora_B);
+  const AdapterShape shape = check_adapter("linear_backward", adapter);
+  check_output_gradient("linear_backward", dy, adapter, shape);
+  check_base("linear_backward", dy, weight, std::nullopt, shape);
+  check_saved("linear_backward", "x", x, wants_dweight);
+  if (x) check_rows("linear_backward", "x", *x, dy, shape.N);
+
+  AdapterBackward backward("linear_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling,
+                           dropout_p, {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B});
+  const at::Tensor& dy_rows = backward.dy_rows();
+
+  at::Tensor dx, dweight, dbias;
+  if (wants_dx) {
+    dx = backward.input_gradient();
+    dx.view({dy_rows.size(0), weight.size(1)}).addmm_(dy_rows, weight);
+  }
+  if (wants_dweight) dweight = at::mm(dy_rows.t(), as_rows(*x, weight.size(1)));
+  if (wants_dbias) dbias = dy_rows.sum(0);
+  const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
+  return {dx, dweight, dbias, dA, dB, dlora_A, dlora_B};
+}
+
+TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) {
+  m.impl("linear_forward", TORCH_FN(linear_forward));
+  m.impl("linear_backward", TORCH_FN(linear_backward));
+}
+
+}  // namespace gralora::aten

@@ -1,0 +1,49 @@
+// linear and add under autocast: x, weight and bias are cast, A, B, lora_A and lora_B never, since
+// a cast would sit between the operator and the parameter and round its gradient. The operator
+// rounds the factors itself and returns their gradients from fp32 sums.
+#include <ATen/autocast_mode.h>
+#include <torch/library.h>
+
+#include "ops/operators.h"
+
+namespace gralora::autograd {
+namespace {
+
+template <c10::DeviceType kDevice>
+at::Tensor linear(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias,
+                  const OptionalTensor& A, const OptionalTensor& B, const OptionalTensor& lora_A,
+                  const OptionalTensor& lora_B, double scaling, double dropout_p, bool training) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(
+      at::autocast::get_autocast_dispatch_key_from_device_type(kDevice));
+  const at::ScalarType dtype = at::autocast::get_autocast_dtype(kDevice);
+  return ops::linear(at::autocast::cached_cast(dtype, x, kDevice),
+                     at::autocast::cached_cast(dtype, weight, kDevice),
+                     at::autocast::cached_cast(dtype, bias, kDevice), A, B, lora_A, lora_B, scaling,
+                     dropout_p, training);
+}
+
+/// y keeps its dtype: the sum has the base layer's.
+template <c10::DeviceType kDevice>
+at::Tensor add(const at::Tensor& y, const at::Tensor& x, const OptionalTensor& A,
+               const OptionalTensor& B, const OptionalTensor& lora_A, const OptionalTensor& lora_B,
+               double scaling, double dropout_p, bool training) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(
+      at::autocast::get_autocast_dispatch_key_from_device_type(kDevice));
+  const at::ScalarType dtype = at::autocast::get_autocast_dtype(kDevice);
+  return ops::add(y, at::autocast::cached_cast(dtype, x, kDevice), A, B, lora_A, lora_B, scaling,
+                  dropout_p, training);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(gralora, AutocastCPU, m) {
+  m.impl("linear", TORCH_FN(linear<c10::kCPU>));
+  m.impl("add", TORCH_FN(add<c10::kCPU>));
+}
+
+TORCH_LIBRARY_IMPL(gralora, AutocastCUDA, m) {
+  m.impl("linear", TORCH_FN(linear<c10::kCUDA>));
+  m.impl("add", TORCH_FN(add<c10::kCUDA>));
+}
+
+}  // namespace gralora::autograd

@@ -1,0 +1,26 @@
+// Small words for tensors that may be absent.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "ops/adapter.h"
+
+namespace gralora::autograd {
+
+inline bool requires_grad(const OptionalTensor& tensor) {
+  return tensor.has_value() && tensor->requires_grad();
+}
+
+inline at::Tensor or_undefined(const OptionalTensor& tensor) {
+  return tensor.value_or(at::Tensor());
+}
+
+inline at::Tensor keep_if(bool needed, const at::Tensor& tensor) {
+  return needed ? tensor : at::Tensor();
+}
+
+inline OptionalTensor optional(const at::Tensor& tensor) {
+  return tensor.defined() ? OptionalTensor(tensor) : std::nullopt;
+}
+
+}  // namespace gralora::autograd

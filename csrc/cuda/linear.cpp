@@ -1,0 +1,40 @@
+// linear_forward and linear_backward on CUDA: the device guard, then the composition of library
+// calls (aten/linear.cpp), which writes the adapter term first and lets the base product accumulate
+// onto it. A kernel of gralora's own takes its place here, behind a selection in dispatch/.
+#include "aten/linear.h"
+
+#include <c10/cuda/CUDAGuard.h>
+#include <torch/library.h>
+
+namespace gralora::cuda {
+namespace {
+
+ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
+                            const OptionalTensor& bias, const OptionalTensor& A,
+                            const OptionalTensor& B, const OptionalTensor& lora_A,
+                            const OptionalTensor& lora_B, const OptionalTensor& rng_state,
+                            double scaling, double dropout_p) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  return aten::linear_forward(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
+}
+
+ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor& x,
+                                     const at::Tensor& weight, const OptionalTensor& A,
+                                     const OptionalTensor& B, const OptionalTensor& lora_A,
+                                     const OptionalTensor& lora_B, const OptionalTensor& H,
+                                     const OptionalTensor& lora_H, const OptionalTensor& rng_state,
+                                     double scaling, double dropout_p,
+                                     std::array<bool, 7> output_mask) {
+  const c10::cuda::CUDAGuard guard(dy.device());
+  return aten::linear_backward(dy, x, weight, A, B, lora_A, lora_B, H, lora_H, rng_state, scaling,
+                               dropout_p, output_mask);
+}
+
+}  // namespace
+
+TORCH_LIBRARY_IMPL(gralora, CUDA, m) {
+  m.impl("linear_forward", TORCH_FN(linear_forward));
+  m.impl("linear_backward", TORCH_FN(linear_backward));
+}
+
+}  // namespace gralora::cuda

@@ -1,0 +1,25 @@
+from typing import TypedDict
+
+class BuildInfo(TypedDict):
+    version: str
+    torch_version: str
+    cuda_version: str
+    cuda_architectures: list[str]
+    cuda_built: bool
+
+class MergeSelection(TypedDict):
+    path: str
+    transposed: bool
+    reason: str
+
+def build_info() -> BuildInfo: ...
+def select_merge(
+    *,
+    m: int,
+    n: int,
+    row_stride: int,
+    column_stride: int = 1,
+    element_bytes: int = 2,
+    address: int = 0,
+    wide_factors: bool = False,
+) -> MergeSelection: ...

@@ -1,0 +1,6 @@
+VERSION: str
+TORCH_VERSION: str
+CUDA_BUILT: bool
+CUDA_VERSION: str
+CUDA_ARCHITECTURES: tuple[str, ...]
+REASON: str

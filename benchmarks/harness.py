@@ -15,14 +15,30 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 Call = Callable[[], object]
 Timer = Callable[[], float]
-# label, samples taken, samples in all
+# label, rounds taken, rounds in all
 Progress = Callable[[str, int, int], object]
+
+
+class Watch(Protocol):
+    """Tells what share of the CPU others had since `start`."""
+
+    def start(self) -> None:
+        """Count from now."""
+
+    def others(self) -> float:
+        """Return the share, from 0 to 1."""
+
+
+# A round in which others had more than this share of the CPU is disturbed.
+_QUIET = 0.03
+_MOST_ATTEMPTS = 4
 
 # The length of a wall-time sample: enough calls that the synchronisation around them is small
 # beside them, few enough that many rounds fit.
@@ -69,13 +85,27 @@ def ratio_spread(samples: Sequence[float], reference: Sequence[float]) -> dict[s
     return {**rounds.as_dict(), "of_minima": min(samples) / min(reference)}
 
 
+@dataclass(frozen=True)
+class Rounds:
+    """What `interleave` measured.
+
+    ``samples[name][round]`` are seconds of one call; ``others[round]`` is the share of the CPU that
+    other programs had meanwhile; ``discarded`` counts rounds taken again because of them.
+    """
+
+    samples: dict[str, list[float]]
+    others: list[float]
+    discarded: int
+
+
 def interleave(
     timers: Mapping[str, Timer],
     rounds: int,
     *,
     seed: int = 0,
-    on_sample: Callable[[], object] = lambda: None,
-) -> dict[str, list[float]]:
+    watch: Watch | None = None,
+    on_round: Callable[[int], object] = lambda taken: None,
+) -> Rounds:
     """Run every timer once a round, in an order shuffled anew each round.
 
     Shuffling matters: in a fixed order each variant always inherits the caches, the allocator's
@@ -85,26 +115,30 @@ def interleave(
         timers: each returns the seconds of one call of what it times.
         rounds: how many samples each timer gives.
         seed: of the order.
-        on_sample: called after each sample, for a progress bar.
-
-    Returns:
-        For each name its samples in seconds; index is the round.
+        watch: with one, a round in which other programs took more than 3% of the CPU is taken
+            again, up to three times as many rounds; after that the least disturbed ones count.
+        on_round: called with the number of good rounds after each, for a progress bar.
     """
-    samples: dict[str, list[float]] = {name: [] for name in timers}
     order = list(timers)
     draw = random.Random(seed)
-    for _ in range(rounds):
+    taken: list[tuple[float, dict[str, float]]] = []
+    good = 0
+    while good < rounds and len(taken) < _MOST_ATTEMPTS * rounds:
         draw.shuffle(order)
-        for name in order:
-            samples[name].append(timers[name]())
-            on_sample()
-    return samples
-
-
-def sample_counter(label: str, total: int, on_progress: Progress) -> Callable[[], object]:
-    """An ``on_sample`` for `interleave` that reports how many of ``total`` samples are taken."""
-    taken = itertools.count(1)
-    return lambda: on_progress(label, next(taken), total)
+        if watch:
+            watch.start()
+        sample = {name: timers[name]() for name in order}
+        share = watch.others() if watch else 0.0
+        taken.append((share, sample))
+        good += share <= _QUIET
+        on_round(good)
+    # A stable sort keeps the order of time among equally quiet rounds.
+    kept = sorted(taken, key=lambda item: max(item[0], _QUIET))[:rounds]
+    return Rounds(
+        samples={name: [sample[name] for _, sample in kept] for name in timers},
+        others=[share for share, _ in kept],
+        discarded=len(taken) - len(kept),
+    )
 
 
 def synchronize(device: torch.device) -> None:

@@ -10,17 +10,18 @@ from typing import Any
 
 import torch
 from agreement import TOLERANCE, relative_errors
+from disturbance import CpuWatch
 from harness import (
     EagerTimer,
     GraphContext,
     GraphTimer,
     Progress,
+    Rounds,
     Timer,
     interleave,
     l2_bytes,
     random_tensor,
     ratio_spread,
-    sample_counter,
     spread,
 )
 from memory import peak_bytes, saved_bytes
@@ -97,8 +98,8 @@ def run_case(case: Case, settings: Settings, recorder: Recorder) -> None:
         return
     for mode in settings.modes:
         for pass_name in PASSES:
-            samples = _samples(case, variants, operands, mode, pass_name, settings, recorder)
-            recorder.timings.extend(_timing_records(case, variants, mode, pass_name, samples))
+            rounds = _rounds(case, variants, operands, mode, pass_name, settings, recorder)
+            recorder.timings.extend(_timing_records(case, variants, mode, pass_name, rounds))
 
 
 def _ring(case: Case, device: torch.device) -> Iterator[nn.Linear]:
@@ -174,7 +175,7 @@ def _step(variant: Variant, operands: Operands) -> tuple[Tensor, ...]:
     return torch.autograd.grad(y, inputs, operands.dy)
 
 
-def _samples(
+def _rounds(
     case: Case,
     variants: Sequence[Variant],
     operands: Sequence[Operands],
@@ -182,7 +183,7 @@ def _samples(
     pass_name: str,
     settings: Settings,
     recorder: Recorder,
-) -> dict[str, list[float]]:
+) -> Rounds:
     run = _forward if pass_name == "forward" else _step
     timers: dict[str, Timer] = {}
     context = GraphContext(settings.device) if mode == "graph" else None
@@ -195,8 +196,12 @@ def _samples(
         except RuntimeError as error:
             recorder.skip(variant.name, case, f"{mode} {pass_name}: {_first_line(error)}")
     label = f"{case.text}, {mode} {pass_name}"
-    on_sample = sample_counter(label, settings.rounds * len(timers), recorder.on_progress)
-    return interleave(timers, settings.rounds, on_sample=on_sample)
+    return interleave(
+        timers,
+        settings.rounds,
+        watch=CpuWatch() if settings.device.type == "cpu" else None,
+        on_round=lambda taken: recorder.on_progress(label, taken, settings.rounds),
+    )
 
 
 def _timing_records(
@@ -204,8 +209,9 @@ def _timing_records(
     variants: Sequence[Variant],
     mode: str,
     pass_name: str,
-    samples: dict[str, list[float]],
+    rounds: Rounds,
 ) -> Iterator[dict[str, Any]]:
+    samples = rounds.samples
     for variant in variants:
         if variant.name not in samples:
             continue
@@ -223,6 +229,8 @@ def _timing_records(
             "tflop_per_s": _flop(case, variant, pass_name) / seconds.median * 1e-12,
             "gb_per_s": _least_bytes(case, variant, pass_name) / seconds.median * 1e-9,
             "samples": own,
+            "others_cpu_share": rounds.others,
+            "rounds_discarded": rounds.discarded,
         }
 
 

@@ -9,17 +9,18 @@ from typing import Any
 
 import torch
 from agreement import TOLERANCE, dense_weight, relative_error
+from disturbance import CpuWatch
 from harness import (
     Call,
     EagerTimer,
     GraphContext,
     GraphTimer,
     Progress,
+    Rounds,
     Timer,
     interleave,
     random_tensor,
     ratio_spread,
-    sample_counter,
     spread,
 )
 from torch import Tensor, nn
@@ -69,9 +70,13 @@ def run_merge(
             op.name: GraphTimer(op.calls, context) if context else EagerTimer(op.calls, device)
             for op in operations
         }
-        on_sample = sample_counter(f"merge, {mode}", rounds * len(timers), on_progress)
-        samples = interleave(timers, rounds, on_sample=on_sample)
-        record["timings"].extend(_timing_records(operations, samples, mode))
+        measured = interleave(
+            timers,
+            rounds,
+            watch=CpuWatch() if device.type == "cpu" else None,
+            on_round=functools.partial(_report, on_progress, mode, rounds),
+        )
+        record["timings"].extend(_timing_records(operations, measured, mode))
     return record
 
 
@@ -175,8 +180,9 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 def _timing_records(
-    operations: Sequence[Operation], samples: dict[str, list[float]], mode: str
+    operations: Sequence[Operation], rounds: Rounds, mode: str
 ) -> Iterator[dict[str, Any]]:
+    samples = rounds.samples
     copy = operations[0]
     for operation in operations:
         own = samples[operation.name]
@@ -189,7 +195,13 @@ def _timing_records(
             "gb_per_s": operation.bytes_moved / seconds.median * 1e-9,
             "share_of_copy": ratio_spread([scale * second for second in samples[copy.name]], own),
             "samples": own,
+            "others_cpu_share": rounds.others,
+            "rounds_discarded": rounds.discarded,
         }
+
+
+def _report(on_progress: Progress, mode: str, rounds: int, taken: int) -> None:
+    on_progress(f"merge, {mode}", taken, rounds)
 
 
 def _skip(record: dict[str, Any], name: str, reason: str) -> None:

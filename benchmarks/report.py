@@ -12,6 +12,7 @@ from rich.table import Table
 
 _MIB = 1 << 20
 _FILE_WIDTH = 160
+_DISTURBED = 0.05
 
 
 def console() -> Console:
@@ -29,6 +30,12 @@ def show(record: dict[str, Any], console: Console, *, short: bool = False) -> No
         _show_layer_short(record, console)
     else:
         _show_layer(record, console)
+    disturbed = _disturbed_rounds(record["timings"])
+    if disturbed:
+        console.print(
+            f"{disturbed} rounds stand although other programs took more than 5% of the CPU",
+            style="yellow",
+        )
     for reason, names in _skips(record.get("skipped", ())).items():
         console.print(f"skipped {', '.join(names)}: {reason}", style="yellow", markup=False)
 
@@ -178,6 +185,12 @@ def _show_merge(record: dict[str, Any], console: Console) -> None:
             f"{share['q1']:.3f}-{share['q3']:.3f}",
         )
     console.print(table)
+
+
+def _disturbed_rounds(timings: Iterable[dict[str, Any]]) -> int:
+    """Rounds that count for want of quieter ones; variants of a comparison share their rounds."""
+    comparisons = {tuple(timing["others_cpu_share"]) for timing in timings}
+    return sum(share > _DISTURBED for shares in comparisons for share in shares)
 
 
 def _skips(skipped: Iterable[dict[str, Any]]) -> dict[str, list[str]]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -60,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(str(error))
     if options.threads:
         torch.set_num_threads(options.threads)
-    _warn_if_busy()
     run = _run_layer if options.command == "layer" else _run_merge
     record = run(options, cases)
     show(record, console())
@@ -126,15 +124,6 @@ def _check(options: argparse.Namespace) -> None:
         raise ValueError(f"mode: a CPU has eager alone, got {options.mode}")
     if options.rounds < _FEWEST_ROUNDS:
         raise ValueError(f"rounds: at least {_FEWEST_ROUNDS}, got {options.rounds}")
-
-
-def _warn_if_busy() -> None:
-    load, cores = os.getloadavg()[0], os.cpu_count() or 1
-    if load > cores:
-        print(
-            f"other programs are running (load {load:.1f} on {cores} cores): expect wide quartiles",
-            file=sys.stderr,
-        )
 
 
 def _modes(options: argparse.Namespace) -> list[str]:

@@ -49,8 +49,37 @@ def test_order_changes_between_rounds() -> None:
 
 def test_samples_are_listed_by_round() -> None:
     ticks = iter(range(100))
-    samples = interleave({"only": lambda: float(next(ticks))}, rounds=3)
-    assert samples == {"only": [0.0, 1.0, 2.0]}
+    measured = interleave({"only": lambda: float(next(ticks))}, rounds=3)
+    assert measured.samples == {"only": [0.0, 1.0, 2.0]}
+
+
+class _ScriptedWatch:
+    """Reports the given shares, one a round."""
+
+    def __init__(self, *shares: float) -> None:
+        self.shares = list(shares)
+
+    def start(self) -> None:
+        pass
+
+    def others(self) -> float:
+        return self.shares.pop(0)
+
+
+def test_disturbed_round_is_taken_again() -> None:
+    ticks = iter(range(100))
+    watch = _ScriptedWatch(0.0, 0.5, 0.02)
+    measured = interleave({"only": lambda: float(next(ticks))}, rounds=2, watch=watch)
+    assert measured.samples == {"only": [0.0, 2.0]}
+    assert measured.discarded == 1
+
+
+def test_least_disturbed_rounds_count_where_none_is_quiet() -> None:
+    ticks = iter(range(100))
+    watch = _ScriptedWatch(0.9, 0.3, 0.8, 0.7)
+    measured = interleave({"only": lambda: float(next(ticks))}, rounds=1, watch=watch)
+    assert measured.samples == {"only": [1.0]}
+    assert measured.others == [0.3]
 
 
 def _logging_timer(name: str, log: list[str]):

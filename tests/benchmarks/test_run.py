@@ -14,42 +14,52 @@ BENCHMARKS = Path(run.__file__).resolve().parent
 SMALL_LAYER = ["layer", "--device", "cpu", "--shapes", "64x32", "--tokens", "8", "--rk", "8:2"]
 
 
-def _layer(path: Path, *arguments: str) -> dict[str, Any]:
-    options = ["--rounds", "9", "--variants", "base,cublas", "--json", str(path), *arguments]
+@pytest.fixture(scope="module")
+def layer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Result file of a short run of the layer suite, memory included."""
+    path = tmp_path_factory.mktemp("results") / "layer.json"
+    options = ["--rounds", "9", "--variants", "base,cublas", "--memory", "--json", str(path)]
     assert run.main([*SMALL_LAYER, *options]) == 0
-    return json.loads(path.read_text())
+    return path
 
 
-def test_layer_result_has_every_timing(tmp_path: Path) -> None:
-    record = _layer(tmp_path / "layer.json")
-    found = {(t["variant"], t["mode"], t["pass"]) for t in record["timings"]}
+@pytest.fixture(scope="module")
+def layer_record(layer_file: Path) -> dict[str, Any]:
+    return json.loads(layer_file.read_text())
+
+
+def test_layer_result_has_every_timing(layer_record: dict[str, Any]) -> None:
+    found = {(t["variant"], t["mode"], t["pass"]) for t in layer_record["timings"]}
     assert found == {(v, "eager", p) for v in ("base", "cublas") for p in ("forward", "step")}
 
 
-def test_layer_timing_keeps_its_raw_samples(tmp_path: Path) -> None:
-    timing = _layer(tmp_path / "layer.json")["timings"][-1]
+def test_layer_timing_keeps_its_raw_samples(layer_record: dict[str, Any]) -> None:
+    timing = layer_record["timings"][-1]
     assert len(timing["samples"]) == 9
     assert timing["seconds"]["minimum"] == min(timing["samples"])
 
 
-def test_base_over_base_is_one(tmp_path: Path) -> None:
-    timing = _layer(tmp_path / "layer.json")["timings"][0]
+def test_base_over_base_is_one(layer_record: dict[str, Any]) -> None:
+    timing = layer_record["timings"][0]
     assert timing["variant"] == "base"
     assert set(timing["ratio"]["base"].values()) == {1.0}
 
 
-def test_memory_of_the_library_composition_is_x_and_latent(tmp_path: Path) -> None:
-    record = _layer(tmp_path / "memory.json", "--memory", "--no-timing")
-    assert record["timings"] == []
-    found = {entry["variant"]: entry for entry in record["memory"]}
+def test_memory_of_the_library_composition_is_x_and_latent(layer_record: dict[str, Any]) -> None:
+    found = {entry["variant"]: entry for entry in layer_record["memory"]}
     assert found["base"]["saved_bytes"] == 0
     assert found["cublas"]["saved_bytes"] == 8 * 64 * 4 + 2 * 8 * 8 * 4
 
 
-def test_result_can_be_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _layer(tmp_path / "layer.json", "--memory")
-    capsys.readouterr()
-    assert run.main(["show", "--short", str(tmp_path / "layer.json")]) == 0
+def test_memory_alone_times_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "memory.json"
+    options = ["--variants", "base", "--memory", "--no-timing", "--json", str(path)]
+    assert run.main([*SMALL_LAYER, *options]) == 0
+    assert json.loads(path.read_text())["timings"] == []
+
+
+def test_result_can_be_shown(layer_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run.main(["show", "--short", str(layer_file)]) == 0
     assert "64→32, T 8, r 8, k 2, fp32" in capsys.readouterr().out
 
 
@@ -80,13 +90,11 @@ def test_wrong_option_is_explained(
     assert message in capsys.readouterr().err
 
 
-def test_sources_beside_the_script_are_not_imported(tmp_path: Path) -> None:
+def test_sources_beside_the_script_are_not_imported(layer_file: Path) -> None:
     """Not even where PYTHONPATH names the checkout and the process starts in it."""
-    result = tmp_path / "layer.json"
-    _layer(result)
     code = (
         f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import run; "
-        f"run.main(['show', {str(result)!r}]); print(sys.path)"
+        f"run.main(['show', {str(layer_file)!r}]); print(sys.path)"
     )
     root = BENCHMARKS.parent
     answer = subprocess.run(

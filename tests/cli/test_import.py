@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,21 +16,24 @@ SOURCE = Path(__file__).parents[2] / "gralora"
 OTHER_TORCH = "1.99.0+cpu"
 
 
-@pytest.fixture
-def installed(tmp_path) -> Path:
-    """A copy of the installed package that may be damaged; its folder goes on the path."""
-    spec = importlib.util.find_spec("gralora")
-    assert spec is not None
-    assert spec.origin is not None
-    build_info = importlib.util.find_spec("gralora._build_info")
-    extension = importlib.util.find_spec("gralora._C")
-    copy = tmp_path / "copy" / "gralora"
-    shutil.copytree(Path(spec.origin).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    for part in (build_info, extension):
-        assert part is not None
-        assert part.origin is not None
-        if not (copy / Path(part.origin).name).exists():
-            shutil.copy(part.origin, copy)
+@pytest.fixture(scope="module")
+def copy_installed(tmp_path_factory) -> Callable[[], Path]:
+    """``copy_installed()``: a copy of the installed package that may be damaged.
+
+    The folder that holds it goes on the path.
+    """
+    specs = [importlib.util.find_spec(f"gralora{part}") for part in ("", "._build_info", "._C")]
+    package, *parts = [Path(spec.origin) for spec in specs]
+
+    def copy() -> Path:
+        target = tmp_path_factory.mktemp("copy") / "gralora"
+        ignored = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(package.parent, target, ignore=ignored)
+        for part in parts:
+            if not (target / part.name).exists():
+                shutil.copy(part, target)
+        return target
+
     return copy
 
 
@@ -72,60 +77,67 @@ def test_import_loads_no_optional_package(python):
     assert result.stdout.strip() == "[]"
 
 
-def test_copy_of_the_installed_package_imports(python, installed):
+def test_copy_of_the_installed_package_imports(python, copy_installed):
+    installed = copy_installed()
     result = python("-c", "import gralora; print(gralora.__file__)", path=installed.parent)
     assert result.returncode == 0, result.stderr
     assert result.stdout.strip() == str(installed / "__init__.py")
 
 
-class TestTorchMismatch:
-    """The torch that runs is not the torch of the build."""
-
-    @pytest.fixture
-    def line(self, python, installed):
-        """The last line of a failed import."""
-        build_info = installed / "_build_info.py"
-        text = build_info.read_text()
-        changed = re.sub(r'(TORCH_VERSION\b.*=\s*)"[^"]*"', rf'\1"{OTHER_TORCH}"', text)
-        assert changed != text
-        build_info.write_text(changed)
-        return last_line(python("-c", "import gralora", path=installed.parent))
-
-    def test_is_an_import_error(self, line):
-        assert line.startswith("ImportError: ")
-
-    def test_names_both_versions(self, line):
-        assert OTHER_TORCH in line
-        assert torch.__version__ in line
-
-    def test_says_what_to_run(self, line):
-        assert "pip install" in line
+@pytest.fixture(scope="module")
+def mismatch(python, copy_installed) -> str:
+    """The error of a package that was built for another torch."""
+    build_info = copy_installed() / "_build_info.py"
+    text = build_info.read_text()
+    changed = re.sub(r'(TORCH_VERSION\b.*=\s*)"[^"]*"', rf'\1"{OTHER_TORCH}"', text)
+    assert changed != text
+    build_info.write_text(changed)
+    return last_line(python("-c", "import gralora", path=build_info.parents[1]))
 
 
-class TestSourceTree:
-    """A script started from the root of the sources finds a package without its extension."""
-
-    @pytest.fixture
-    def result(self, python, tmp_path):
-        """The outcome of importing the bare sources."""
-        ignore = shutil.ignore_patterns("__pycache__", "_C*.so", "_build_info.py")
-        shutil.copytree(SOURCE, tmp_path / "sources" / "gralora", ignore=ignore)
-        return python("-c", "import gralora", path=tmp_path / "sources")
-
-    def test_is_an_import_error(self, result):
-        assert last_line(result).startswith("ImportError: ")
-
-    def test_says_what_to_run(self, result):
-        assert "pip install" in last_line(result)
-
-    def test_is_one_sentence_without_a_chain_of_causes(self, result):
-        assert "During handling" not in result.stderr
-        assert "direct cause" not in result.stderr
+def test_torch_mismatch_is_an_import_error(mismatch):
+    assert mismatch.startswith("ImportError: ")
 
 
-def test_broken_extension_is_reported_as_itself(python, installed):
+def test_torch_mismatch_names_both_versions(mismatch):
+    assert OTHER_TORCH in mismatch
+    assert torch.__version__ in mismatch
+
+
+def test_torch_mismatch_says_what_to_run(mismatch):
+    assert "pip install" in mismatch
+
+
+@pytest.fixture(scope="module")
+def bare_sources(python, tmp_path_factory) -> subprocess.CompletedProcess[str]:
+    """The outcome of importing the sources, as a script started from their root does."""
+    folder = tmp_path_factory.mktemp("sources")
+    ignore = shutil.ignore_patterns("__pycache__", "_C*.so", "_build_info.py")
+    shutil.copytree(SOURCE, folder / "gralora", ignore=ignore)
+    return python("-c", "import gralora", path=folder)
+
+
+def test_bare_sources_are_an_import_error(bare_sources):
+    assert last_line(bare_sources).startswith("ImportError: ")
+
+
+def test_bare_sources_say_what_to_run(bare_sources):
+    assert "pip install" in last_line(bare_sources)
+
+
+def test_bare_sources_show_no_chain_of_causes(bare_sources):
+    assert "During handling" not in bare_sources.stderr
+    assert "direct cause" not in bare_sources.stderr
+
+
+@pytest.mark.parametrize("damage", ["missing", "broken"])
+def test_damaged_extension_is_an_import_error_that_names_it(python, copy_installed, damage):
+    installed = copy_installed()
     for extension in installed.glob("_C*.so"):
-        extension.write_bytes(b"not a shared library")
+        extension.unlink()
+        if damage == "broken":
+            extension.write_bytes(b"not a shared library")
     line = last_line(python("-c", "import gralora", path=installed.parent))
     assert line.startswith("ImportError: ")
-    assert "_C" in line
+    assert "_C" in line or "pip install" in line
+    assert "circular" not in line

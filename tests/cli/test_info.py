@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
+
+from gralora.cli import main
 
 
 @pytest.fixture(scope="module")
@@ -94,18 +97,27 @@ def test_json_is_alone_on_standard_output(printed_json):
     assert printed_json.strip().endswith("}")
 
 
+@pytest.fixture
+def invoke():
+    """``invoke(*arguments)``: runs the command in this process."""
+    runner = CliRunner()
+    return lambda *arguments: runner.invoke(main, arguments, prog_name="gralora")
+
+
 @pytest.mark.parametrize(
-    "arguments", [("--help",), ("info", "--help")], ids=["gralora", "gralora-info"]
+    "arguments",
+    [("--help",), ("-h",), ("info", "--help")],
+    ids=["gralora", "gralora-short", "gralora-info"],
 )
-def test_help_succeeds(python, arguments):
-    result = python("-m", "gralora", *arguments)
-    assert result.returncode == 0
-    assert "Usage" in result.stdout
+def test_help_succeeds(invoke, arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage: gralora")
 
 
-def test_version_option(python):
-    result = python("-m", "gralora", "--version")
-    assert result.returncode == 0
+def test_version_option(invoke):
+    result = invoke("--version")
+    assert result.exit_code == 0
     assert importlib.metadata.version("gralora") in result.stdout
 
 
@@ -114,8 +126,13 @@ def test_version_option(python):
     [("unknown",), ("info", "--unknown"), ("info", "surplus")],
     ids=["command", "option", "argument"],
 )
-def test_misuse_exits_with_2_and_names_it(python, arguments):
-    result = python("-m", "gralora", *arguments)
-    assert result.returncode == 2
+def test_misuse_exits_with_2_and_names_it(invoke, arguments):
+    result = invoke(*arguments)
+    assert result.exit_code == 2
     assert arguments[-1] in result.stderr
+
+
+def test_misuse_prints_no_traceback(python):
+    result = python("-m", "gralora", "info", "--unknown")
+    assert result.returncode == 2
     assert "Traceback" not in result.stderr

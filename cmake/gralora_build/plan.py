@@ -12,6 +12,8 @@ from .settings import Settings
 from .toolkit import Search, Toolkit, find_toolkit, wheel_requirements
 from .torch_install import MINIMUM, TorchInstall, find_torch
 
+_CUDA_OF_NEW_TORCH = "13.0"
+
 NO_TORCH = (
     "no torch in this environment, and build isolation is off, so none could be fetched.\n"
     "Run pip install torch first, or leave out --no-build-isolation, or name the folder that "
@@ -85,11 +87,12 @@ def decided() -> Plan | None:
 def missing_requirements(settings: Settings) -> list[str]:
     """What the build environment needs beyond the target's packages: torch, a CUDA compiler."""
     torch = find_torch(settings.torch)
-    if torch is None:
-        return [f"torch>={'.'.join(map(str, MINIMUM))}"]
-    if not torch.cuda or settings.cuda == "off" or _find(torch).toolkit:
-        return []
-    return wheel_requirements(torch.cuda)
+    missing = [] if torch else [f"torch>={'.'.join(map(str, MINIMUM))}"]
+    # A torch that is yet to come will be the newest, and a CUDA build where there are such.
+    cuda = torch.cuda if torch else _CUDA_OF_NEW_TORCH
+    if not cuda or settings.cuda == "off" or _find(cuda, torch).toolkit:
+        return missing
+    return [*missing, *wheel_requirements(torch.cuda if torch else "")]
 
 
 def _choose_cuda(torch: TorchInstall, settings: Settings) -> tuple[Toolkit | None, str]:
@@ -97,7 +100,7 @@ def _choose_cuda(torch: TorchInstall, settings: Settings) -> tuple[Toolkit | Non
         return None, f"torch {torch.version} is not a CUDA build"
     if settings.cuda == "off":
         return None, "switched off by gralora.cuda=off"
-    search = _find(torch)
+    search = _find(torch.cuda, torch)
     if search.toolkit:
         return search.toolkit, ""
     major = torch.cuda.split(".")[0]
@@ -111,7 +114,9 @@ def _choose_cuda(torch: TorchInstall, settings: Settings) -> tuple[Toolkit | Non
     return None, f"{reason}; install the toolkit"
 
 
-def _find(torch: TorchInstall) -> Search:
-    # The target's folder too: with build isolation it is not on this interpreter's path.
-    folders = [*(Path(entry) for entry in sys.path if entry), torch.root.parent]
-    return find_toolkit(int(torch.cuda.split(".")[0]), site_folders=folders)
+def _find(cuda: str, torch: TorchInstall | None) -> Search:
+    folders = [Path(entry) for entry in sys.path if entry]
+    if torch:
+        # With build isolation the target's packages are not on this interpreter's path.
+        folders.append(torch.root.parent)
+    return find_toolkit(int(cuda.split(".")[0]), site_folders=folders)

@@ -17,6 +17,10 @@ DEFAULT_ROOTS = (Path("/usr/local/cuda"),)
 # Parts that separate packages bring; an nvcc without them cannot compile a kernel.
 _HEADERS = ("cuda_runtime_api.h", "crt/host_defines.h", "cuda_bf16.h")
 
+# NVIDIA's list of the wheels of one release; nvcc stands for the compiler, its device compiler, its
+# headers and the runtime, cccl for the C++ headers that those of the runtime include.
+_WHEELS = "cuda-toolkit[cccl,nvcc]"
+
 
 @dataclasses.dataclass(frozen=True)
 class Toolkit:
@@ -103,17 +107,17 @@ def inspect_nvcc(nvcc: Path) -> Toolkit | str:
     return Toolkit(root=root, version=version[1], include=include, cudart_static=library)
 
 
-def wheel_requirements(cuda: str) -> list[str]:
-    """The wheels that bring nvcc, for a CUDA version such as ``13.0``; none before CUDA 13."""
+def wheel_requirements(cuda: str = "") -> list[str]:
+    """The wheels that bring nvcc, its headers and the runtime, all of versions that fit together.
+
+    Args:
+        cuda: torch's CUDA version, such as ``13.0``; empty when torch is yet to be fetched, and its
+            own requirements decide. Before CUDA 13 the wheels hold no nvcc: no requirement.
+    """
+    if not cuda:
+        return [_WHEELS]
     major, minor = (int(part) for part in cuda.split(".")[:2])
-    if major < 13:
-        return []
-    # The C++ headers skip some minor versions, and an older one of the same major serves.
-    names = ("nvidia-cuda-nvcc", "nvidia-nvvm", "nvidia-cuda-crt", "nvidia-cuda-runtime")
-    return [
-        *(f"{name}=={major}.{minor}.*" for name in names),
-        f"nvidia-cuda-cccl>={major}.0,<{major}.{minor + 1}",
-    ]
+    return [f"{_WHEELS}=={major}.{minor}.*"] if major >= 13 else []
 
 
 def _candidates(

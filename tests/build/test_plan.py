@@ -17,6 +17,8 @@ CPU = TorchInstall(Path("/t/torch"), "2.13.0+cpu", "", True)
 CUDA_12 = TorchInstall(Path("/t/torch"), "2.12.0+cu128", "12.8", True)
 CUDA_13 = TorchInstall(Path("/t/torch"), "2.14.1+cu130", "13.0", True)
 TOOLKIT = Toolkit(Path("/c"), "13.0.88", Path("/c/include"), Path("/c/lib/libcudart_static.a"))
+TORCH = "torch>=2.11"
+NVCC = "cuda-toolkit[cccl,nvcc]"
 
 
 @pytest.fixture
@@ -50,7 +52,7 @@ def test_without_a_compiler_the_reason_says_what_to_install(machine):
     reason = plan.decide(Settings()).reason
     assert reason.startswith("no nvcc of CUDA 13, the version of torch 2.14.1+cu130")
     assert "/usr/bin/nvcc is CUDA 12.8.93" in reason
-    assert "pip install 'nvidia-cuda-nvcc==13.0.*'" in reason
+    assert "pip install 'cuda-toolkit[cccl,nvcc]==13.0.*'" in reason
 
 
 def test_the_reason_names_no_wheels_for_cuda_12(machine):
@@ -81,19 +83,23 @@ def test_no_torch_is_an_error_that_says_what_to_run(machine):
 
 
 @pytest.mark.parametrize(
-    ("torch", "toolkit", "settings", "first"),
+    ("torch", "toolkit", "settings", "missing"),
     [
-        pytest.param(None, None, Settings(), "torch>=2.11", id="no-torch"),
-        pytest.param(CUDA_13, None, Settings(), "nvidia-cuda-nvcc==13.0.*", id="no-nvcc"),
-        pytest.param(CUDA_13, TOOLKIT, Settings(), None, id="torch-and-nvcc"),
-        pytest.param(CUDA_13, None, Settings(cuda="off"), None, id="cuda-off"),
-        pytest.param(CUDA_12, None, Settings(), None, id="cuda12-has-no-wheels"),
-        pytest.param(CPU, None, Settings(), None, id="cpu-torch"),
+        pytest.param(None, TOOLKIT, Settings(), [TORCH], id="nvcc-but-no-torch"),
+        pytest.param(None, None, Settings(), [TORCH, NVCC], id="neither"),
+        pytest.param(None, None, Settings(cuda="off"), [TORCH], id="neither-and-cuda-off"),
+        pytest.param(CUDA_13, None, Settings(), [NVCC + "==13.0.*"], id="torch-but-no-nvcc"),
+        pytest.param(CUDA_13, TOOLKIT, Settings(), [], id="torch-and-nvcc"),
+        pytest.param(CUDA_13, None, Settings(cuda="off"), [], id="cuda-off"),
+        pytest.param(CUDA_12, None, Settings(), [], id="cuda12-has-no-wheels"),
+        pytest.param(CPU, None, Settings(), [], id="cpu-torch"),
     ],
 )
-def test_the_build_environment_gets_what_the_target_lacks(machine, torch, toolkit, settings, first):
+def test_the_build_environment_gets_what_the_target_lacks(
+    machine, torch, toolkit, settings, missing
+):
     machine(torch, toolkit)
-    assert next(iter(plan.missing_requirements(settings)), None) == first
+    assert plan.missing_requirements(settings) == missing
 
 
 def test_cmake_gets_paths_and_versions(machine):

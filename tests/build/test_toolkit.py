@@ -125,20 +125,11 @@ def test_an_nvcc_that_does_not_start_is_passed_over_and_reported(tmp_path):
 
 
 def test_wheels_of_the_compiler_have_the_minor_version_of_torch():
-    wheels = wheel_requirements("13.0")
-    assert "nvidia-cuda-nvcc==13.0.*" in wheels
-    assert {wheel.split("=")[0].split(">")[0] for wheel in wheels} == {
-        "nvidia-cuda-nvcc",
-        "nvidia-nvvm",
-        "nvidia-cuda-crt",
-        "nvidia-cuda-runtime",
-        "nvidia-cuda-cccl",
-    }
+    assert wheel_requirements("13.0") == ["cuda-toolkit[cccl,nvcc]==13.0.*"]
 
 
-def test_the_cpp_headers_may_be_of_an_earlier_minor_version():
-    (cccl,) = (wheel for wheel in wheel_requirements("13.4") if "cccl" in wheel)
-    assert cccl == "nvidia-cuda-cccl>=13.0,<13.5"
+def test_wheels_of_the_compiler_follow_a_torch_that_is_yet_to_come():
+    assert wheel_requirements() == ["cuda-toolkit[cccl,nvcc]"]
 
 
 def test_the_wheels_of_cuda_12_have_no_compiler():

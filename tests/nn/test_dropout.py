@@ -116,6 +116,29 @@ def test_two_active_adapters_draw_two_masks(device):
     assert layer(torch.ones(8, WIDTH, device=device)).any()
 
 
+@pytest.fixture
+def second_window(device):
+    """Two active adapters: the first has no update, the second is the window, with p = 0.5."""
+    layer = window_on_the_mask(0.0, device)
+    layer.add_adapter("second", r=WIDTH, k=1, alpha=WIDTH, dropout=0.5)
+    with torch.no_grad():
+        layer.gralora_A["second"].copy_(layer.gralora_A["default"])
+        layer.gralora_B["second"].copy_(layer.gralora_B["default"])
+        layer.gralora_B["default"].zero_()
+    layer.set_adapter(["default", "second"])
+    return layer
+
+
+def test_second_active_adapter_drops(second_window, device):
+    y = second_window(torch.ones(512, WIDTH, device=device))
+    assert (y == 0).float().mean().item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_second_active_adapter_drops_nothing_in_eval(second_window, device):
+    y = second_window.eval()(torch.ones(8, WIDTH, device=device))
+    assert torch.equal(y, torch.ones_like(y))
+
+
 def test_without_dropout_the_generator_is_not_touched(device, randomise):
     layer = randomise(GraLoRALinear(16, 8, r=4, k=2, device=device))
     torch.manual_seed(5)

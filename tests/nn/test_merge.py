@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 
 import pytest
@@ -303,6 +304,13 @@ class TestSharedWeight:
             first.merge()
         assert_same_state(first, before)
         assert not second.merged
+
+    def test_same_parameter_in_a_copy_of_both_layers(self):
+        linear = nn.Linear(12, 8)
+        pair = nn.ModuleList(GraLoRALinear.from_linear(linear, r=4) for _ in range(2))
+        copies = copy.deepcopy(pair)
+        with pytest.raises(RuntimeError, match="share"):
+            copies[0].merge()
 
     @pytest.mark.parametrize(
         "view",

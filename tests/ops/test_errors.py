@@ -283,11 +283,14 @@ def test_dy_of_the_backward_operator(shape: tuple[int, ...], fragment: str) -> N
     _assert_says(message, "gralora::linear_backward", fragment)
 
 
-@pytest.mark.parametrize("name", ["lora_A", "lora_B"])
-def test_the_plain_pair_alone_must_fit_too(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "fragments"),
+    [("lora_A", ("x", "[7, 9]", "8")), ("lora_B", ("lora_A", "lora_B", "[6, 9]", "[14, 5]"))],
+)
+def test_the_plain_pair_alone_must_fit_too(name: str, fragments: tuple[str, ...]) -> None:
     operands = make_operands(GRIDS["plain_pair_alone"])
     message = _message(operands.map(lambda value: value[:, :-1], [name]).linear)
-    _assert_says(message, "gralora::linear", name)
+    _assert_says(message, "gralora::linear", *fragments)
 
 
 def test_a_message_says_what_is_accepted() -> None:

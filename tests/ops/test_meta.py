@@ -125,14 +125,12 @@ def test_h_has_the_dtype_of_x(dtype: torch.dtype, device: torch.device) -> None:
 
 
 def _with_symbolic_tokens(call: Call, tokens: int) -> tuple[list[Tensor], ShapeEnv]:
-    """Runs `call` on fake tensors whose token axes share one unbacked-by-guards symbol."""
+    """Runs `call` on fake tensors whose token axes share one symbol."""
     environment = ShapeEnv()
     mode = FakeTensorMode(shape_env=environment)
 
     def convert(value: Tensor) -> Tensor:
-        sizes = [
-            DimDynamic.DYNAMIC if size == tokens else DimDynamic.STATIC for size in value.shape
-        ]
+        sizes = [DimDynamic.DUCK if size == tokens else DimDynamic.STATIC for size in value.shape]
         return mode.from_tensor(
             value, symbolic_context=StatelessSymbolicContext(dynamic_sizes=sizes)
         )

@@ -25,7 +25,7 @@ from ops_layouts import LAYOUTS, contiguous, transposed
 DTYPES = [torch.float64, torch.float32, torch.bfloat16, torch.float16]
 
 a_few = settings(
-    max_examples=60,
+    max_examples=40,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

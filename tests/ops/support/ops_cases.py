@@ -161,7 +161,7 @@ def expected_delta(leaves: Operands, keep: Tensor | None, p: float) -> Tensor:
         x = x * keep.to(x).reshape(x.shape) * dropout_scale(p)
     return gralora.reference.linear(
         x,
-        torch.zeros_like(leaves.weight),
+        torch.zeros_like(leaves.weight, dtype=torch.float64),
         None,
         leaves.A,
         leaves.B,

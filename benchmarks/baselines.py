@@ -67,8 +67,7 @@ class LibraryGraLoRA(torch.autograd.Function):
         latent = _scaled_bmm(split_blocks(x2, grid), A, scaling)
         H = _exchange(latent, grid)
         y = x.new_empty(x2.shape[0], weight.shape[0])
-        blocks = split_blocks(y, grid)
-        torch.baddbmm(blocks, H, B, beta=0, out=blocks)
+        split_blocks(y, grid).baddbmm_(H, B, beta=0)
         y.addmm_(x2, weight.t())
         ctx.save_for_backward(x, weight, A, B, H)
         ctx.scaling = scaling  # type: ignore[attr-defined]
@@ -85,8 +84,7 @@ class LibraryGraLoRA(torch.autograd.Function):
         dy_blocks = split_blocks(dy2, grid)
         G = _exchange(_scaled_bmm(dy_blocks, B.transpose(1, 2), ctx.scaling), grid)
         dx = torch.empty_like(x2)
-        dx_blocks = split_blocks(dx, grid)
-        torch.baddbmm(dx_blocks, G, A.transpose(1, 2), beta=0, out=dx_blocks)
+        split_blocks(dx, grid).baddbmm_(G, A.transpose(1, 2), beta=0)
         dx.addmm_(dy2, weight)
         dA = torch.bmm(split_blocks(x2, grid).transpose(1, 2), G)
         dB = torch.bmm(H.transpose(1, 2), dy_blocks)
@@ -102,4 +100,4 @@ def library_gralora(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scaling: fl
 def _scaled_bmm(left: Tensor, right: Tensor, scaling: float) -> Tensor:
     """``scaling * left @ right``, scaled before the sums are rounded."""
     out = left.new_empty(left.shape[0], left.shape[1], right.shape[2])
-    return torch.baddbmm(out, left, right, beta=0, alpha=scaling, out=out)
+    return out.baddbmm_(left, right, beta=0, alpha=scaling)

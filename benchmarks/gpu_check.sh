@@ -34,11 +34,8 @@ rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
 read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests -m cuda_kernels}"
 
-site=$work/site
-export PYTHONPATH=$site${PYTHONPATH:+:$PYTHONPATH}
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
-
 
 wanted() { [[ $steps == *" $1 "* ]]; }
 
@@ -51,9 +48,6 @@ timed() {
   status=$?
   echo "$status $((SECONDS - start))" >"$work/$name.status"
 }
-
-# -P keeps the working directory, and with it the sources, off the path: the built package is used.
-pytest=("$python" -P -m pytest --import-mode=importlib -p no:cacheprovider -q)
 
 # sanitize TOOL: its report goes to a file of its own, since the tools run side by side.
 sanitize() {
@@ -99,13 +93,29 @@ summary() {
   done
 }
 
+# environment_over PYTHON DIR: a virtual environment at DIR that also sees PYTHON's packages, also
+# where PYTHON is in a virtual environment itself, which --system-site-packages would pass over.
+environment_over() {
+  "$1" -m venv --without-pip "$2" || return
+  "$1" -c 'import site, sysconfig; print(*{sysconfig.get_path("purelib"), *site.getsitepackages()}, sep="\n")' \
+    >"$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
+}
+
 suites=(layer cold eager memory merge)
 failures=0
 cd "$root" || exit 2
 
+# The interpreter's own environment stays as it is, and processes that tests start find the package
+# without a PYTHONPATH.
+environment_over "$python" "$work/venv" || exit 2
+PATH=$work/venv/bin:$(dirname "$(command -v "$python")"):$PATH
+python=$work/venv/bin/python
+# -P keeps the working directory, and with it the sources, off the path: the built package is used.
+pytest=("$python" -P -m pytest --import-mode=importlib -p no:cacheprovider -q)
+
 if wanted build; then
   timed build "$out/check.log" 300 "$python" -m pip install --no-build-isolation --no-deps \
-    --disable-pip-version-check --target "$site" .
+    --disable-pip-version-check --ignore-installed .
 fi
 if wanted info; then
   timed info "$out/check.log" 60 "$python" -P -m gralora info

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
@@ -15,14 +16,17 @@ _REBUILD = (
 
 def _read_build_info() -> ModuleType:
     try:
-        from gralora import _build_info
-    except ModuleNotFoundError as error:
-        package = Path(__file__).resolve().parent
-        raise ImportError(
-            f"gralora's compiled part is missing from {package}: this is a source folder, not an "
-            "installed package; run `pip install .` in it and start Python from another folder"
-        ) from error
-    return _build_info
+        return import_module("gralora._build_info")
+    except ModuleNotFoundError:
+        raise ImportError(_describe_missing()) from None
+
+
+def _describe_missing() -> str:
+    return (
+        f"gralora's compiled part is missing from {Path(__file__).resolve().parent}: run "
+        "`pip install .` in gralora's source folder and start Python from another folder, since "
+        "the source folder itself holds no compiled module"
+    )
 
 
 build_info = _read_build_info()
@@ -62,7 +66,7 @@ def load() -> None:
     """Register ``torch.ops.gralora``.
 
     Raises:
-        ImportError: the extension was built for another torch.
+        ImportError: the extension was built for another torch, or is missing.
 
     """
     mismatch = describe_mismatch(
@@ -73,4 +77,7 @@ def load() -> None:
     )
     if mismatch is not None:
         raise ImportError(mismatch)
-    from gralora import _C  # noqa: F401
+    try:
+        import_module("gralora._C")
+    except ModuleNotFoundError:
+        raise ImportError(_describe_missing()) from None

@@ -21,7 +21,7 @@ def main() -> None:
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 def info(as_json: bool) -> None:
-    """Show what was built, what runs and what is missing.
+    r"""Show what was built, what runs and what is missing.
 
     \b
     Examples:

@@ -13,9 +13,9 @@ lora_A ``[r0, N]``             plain LoRA part, shared by all blocks
 lora_B ``[M, r0]``             plain LoRA part, shared by all blocks
 ====== ======================= ==========================================
 
-For a square grid A and B are PEFT's ``gralora_A`` and ``gralora_B``; a 1 x 1 grid, or ``lora_A`` and
-``lora_B`` alone, is LoRA. Factors may have any floating dtype and any strides: they are rounded to
-x's dtype on the way in, sums are kept in float32 (float64 for float64), and their gradients come
+For a square grid A and B are PEFT's ``gralora_A`` and ``gralora_B``; a 1 x 1 grid, or ``lora_A``
+and ``lora_B`` alone, is LoRA. Factors may have any floating dtype and any strides: they are rounded
+to x's dtype on the way in, sums are kept in float32 (float64 for float64), and their gradients come
 back in their own dtype. Second derivatives and ``torch.func`` transforms raise NotImplementedError.
 
 Shapes, dtypes and devices are checked by the operators, whose errors name the rule and the values.

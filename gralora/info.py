@@ -25,7 +25,7 @@ def _describe_gpu(index: int) -> dict[str, Any]:
 
 
 def _covers(architectures: list[str], capability: str) -> bool:
-    """Whether code for these architectures runs on a GPU: same major with no newer minor, or PTX."""
+    """Whether one of these architectures runs on a GPU: same major, no newer minor, or PTX."""
     major, minor = (int(part) for part in capability.split("."))
     for architecture in architectures:
         number = architecture.removesuffix("-real").removesuffix("-virtual")
@@ -47,8 +47,8 @@ def collect() -> dict[str, Any]:
 
     Returns:
         A dict that JSON can hold, with at least ``version``, ``torch`` (running), ``torch_built``,
-        ``cuda_built``, ``cuda_version``, ``cuda_architectures``, ``gpus``, ``notes`` (what is missing
-        and what to do about it) and ``packages``.
+        ``cuda_built``, ``cuda_version``, ``cuda_architectures``, ``gpus``, ``packages`` and
+        ``notes`` (what is missing and what to do about it).
 
     """
     built = _C.build_info()

@@ -21,6 +21,7 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
   check_input("add", x, adapter, shape);
   check_rows("add", "y", y, x, shape.M);
   check_probability("add", dropout_p);
+  if (rng_state) check_rng_state("add", *rng_state, x);
   notice_device(x);
 
   const Sizes sizes(shape);
@@ -51,6 +52,7 @@ ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
   const AdapterShape shape = check_adapter("add_backward", adapter);
   check_output_gradient("add_backward", dy, adapter, shape);
   if (x) check_rows("add_backward", "x", *x, dy, shape.N);
+  if (rng_state) check_rng_state("add_backward", *rng_state, dy);
 
   const AdapterBackward backward(
       "add_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling, dropout_p,

@@ -18,10 +18,6 @@ namespace {
 /// Bytes of DW that exist at once where it cannot be summed in the target's own dtype.
 constexpr int64_t kPanelBytes = int64_t{16} << 20;
 
-at::ScalarType sum_dtype(at::ScalarType target, at::ScalarType factors) {
-  return target == at::kDouble || factors == at::kDouble ? at::kDouble : at::kFloat;
-}
-
 /// Row factors of all block pairs, [k_out, k_in, m, s + r0]: B's part of DW, then lora_B's.
 at::Tensor row_factors(const Adapter& adapter, const Sizes& z, at::ScalarType dtype) {
   std::vector<at::Tensor> parts;
@@ -80,7 +76,7 @@ void merge_(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B
 
 void accumulate_delta(at::Tensor& target, const Adapter& adapter, const Sizes& z, double alpha,
                       bool overwrite) {
-  const at::ScalarType dtype = sum_dtype(target.scalar_type(), delta_dtype(adapter));
+  const at::ScalarType dtype = delta_sum_dtype(target.scalar_type(), adapter);
   const at::Tensor rows = row_factors(adapter, z, dtype);
   const at::Tensor columns = column_factors(adapter, z, dtype);
   const bool in_place = target.scalar_type() == dtype;

@@ -53,6 +53,7 @@ std::array<at::Tensor, 4> philox(const at::Tensor& groups, const at::Tensor& rng
 }
 
 at::Tensor dropout(const at::Tensor& x, const at::Tensor& rng_state, double p) {
+  check_dropout_input(x);
   check_probability("dropout", p);
   check_rng_state("dropout", rng_state, x);
   const philox::DropoutRule rule = philox::make_dropout_rule(p);

@@ -25,6 +25,7 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
   check_input("linear", x, adapter, shape);
   check_base("linear", x, weight, bias, shape);
   check_probability("linear", dropout_p);
+  if (rng_state) check_rng_state("linear", *rng_state, x);
   notice_device(x);
 
   const Sizes sizes(shape);
@@ -64,6 +65,7 @@ ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor&
   check_base("linear_backward", dy, weight, std::nullopt, shape);
   check_saved("linear_backward", "x", x, wants_dweight);
   if (x) check_rows("linear_backward", "x", *x, dy, shape.N);
+  if (rng_state) check_rng_state("linear_backward", *rng_state, dy);
 
   AdapterBackward backward("linear_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling,
                            dropout_p, {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B});

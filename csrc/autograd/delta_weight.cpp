@@ -15,7 +15,8 @@ namespace {
 
 at::Tensor differentiable_delta_weight(const Adapter& adapter, double scaling) {
   const AdapterShape shape = check_adapter("delta_weight", adapter);
-  const at::ScalarType dtype = delta_dtype(adapter);
+  const at::ScalarType result_dtype = delta_dtype(adapter);
+  const at::ScalarType dtype = delta_sum_dtype(result_dtype, adapter);
   at::Tensor delta;
   if (adapter.has_grid()) {
     const at::Tensor rows = adapter.B.to(dtype)
@@ -30,7 +31,7 @@ at::Tensor differentiable_delta_weight(const Adapter& adapter, double scaling) {
     const at::Tensor plain = at::matmul(adapter.lora_B.to(dtype), adapter.lora_A.to(dtype));
     delta = delta.defined() ? delta.add(plain) : plain;
   }
-  return delta.mul(scaling);
+  return delta.mul(scaling).to(result_dtype);
 }
 
 at::Tensor delta_weight(const OptionalTensor& A, const OptionalTensor& B,

@@ -65,7 +65,7 @@ Gradients refuse_second_derivative(const char* op, Gradients gradients,
   }
   if (sources.empty() || !at::GradMode::is_enabled()) return gradients;
   const auto tie = [&](at::Tensor& gradient) {
-    if (gradient.defined()) gradient = SecondDerivative::apply(gradient, sources, op);
+    if (gradient.defined()) gradient = SecondDerivative::apply(gradient, at::TensorList(sources), op);
   };
   std::apply([&](auto&... gradient) { (tie(gradient), ...); }, gradients);
   return gradients;

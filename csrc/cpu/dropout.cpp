@@ -17,6 +17,7 @@ namespace {
 constexpr int64_t kGrain = 4096;
 
 at::Tensor dropout(const at::Tensor& x, const at::Tensor& rng_state, double p) {
+  check_dropout_input(x);
   check_probability("dropout", p);
   check_rng_state("dropout", rng_state, x);
   const philox::DropoutRule rule = philox::make_dropout_rule(p);

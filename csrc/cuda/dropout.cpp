@@ -13,6 +13,7 @@ namespace gralora::cuda {
 namespace {
 
 at::Tensor dropout(const at::Tensor& x, const at::Tensor& rng_state, double p) {
+  check_dropout_input(x);
   check_probability("dropout", p);
   check_rng_state("dropout", rng_state, x);
   const c10::cuda::CUDAGuard guard(x.device());

@@ -105,7 +105,8 @@ void check_activation(const char* op, const char* name, const at::Tensor& tensor
   TORCH_CHECK(tensor.dim() >= 1, "gralora::", op, ": ", name,
               " must have at least one dimension, got a scalar");
   TORCH_CHECK(tensor.sym_size(-1) == width, "gralora::", op, ": the last size of ", name,
-              " must be ", width_name, "=", width, ", got ", name, " ", tensor.sym_sizes());
+              " must be ", width_name, "=", width, " as ", first_factor_name(adapter), " says, got ",
+              name, " ", tensor.sym_sizes());
   check_same_device(op, name, tensor, first_factor_name(adapter), first_factor(adapter));
 }
 
@@ -172,6 +173,8 @@ void check_probability(const char* op, double dropout_p) {
   TORCH_CHECK_VALUE(dropout_p >= 0.0 && dropout_p <= 1.0, "gralora::", op,
                     ": the dropout probability must lie in [0, 1], got ", dropout_p);
 }
+
+void check_dropout_input(const at::Tensor& x) { check_dtype("dropout", "x", x); }
 
 void check_rng_state(const char* op, const at::Tensor& rng_state, const at::Tensor& x) {
   TORCH_CHECK(rng_state.scalar_type() == at::kLong && rng_state.dim() == 1 &&

@@ -44,6 +44,9 @@ void check_saved(const char* op, const char* name, const OptionalTensor& tensor,
 
 void check_probability(const char* op, double dropout_p);
 
+/// The input of dropout: any shape, a supported floating dtype.
+void check_dropout_input(const at::Tensor& x);
+
 /// The key of the dropout generator: int64 [2] on x's device.
 void check_rng_state(const char* op, const at::Tensor& rng_state, const at::Tensor& x);
 

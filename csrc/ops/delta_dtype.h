@@ -17,4 +17,10 @@ inline at::ScalarType delta_dtype(const Adapter& adapter) {
   return *dtype;
 }
 
+/// The type in which products of these factors are summed before they are rounded to `target`.
+inline at::ScalarType delta_sum_dtype(at::ScalarType target, const Adapter& adapter) {
+  const bool wide = target == at::kDouble || delta_dtype(adapter) == at::kDouble;
+  return wide ? at::kDouble : at::kFloat;
+}
+
 }  // namespace gralora

@@ -130,6 +130,7 @@ void merge_meta(at::Tensor& weight, const OptionalTensor& A, const OptionalTenso
 }
 
 at::Tensor dropout_meta(const at::Tensor& x, const at::Tensor& rng_state, double p) {
+  check_dropout_input(x);
   check_probability("dropout", p);
   check_rng_state("dropout", rng_state, x);
   return at::empty_symint(x.sym_sizes(), x.options());

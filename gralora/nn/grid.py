@@ -24,7 +24,9 @@ def _choose(in_features: int, out_features: int, r: int) -> int:
     return min(candidates, key=lambda k: (abs(math.log(k / target)), k))
 
 
-def resolve_grid(k: Grid, in_features: int, out_features: int, r: int, *, who: str) -> tuple[int, int]:
+def resolve_grid(
+    k: Grid, in_features: int, out_features: int, r: int, *, who: str
+) -> tuple[int, int]:
     """Turn `k` into ``(k_out, k_in)`` and check that it fits the layer and the rank.
 
     Args:
@@ -48,7 +50,7 @@ def resolve_grid(k: Grid, in_features: int, out_features: int, r: int, *, who: s
     elif isinstance(k, (tuple, list)) and len(k) == 2:
         k_out, k_in = k
     else:
-        k_out, k_in = k, k  # type: ignore[assignment]
+        k_out, k_in = k, k
     for name, value in (("k_out", k_out), ("k_in", k_in)):
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError(f'{who}: k must be an int, a pair (k_out, k_in) or "auto", got {k!r}')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from gralora import functional
 from gralora.nn import sharing
 from gralora.nn.grid import Grid
-from gralora.nn.spec import AdapterSpec, check_adapter_name, make_spec
+from gralora.nn.spec import AdapterSpec, check_adapter_name, check_int, make_spec
 
 Keep = Literal["device", "cpu", False]
 
@@ -80,9 +80,8 @@ class GraLoRALinear(nn.Module):
         *,
         adapter_dtype: torch.dtype | None = None,
     ) -> None:
-        for name, value in (("in_features", in_features), ("out_features", out_features)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{_WHO}: {name} must be a positive int, got {name}={value!r}")
+        check_int(_WHO, "in_features", in_features, 1)
+        check_int(_WHO, "out_features", out_features, 1)
         spec = make_spec(
             in_features,
             out_features,
@@ -145,17 +144,20 @@ class GraLoRALinear(nn.Module):
         )
         _check_dtypes(linear.weight.dtype, adapter_dtype)
         layer = cls.__new__(cls)
-        layer._build(linear.weight, linear.bias)
+        layer._build(cast(nn.Parameter, linear.weight), cast("nn.Parameter | None", linear.bias))
         layer._create_adapter("default", spec, adapter_dtype)
         layer.reset_adapter("default")
         layer.set_adapter("default")
         return layer.train(linear.training)
 
     def _build(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+        """Take over the frozen parameters; the constructors' common part."""
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.weight = weight.requires_grad_(False)
-        self.register_parameter("bias", None if bias is None else bias.requires_grad_(False))
+        self.weight = weight
+        self.register_parameter("bias", bias)
+        for parameter in self.parameters():
+            parameter.requires_grad_(False)
         self.gralora_A = nn.ParameterDict()
         self.gralora_B = nn.ParameterDict()
         self.lora_A = nn.ParameterDict()
@@ -169,7 +171,7 @@ class GraLoRALinear(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a copied or unpickled layer."""
-        super().__setstate__(state)
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
         sharing.register(self)
 
     # -- forward ---------------------------------------------------------------------------------
@@ -256,7 +258,7 @@ class GraLoRALinear(nn.Module):
 
         Raises:
             TypeError: an argument of the wrong kind.
-            ValueError: a name that is taken or not a plain identifier; otherwise as the constructor.
+            ValueError: a name that is taken or no plain identifier; else as the constructor.
 
         """
         who = f"{_WHO}.add_adapter"
@@ -284,12 +286,11 @@ class GraLoRALinear(nn.Module):
         """Make exactly these adapters active and trainable, and all others neither.
 
         Raises:
+            TypeError: `names` is neither a str nor a sequence of str.
             ValueError: a name that is unknown or given twice.
 
         """
-        wanted = (names,) if isinstance(names, str) else tuple(names)
-        for name in wanted:
-            self._check_known(name, "set_adapter")
+        wanted = self._known_names(names, "set_adapter")
         if len(set(wanted)) != len(wanted):
             raise ValueError(f"{_WHO}.set_adapter: a name must appear once, got {list(wanted)}")
         self._active = wanted
@@ -320,7 +321,7 @@ class GraLoRALinear(nn.Module):
         self._check_known(name, "delete_adapter")
         if name in self._merged:
             raise RuntimeError(
-                f"{_WHO}.delete_adapter: {name!r} is merged into the weight; unmerge() first"
+                f"{_WHO}.delete_adapter: {name!r} is merged into the weight; {self._way_out()}"
             )
         self._active = tuple(active for active in self._active if active != name)
         del self.adapters[name]
@@ -341,7 +342,7 @@ class GraLoRALinear(nn.Module):
         if self._merged:
             raise RuntimeError(
                 f"{_WHO}.reset_parameters: {list(self._merged)} are merged into the weight; "
-                "unmerge() first"
+                f"{self._way_out()}"
             )
         with torch.no_grad():
             bound = 1 / math.sqrt(self.in_features)
@@ -407,6 +408,16 @@ class GraLoRALinear(nn.Module):
                 f"{_WHO}.{method}: no adapter is named {name!r} (present: {self._names()})"
             )
 
+    def _known_names(self, names: str | Sequence[str], method: str) -> tuple[str, ...]:
+        wanted = (names,) if isinstance(names, str) else names
+        if not isinstance(wanted, Sequence) or not all(isinstance(name, str) for name in wanted):
+            raise TypeError(
+                f"{_WHO}.{method}: adapter names must be a str or a sequence of str, got {names!r}"
+            )
+        for name in wanted:
+            self._check_known(name, method)
+        return tuple(wanted)
+
     # -- merging ---------------------------------------------------------------------------------
 
     @property
@@ -419,9 +430,10 @@ class GraLoRALinear(nn.Module):
         """Names of the adapters that are merged into the weight."""
         return list(self._merged)
 
-    @torch.no_grad()
     def delta_weight(self, name: str = "default") -> Tensor:
         """Weight difference ``[M, N]`` that an adapter stands for, in the adapter's dtype.
+
+        Differentiable where the adapter trains, as a penalty on it needs.
 
         Raises:
             ValueError: an unknown name.
@@ -437,7 +449,7 @@ class GraLoRALinear(nn.Module):
     def merge(
         self,
         safe_merge: bool = False,
-        adapter_names: Sequence[str] | None = None,
+        adapter_names: str | Sequence[str] | None = None,
         keep: Keep = "cpu",
     ) -> None:
         """Add adapters to the weight in place, in one pass over it each.
@@ -450,14 +462,15 @@ class GraLoRALinear(nn.Module):
                 ``"device"``, on the ``"cpu"``, or nowhere (False).
 
         Raises:
+            TypeError: `adapter_names` is neither a str nor a sequence of str.
             ValueError: an unknown name or `keep`; with `safe_merge`, a result that is not finite.
             RuntimeError: another layer shares the weight, the weight is on the meta device, or an
                 earlier merge with ``keep=False`` left no base weight to keep.
 
         """
-        wanted = self._active if adapter_names is None else tuple(adapter_names)
-        for name in wanted:
-            self._check_known(name, "merge")
+        wanted = (
+            self._active if adapter_names is None else self._known_names(adapter_names, "merge")
+        )
         if keep not in ("device", "cpu", False):
             raise ValueError(f'{_WHO}.merge: keep must be "device", "cpu" or False, got {keep!r}')
         names = tuple(name for name in dict.fromkeys(wanted) if name not in self._merged)
@@ -489,6 +502,11 @@ class GraLoRALinear(nn.Module):
         self.weight.copy_(self._base_weight)
         self._base_weight = None
         self._merged = ()
+
+    def _way_out(self) -> str:
+        if self._base_weight is not None:
+            return "unmerge() first"
+        return "it was merged with keep=False, so build a new layer from the weight instead"
 
     def _check_mergeable(self, keep: Keep) -> None:
         if self.weight.is_meta:
@@ -526,17 +544,15 @@ class GraLoRALinear(nn.Module):
 
     def _add_to(self, weight: Tensor, name: str) -> None:
         A, B, lora_A, lora_B = self._factors(name)
-        torch.ops.gralora.merge_(
-            weight, A, B, lora_A, lora_B, scaling=self.adapters[name].scaling
-        )
+        torch.ops.gralora.merge_(weight, A, B, lora_A, lora_B, scaling=self.adapters[name].scaling)
 
     # -- torch.nn.Module -------------------------------------------------------------------------
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if self._merged:
             raise RuntimeError(
-                f"{_WHO}: {prefix or 'the layer'} has {list(self._merged)} merged into its weight; "
-                "unmerge() before loading a state dict"
+                f"{_WHO}.load_state_dict: {list(self._merged)} are merged into the weight of "
+                f"{prefix.rstrip('.') or 'this layer'}; {self._way_out()}"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 

@@ -21,7 +21,9 @@ def register(layer: GraLoRALinear) -> None:
 
 def _memory_range(tensor: Tensor) -> tuple[int, int]:
     """First and one-past-last byte that a tensor can touch."""
-    last = sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    last = sum(
+        (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
+    )
     start = tensor.data_ptr()
     return start, start + (last + 1) * tensor.element_size()
 

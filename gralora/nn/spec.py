@@ -55,7 +55,8 @@ class AdapterSpec:
         return ", ".join(parts)
 
 
-def _check_int(who: str, name: str, value: object, least: int) -> None:
+def check_int(who: str, name: str, value: object, least: int) -> None:
+    """Raise unless `value` is an int of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{who}: {name} must be an int, got {value!r}")
     if value < least:
@@ -97,8 +98,8 @@ def make_spec(
         ValueError: a value out of range, or a grid that does not fit the layer.
 
     """
-    _check_int(who, "r", r, 1)
-    _check_int(who, "hybrid_r", hybrid_r, 0)
+    check_int(who, "r", r, 1)
+    check_int(who, "hybrid_r", hybrid_r, 0)
     alpha = 2 * r if alpha is None else alpha
     _check_number(who, "alpha", alpha)
     if not math.isfinite(alpha):

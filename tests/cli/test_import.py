@@ -130,14 +130,19 @@ def test_bare_sources_show_no_chain_of_causes(bare_sources):
     assert "direct cause" not in bare_sources.stderr
 
 
-@pytest.mark.parametrize("damage", ["missing", "broken"])
-def test_damaged_extension_is_an_import_error_that_names_it(python, copy_installed, damage):
+def test_missing_extension_says_what_to_run(python, copy_installed):
     installed = copy_installed()
     for extension in installed.glob("_C*.so"):
         extension.unlink()
-        if damage == "broken":
-            extension.write_bytes(b"not a shared library")
     line = last_line(python("-c", "import gralora", path=installed.parent))
     assert line.startswith("ImportError: ")
-    assert "_C" in line or "pip install" in line
-    assert "circular" not in line
+    assert "pip install" in line
+
+
+def test_broken_extension_is_named(python, copy_installed):
+    installed = copy_installed()
+    for extension in installed.glob("_C*.so"):
+        extension.write_bytes(b"not a shared library")
+    line = last_line(python("-c", "import gralora", path=installed.parent))
+    assert line.startswith("ImportError: ")
+    assert "_C" in line

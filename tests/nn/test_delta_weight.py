@@ -39,6 +39,25 @@ def test_agrees_with_the_oracle(device, options, randomise):
     torch.testing.assert_close(layer.delta_weight(), expected)
 
 
+def test_gradients_agree_with_the_oracle(randomise):
+    layer = randomise(GraLoRALinear(12, 8, r=8, k=(2, 4), hybrid_r=3, dtype=torch.float64))
+    A, B = layer.gralora_A["default"], layer.gralora_B["default"]
+    lora_A, lora_B = layer.lora_A["default"], layer.lora_B["default"]
+    out = torch.randn(8, 12, dtype=torch.float64)
+    ours = torch.autograd.grad(layer.delta_weight(), [A, B, lora_A, lora_B], out)
+    expected = reference.delta_weight(A, B, scaling=16 / 11, lora_A=lora_A, lora_B=lora_B)
+    theirs = torch.autograd.grad(expected, [A, B, lora_A, lora_B], out)
+    for our, their in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(our, their)
+
+
+def test_of_an_adapter_that_does_not_train_carries_no_gradient():
+    layer = GraLoRALinear(12, 8, r=4, k=2)
+    layer.add_adapter("other", r=4, k=2)
+    assert layer.delta_weight("default").requires_grad
+    assert not layer.delta_weight("other").requires_grad
+
+
 def test_names_the_adapter(randomise, dense_update):
     layer = GraLoRALinear(12, 8, r=4, k=2, dtype=torch.float64)
     layer.add_adapter("other", r=8, k=4)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from ops_cases import ADD, FACTORS, GRIDS, LINEAR, Grid, Operands, make_operands
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 SMALL = {
@@ -124,6 +125,78 @@ def test_vmap_is_refused(operator: str, requires_grad: bool, device: torch.devic
 
     with pytest.raises(RuntimeError, match=r"(?i)gralora.*(torch\.func|functorch|vmap)"):
         torch.func.vmap(call)(operands.x, operands.y)
+
+
+def _directional_derivative(operands: Operands, name: str, call: Callable[..., Tensor]) -> Tensor:
+    """The forward-mode derivative of `call` in the direction of ones of one operand."""
+    with forward_ad.dual_level():
+        primal = getattr(operands, name)
+        dual = forward_ad.make_dual(primal, torch.ones_like(primal))
+        tangent = forward_ad.unpack_dual(call(operands.map(lambda _: dual, [name]))).tangent
+    assert tangent is not None, "the derivative was lost"
+    return tangent
+
+
+@pytest.mark.parametrize("operator", ["linear", "add"])
+@pytest.mark.parametrize("name", ["x", "A", "lora_B"])
+def test_forward_mode_derivatives_are_refused(
+    operator: str, name: str, device: torch.device
+) -> None:
+    operands = make_operands(GRIDS["hybrid"], device=device)
+    with pytest.raises(RuntimeError, match="(?i)jvp|forward"):
+        _directional_derivative(operands, name, getattr(Operands, operator))
+
+
+@pytest.mark.parametrize("name", FACTORS)
+def test_forward_mode_derivative_of_delta_weight(name: str, device: torch.device) -> None:
+    operands = make_operands(GRIDS["hybrid"], device=device)
+
+    def delta(changed: Operands) -> Tensor:
+        return torch.ops.gralora.delta_weight(*changed.factors(), scaling=0.75)
+
+    # delta_weight is linear in each factor by itself.
+    ones = operands.map(torch.ones_like, [name])
+    others = operands.map(torch.zeros_like, [name])
+    tangent = _directional_derivative(operands, name, delta)
+    torch.testing.assert_close(tangent, delta(ones) - delta(others))
+
+
+@pytest.mark.parametrize("name", ["A", "lora_B"])
+def test_forward_mode_derivatives_of_merge_are_refused(
+    name: str, kernel_device: torch.device
+) -> None:
+    operands = make_operands(GRIDS["hybrid"], device=kernel_device)
+
+    def merged(changed: Operands) -> Tensor:
+        weight = operands.weight.clone()
+        torch.ops.gralora.merge_(weight, *changed.factors(), scaling=0.75)
+        return weight
+
+    with pytest.raises(RuntimeError, match=r"gralora::merge_.*not differentiable"):
+        _directional_derivative(operands, name, merged)
+
+
+def test_functional_gradients_of_delta_weight(device: torch.device) -> None:
+    operands = make_operands(GRIDS["hybrid"], device=device)
+
+    def loss(A: Tensor) -> Tensor:
+        changed = operands.map(lambda _: A, ["A"])
+        return torch.ops.gralora.delta_weight(*changed.factors(), scaling=0.75).square().sum()
+
+    leaves = operands.requiring_grad(["A"])
+    assert leaves.A is not None
+    (expected,) = torch.autograd.grad(loss(leaves.A), [leaves.A])
+    torch.testing.assert_close(torch.func.grad(loss)(operands.A), expected)
+
+
+@pytest.mark.parametrize("transform", [torch.func.grad, torch.func.vmap], ids=["grad", "vmap"])
+def test_function_transforms_of_dropout_are_refused(
+    transform: Callable[..., Any], kernel_device: torch.device
+) -> None:
+    rng_state = torch.tensor([11, 22], device=kernel_device)
+    x = torch.randn(3, 7, dtype=torch.float64, device=kernel_device)
+    with pytest.raises(RuntimeError, match=r"gralora::dropout.*torch\.func"):
+        transform(lambda x: torch.ops.gralora.dropout(x, rng_state, p=0.4).sum())(x)
 
 
 class Spy(TorchDispatchMode):

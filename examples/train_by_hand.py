@@ -70,8 +70,8 @@ def train(
     """Take ``options.steps`` AdamW steps on random windows of ``tokens``; return the seconds."""
     optimizer = torch.optim.AdamW(parameters, lr=options.lr)
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress("training", *columns, TextColumn("loss {task.fields[loss]:.3f}")) as progress:
-        task = progress.add_task("training", total=options.steps, loss=float("nan"))
+    with Progress("training", *columns, TextColumn("loss {task.fields[loss]}")) as progress:
+        task = progress.add_task("training", total=options.steps, loss="")
         start = time.perf_counter()
         for _ in range(options.steps):
             ids = random_windows(tokens, options.batch, options.seq_len).to(options.device)
@@ -79,7 +79,7 @@ def train(
             loss.backward()
             optimizer.step()
             optimizer.zero_grad()
-            progress.update(task, advance=1, loss=loss.item())
+            progress.update(task, advance=1, loss=f"{loss.item():.3f}")
         return time.perf_counter() - start
 
 

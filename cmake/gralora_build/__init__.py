@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from types import ModuleType
 
 from . import build_dir, plan, settings
 from .errors import BuildError
@@ -44,28 +45,38 @@ def _readable_errors() -> Iterator[None]:
         raise SystemExit(1) from None
 
 
+def _scikit_build() -> ModuleType:
+    """scikit-build-core's hooks; a build without isolation may lack them."""
+    try:
+        from scikit_build_core import build
+    except ModuleNotFoundError as error:
+        raise BuildError(
+            f"build isolation is off, and this environment lacks {error.name}.\n"
+            "Run pip install 'scikit-build-core>=1.1' first."
+        ) from None
+    return build
+
+
 def get_requires_for_build_sdist(config_settings: ConfigSettings = None) -> list[str]:
     """Requirements of a source archive: scikit-build-core's own, no torch."""
-    from scikit_build_core import build
-
-    _, rest = settings.split(config_settings)
-    return build.get_requires_for_build_sdist(rest)
+    with _readable_errors():
+        build = _scikit_build()
+        _, rest = settings.split(config_settings)
+        return build.get_requires_for_build_sdist(rest)
 
 
 def get_requires_for_build_wheel(config_settings: ConfigSettings = None) -> list[str]:
     """scikit-build-core's requirements, and what the target environment lacks."""
-    from scikit_build_core import build
-
     with _readable_errors():
+        build = _scikit_build()
         ours, rest = settings.split(config_settings)
         return [*build.get_requires_for_build_wheel(rest), *plan.missing_requirements(ours)]
 
 
 def get_requires_for_build_editable(config_settings: ConfigSettings = None) -> list[str]:
     """The same as for a wheel."""
-    from scikit_build_core import build
-
     with _readable_errors():
+        build = _scikit_build()
         ours, rest = settings.split(config_settings)
         return [*build.get_requires_for_build_editable(rest), *plan.missing_requirements(ours)]
 
@@ -74,9 +85,8 @@ def prepare_metadata_for_build_wheel(
     metadata_directory: str, config_settings: ConfigSettings = None
 ) -> str:
     """Write the wheel's metadata, with the torch version that the wheel will need."""
-    from scikit_build_core import build
-
     with _readable_errors():
+        build = _scikit_build()
         ours, rest = settings.split(config_settings)
         plan.decide(ours)
         return build.prepare_metadata_for_build_wheel(metadata_directory, rest)
@@ -86,9 +96,8 @@ def prepare_metadata_for_build_editable(
     metadata_directory: str, config_settings: ConfigSettings = None
 ) -> str:
     """The same as for a wheel."""
-    from scikit_build_core import build
-
     with _readable_errors():
+        build = _scikit_build()
         ours, rest = settings.split(config_settings)
         plan.decide(ours)
         return build.prepare_metadata_for_build_editable(metadata_directory, rest)
@@ -100,9 +109,8 @@ def build_wheel(
     metadata_directory: str | None = None,
 ) -> str:
     """Build a wheel against the planned torch."""
-    from scikit_build_core import build
-
     with _readable_errors(), _planned(config_settings) as rest:
+        build = _scikit_build()
         return build.build_wheel(wheel_directory, rest, metadata_directory)
 
 
@@ -112,18 +120,17 @@ def build_editable(
     metadata_directory: str | None = None,
 ) -> str:
     """Build an editable wheel against the planned torch."""
-    from scikit_build_core import build
-
     with _readable_errors(), _planned(config_settings) as rest:
+        build = _scikit_build()
         return build.build_editable(wheel_directory, rest, metadata_directory)
 
 
 def build_sdist(sdist_directory: str, config_settings: ConfigSettings = None) -> str:
     """Write a source archive; needs neither torch nor a compiler."""
-    from scikit_build_core import build
-
-    _, rest = settings.split(config_settings)
-    return build.build_sdist(sdist_directory, rest)
+    with _readable_errors():
+        build = _scikit_build()
+        _, rest = settings.split(config_settings)
+        return build.build_sdist(sdist_directory, rest)
 
 
 @contextlib.contextmanager

@@ -62,5 +62,9 @@ def _locked(path: Path) -> Iterator[None]:
         yield
         return
     with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"gralora: waiting for another build in {path.parent}", flush=True)
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -24,6 +24,7 @@ def test_each_replay_draws_a_new_mask(cuda, randomise):
     layer = randomise(GraLoRALinear(64, 96, r=8, k=2, dropout=0.5, device=cuda))
     x = torch.randn(32, 64, device=cuda)
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream), torch.no_grad():
         layer(x)
     torch.cuda.current_stream().wait_stream(stream)

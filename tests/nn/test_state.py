@@ -45,6 +45,15 @@ def test_state_dict_round_trip(layer, x, assign):
     assert torch.equal(other(x), layer(x))
 
 
+@pytest.mark.parametrize("assign", [False, True], ids=["copy", "assign"])
+def test_loading_keeps_requires_grad(layer, assign):
+    other = twin()
+    other.set_adapter("second")
+    flags = {name: p.requires_grad for name, p in other.named_parameters()}
+    other.load_state_dict(layer.state_dict(), assign=assign)
+    assert {name: p.requires_grad for name, p in other.named_parameters()} == flags
+
+
 def test_state_dict_holds_tensors_only(layer):
     assert all(isinstance(value, torch.Tensor) for value in layer.state_dict().values())
 

@@ -143,7 +143,7 @@ def test_forward_mode_derivatives_are_refused(
     operator: str, name: str, device: torch.device
 ) -> None:
     operands = make_operands(GRIDS["hybrid"], device=device)
-    with pytest.raises(RuntimeError, match="(?i)jvp|forward"):
+    with pytest.raises(RuntimeError, match=r"(?i)jvp|forward"):
         _directional_derivative(operands, name, getattr(Operands, operator))
 
 

@@ -1,5 +1,5 @@
-// add_forward and add_backward from library calls, built from aten/blocks.h. The adapter computes in
-// x's dtype; the sum has y's, which a quantised base layer may choose differently.
+// add_forward and add_backward from library calls, built from aten/blocks.h. The adapter computes
+// in x's dtype; the sum has y's, which a quantised base layer may choose differently.
 #include "aten/add.h"
 
 #include <ATen/ops/empty.h>
@@ -26,8 +26,8 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
 
   const Sizes sizes(shape);
   const ComputeFactors factors(adapter, x.scalar_type());
-  const Latents latents = project_input(drop(as_rows(x, sizes.N), rng_state, dropout_p), factors,
-                                        sizes, scaling);
+  const Latents latents =
+      project_input(drop(as_rows(x, sizes.N), rng_state, dropout_p), factors, sizes, scaling);
   at::Tensor out = at::empty(y.sizes(), y.options());
   at::Tensor out_rows = out.view({out.numel() / sizes.M, sizes.M});
   if (y.scalar_type() == x.scalar_type()) {
@@ -54,9 +54,9 @@ ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
   if (x) check_rows("add_backward", "x", *x, dy, shape.N);
   if (rng_state) check_rng_state("add_backward", *rng_state, dy);
 
-  const AdapterBackward backward(
-      "add_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling, dropout_p,
-      {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B});
+  const AdapterBackward backward("add_backward", adapter, shape, dy, x, H, lora_H, rng_state,
+                                 scaling, dropout_p,
+                                 {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B});
   const at::Tensor dx = wants_dx ? backward.input_gradient() : at::Tensor();
   const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
   return {dx, dA, dB, dlora_A, dlora_B};

@@ -60,9 +60,9 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::fact
                   .squeeze(0);
   }
   if (mask_.dlora_B) {
-    dlora_B = sum_over_tokens(dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0),
-                              adapter_.lora_B.scalar_type())
-                  .squeeze(0);
+    dlora_B =
+        sum_over_tokens(dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0), adapter_.lora_B.scalar_type())
+            .squeeze(0);
   }
   return {dA, dB, dlora_A, dlora_B};
 }

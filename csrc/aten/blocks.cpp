@@ -39,8 +39,7 @@ at::Tensor project_grid(const at::Tensor& blocks, const at::Tensor& factor, int6
   }
   at::Tensor product = at::empty({inner, T, outer * s}, blocks.options());
   product.baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
-  latent.view({outer, T, inner, s})
-      .copy_(product.view({inner, T, outer, s}).permute({2, 1, 0, 3}));
+  latent.view({outer, T, inner, s}).copy_(product.view({inner, T, outer, s}).permute({2, 1, 0, 3}));
   return latent;
 }
 
@@ -65,8 +64,8 @@ at::Tensor transpose_factor(const at::Tensor& factor) {
 
 at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
   const int64_t T = left.size(1);
-  at::Tensor sum = at::zeros({left.size(0), left.size(2), right.size(2)},
-                             left.options().dtype(at::kFloat));
+  at::Tensor sum =
+      at::zeros({left.size(0), left.size(2), right.size(2)}, left.options().dtype(at::kFloat));
   for (int64_t start = 0; start < T; start += kUpcastTokens) {
     const int64_t length = std::min(kUpcastTokens, T - start);
     sum.baddbmm_(left.narrow(1, start, length).to(at::kFloat).transpose(1, 2),
@@ -112,10 +111,9 @@ at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks) {
 Latents project_input(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
                       double scaling) {
   Latents latents;
-  latents.grid = factors.A.defined()
-                     ? project_grid(split_blocks(rows, sizes.k_in), factors.A, sizes.k_out, sizes.s,
-                                    scaling)
-                     : at::empty({0}, rows.options());
+  latents.grid = factors.A.defined() ? project_grid(split_blocks(rows, sizes.k_in), factors.A,
+                                                    sizes.k_out, sizes.s, scaling)
+                                     : at::empty({0}, rows.options());
   latents.plain = factors.lora_A.defined() ? project_plain(rows, factors.lora_A.t(), scaling)
                                            : at::empty({0}, rows.options());
   return latents;

@@ -22,8 +22,7 @@ constexpr int64_t kPanelBytes = int64_t{16} << 20;
 at::Tensor row_factors(const Adapter& adapter, const Sizes& z, at::ScalarType dtype) {
   std::vector<at::Tensor> parts;
   if (adapter.has_grid()) {
-    parts.push_back(
-        adapter.B.to(dtype).unflatten(1, {z.k_in, z.s}).transpose(2, 3));
+    parts.push_back(adapter.B.to(dtype).unflatten(1, {z.k_in, z.s}).transpose(2, 3));
   }
   if (adapter.has_plain()) {
     parts.push_back(adapter.lora_B.to(dtype)
@@ -56,8 +55,7 @@ at::Tensor delta_weight(const OptionalTensor& A, const OptionalTensor& B,
   const Adapter adapter(A, B, lora_A, lora_B);
   const Sizes sizes(check_adapter("delta_weight", adapter));
   const at::Tensor& factor = adapter.has_grid() ? adapter.A : adapter.lora_A;
-  at::Tensor delta =
-      at::empty({sizes.M, sizes.N}, factor.options().dtype(delta_dtype(adapter)));
+  at::Tensor delta = at::empty({sizes.M, sizes.N}, factor.options().dtype(delta_dtype(adapter)));
   accumulate_delta(delta, adapter, sizes, scaling, /*overwrite=*/true);
   return delta;
 }

@@ -37,10 +37,9 @@ std::array<at::Tensor, 4> philox(const at::Tensor& groups, const at::Tensor& rng
   const at::Tensor offset = rng_state.select(0, 1);
   at::Tensor key0 = seed.bitwise_and(kLow32);
   at::Tensor key1 = seed.bitwise_right_shift(32).bitwise_and(kLow32);
-  std::array<at::Tensor, 4> c = {groups.bitwise_and(kLow32),
-                                 groups.bitwise_right_shift(32).bitwise_and(kLow32),
-                                 offset.bitwise_and(kLow32),
-                                 offset.bitwise_right_shift(32).bitwise_and(kLow32)};
+  std::array<at::Tensor, 4> c = {
+      groups.bitwise_and(kLow32), groups.bitwise_right_shift(32).bitwise_and(kLow32),
+      offset.bitwise_and(kLow32), offset.bitwise_right_shift(32).bitwise_and(kLow32)};
   for (int round = 0; round < philox::kRounds; ++round) {
     const Product a = multiply(philox::kMultiplier0, c[0]);
     const Product b = multiply(philox::kMultiplier1, c[2]);
@@ -59,9 +58,8 @@ at::Tensor dropout(const at::Tensor& x, const at::Tensor& rng_state, double p) {
   const philox::DropoutRule rule = philox::make_dropout_rule(p);
   const int64_t elements = x.numel();
   const int64_t groups = (elements + philox::kGroup - 1) / philox::kGroup;
-  const auto words =
-      philox(at::arange(groups, at::TensorOptions().dtype(at::kLong).device(x.device())),
-             rng_state);
+  const auto words = philox(
+      at::arange(groups, at::TensorOptions().dtype(at::kLong).device(x.device())), rng_state);
   std::vector<at::Tensor> lanes;
   lanes.reserve(philox::kGroup);
   for (const at::Tensor& word : words) {
@@ -83,8 +81,6 @@ at::Tensor drop(const at::Tensor& rows, const OptionalTensor& rng_state, double 
   return rng_state ? ops::dropout(rows, *rng_state, p) : rows;
 }
 
-TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) {
-  m.impl("dropout", TORCH_FN(dropout));
-}
+TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) { m.impl("dropout", TORCH_FN(dropout)); }
 
 }  // namespace gralora::aten

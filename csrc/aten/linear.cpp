@@ -31,8 +31,7 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
   const Sizes sizes(shape);
   const ComputeFactors factors(adapter, x.scalar_type());
   const at::Tensor rows = as_rows(x, sizes.N);
-  const Latents latents =
-      project_input(drop(rows, rng_state, dropout_p), factors, sizes, scaling);
+  const Latents latents = project_input(drop(rows, rng_state, dropout_p), factors, sizes, scaling);
 
   auto out_sizes = x.sizes().vec();
   out_sizes.back() = sizes.M;

@@ -29,8 +29,8 @@ class AddFunction : public torch::autograd::Function<AddFunction> {
     ctx->saved_data["scaling"] = scaling;
     ctx->saved_data["dropout_p"] = dropout_p;
     ctx->saved_data["compute"] = static_cast<int64_t>(x.scalar_type());
-    ctx->saved_data["inputs"] = present_inputs({true, true, A.has_value(), B.has_value(),
-                                                lora_A.has_value(), lora_B.has_value()});
+    ctx->saved_data["inputs"] = present_inputs(
+        {true, true, A.has_value(), B.has_value(), lora_A.has_value(), lora_B.has_value()});
     ctx->mark_non_differentiable({H, lora_H});
     ctx->set_materialize_grads(false);
     return {out, H, lora_H};

@@ -38,8 +38,8 @@ at::Tensor delta_weight(const OptionalTensor& A, const OptionalTensor& B,
                         const OptionalTensor& lora_A, const OptionalTensor& lora_B,
                         double scaling) {
   const bool differentiable =
-      at::GradMode::is_enabled() && (requires_grad(A) || requires_grad(B) ||
-                                     requires_grad(lora_A) || requires_grad(lora_B));
+      at::GradMode::is_enabled() &&
+      (requires_grad(A) || requires_grad(B) || requires_grad(lora_A) || requires_grad(lora_B));
   if (differentiable) {
     return differentiable_delta_weight(Adapter(A, B, lora_A, lora_B), scaling);
   }

@@ -23,9 +23,9 @@ class DropoutFunction : public torch::autograd::Function<DropoutFunction> {
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    return {ops::dropout(gradients[0], ctx->get_saved_variables()[0],
-                         ctx->saved_data["p"].toDouble()),
-            at::Tensor(), at::Tensor()};
+    return {
+        ops::dropout(gradients[0], ctx->get_saved_variables()[0], ctx->saved_data["p"].toDouble()),
+        at::Tensor(), at::Tensor()};
   }
 };
 

@@ -22,8 +22,8 @@ inline std::vector<int64_t> present_inputs(std::initializer_list<bool> present) 
   return std::vector<int64_t>(present.begin(), present.end());
 }
 
-/// The gradients that the engine asks for. It numbers only the tensors that were given, while a mask
-/// has a place for each argument.
+/// The gradients that the engine asks for. It numbers only the tensors that were given, while a
+/// mask has a place for each argument.
 template <size_t kArguments>
 std::array<bool, kArguments> wanted_gradients(torch::autograd::AutogradContext* ctx) {
   const auto present = ctx->saved_data["inputs"].toIntVector();
@@ -65,7 +65,8 @@ Gradients refuse_second_derivative(const char* op, Gradients gradients,
   }
   if (sources.empty() || !at::GradMode::is_enabled()) return gradients;
   const auto tie = [&](at::Tensor& gradient) {
-    if (gradient.defined()) gradient = SecondDerivative::apply(gradient, at::TensorList(sources), op);
+    if (gradient.defined())
+      gradient = SecondDerivative::apply(gradient, at::TensorList(sources), op);
   };
   std::apply([&](auto&... gradient) { (tie(gradient), ...); }, gradients);
   return gradients;

@@ -24,8 +24,8 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
                                const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                                double scaling, double dropout_p) {
     at::AutoDispatchBelowADInplaceOrView guard;
-    auto [y, H, lora_H] = ops::linear_forward(x, weight, bias, A, B, lora_A, lora_B, rng_state,
-                                              scaling, dropout_p);
+    auto [y, H, lora_H] =
+        ops::linear_forward(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
     const bool needs_x = weight.requires_grad() || requires_grad(A) || requires_grad(lora_A);
     ctx->save_for_backward({keep_if(needs_x, x), weight, or_undefined(A), or_undefined(B),
                             or_undefined(lora_A), or_undefined(lora_B),
@@ -33,9 +33,9 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
                             or_undefined(rng_state)});
     ctx->saved_data["scaling"] = scaling;
     ctx->saved_data["dropout_p"] = dropout_p;
-    ctx->saved_data["inputs"] = present_inputs({true, true, bias.has_value(), A.has_value(),
-                                                B.has_value(), lora_A.has_value(),
-                                                lora_B.has_value()});
+    ctx->saved_data["inputs"] =
+        present_inputs({true, true, bias.has_value(), A.has_value(), B.has_value(),
+                        lora_A.has_value(), lora_B.has_value()});
     ctx->mark_non_differentiable({H, lora_H});
     ctx->set_materialize_grads(false);
     return {y, H, lora_H};
@@ -62,8 +62,8 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                             double scaling, double dropout_p) {
   check_no_function_transform("linear");
-  auto outputs = LinearFunction::apply(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling,
-                                       dropout_p);
+  auto outputs =
+      LinearFunction::apply(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
   return {outputs[0], outputs[1], outputs[2]};
 }
 
@@ -80,10 +80,9 @@ ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor&
     gradients = ops::linear_backward(dy, x, weight, A, B, lora_A, lora_B, H, lora_H, rng_state,
                                      scaling, dropout_p, output_mask);
   }
-  return refuse_second_derivative(
-      "linear", std::move(gradients),
-      {dy, or_undefined(x), weight, or_undefined(A), or_undefined(B), or_undefined(lora_A),
-       or_undefined(lora_B)});
+  return refuse_second_derivative("linear", std::move(gradients),
+                                  {dy, or_undefined(x), weight, or_undefined(A), or_undefined(B),
+                                   or_undefined(lora_A), or_undefined(lora_B)});
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// merge_ has no derivative: it refuses to run where one would be expected, and tells autograd that
-// the weight changed.
+// merge_ has no derivative: under Autograd it refuses to run where one would be expected. One key
+// below, which inference mode keeps, it tells autograd that the weight has changed.
 #include <ATen/core/LegacyTypeDispatch.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/library.h>
@@ -10,14 +10,21 @@
 namespace gralora::autograd {
 namespace {
 
-void merge_(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
-            const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
-            double sign) {
+void refuse_gradients(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
+                      const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
+                      double sign) {
   TORCH_CHECK(!at::GradMode::is_enabled() ||
                   !(weight.requires_grad() || requires_grad(A) || requires_grad(B) ||
                     requires_grad(lora_A) || requires_grad(lora_B)),
               "gralora::merge_: merging is not differentiable, got an argument that requires grad; "
               "call it under torch.no_grad()");
+  at::AutoDispatchBelowAutograd guard;
+  ops::merge_(weight, A, B, lora_A, lora_B, scaling, sign);
+}
+
+void count_change(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
+                  const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
+                  double sign) {
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     ops::merge_(weight, A, B, lora_A, lora_B, scaling, sign);
@@ -27,6 +34,8 @@ void merge_(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B
 
 }  // namespace
 
-TORCH_LIBRARY_IMPL(gralora, Autograd, m) { m.impl("merge_", TORCH_FN(merge_)); }
+TORCH_LIBRARY_IMPL(gralora, Autograd, m) { m.impl("merge_", TORCH_FN(refuse_gradients)); }
+
+TORCH_LIBRARY_IMPL(gralora, ADInplaceOrView, m) { m.impl("merge_", TORCH_FN(count_change)); }
 
 }  // namespace gralora::autograd

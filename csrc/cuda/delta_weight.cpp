@@ -1,5 +1,7 @@
-// delta_weight and merge_ on CUDA: tensors to plain parameters, dispatch/select_merge's choice, then
-// kernels/merge.cu, or the library calls of aten/delta_weight.cpp.
+// delta_weight and merge_ on CUDA: tensors to plain parameters, dispatch/select_merge's choice,
+// then kernels/merge.cu, or the library calls of aten/delta_weight.cpp.
+#include "aten/delta_weight.h"
+
 #include <ATen/MemoryOverlap.h>
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -8,7 +10,6 @@
 
 #include <utility>
 
-#include "aten/delta_weight.h"
 #include "cuda/launch.h"
 #include "dispatch/select_merge.h"
 #include "kernels/merge.h"
@@ -20,8 +21,8 @@ namespace {
 
 FactorView view_factor(const at::Tensor& factor, int64_t output_block_stride,
                        int64_t input_block_stride, int64_t wide_stride, int64_t rank_stride) {
-  return {factor.const_data_ptr(), element_type(factor), output_block_stride, input_block_stride,
-          wide_stride, rank_stride};
+  return {factor.const_data_ptr(), element_type(factor), output_block_stride,
+          input_block_stride,      wide_stride,          rank_stride};
 }
 
 /// The parameters for a row-major weight: rows are outputs, columns inputs.
@@ -92,8 +93,7 @@ at::Tensor delta_weight(const OptionalTensor& A, const OptionalTensor& B,
   const Adapter adapter(A, B, lora_A, lora_B);
   const aten::Sizes sizes(check_adapter("delta_weight", adapter));
   const at::Tensor& factor = adapter.has_grid() ? adapter.A : adapter.lora_A;
-  at::Tensor delta =
-      at::empty({sizes.M, sizes.N}, factor.options().dtype(delta_dtype(adapter)));
+  at::Tensor delta = at::empty({sizes.M, sizes.N}, factor.options().dtype(delta_dtype(adapter)));
   accumulate_delta("delta_weight", delta, adapter, sizes, scaling, /*overwrite=*/true);
   return delta;
 }

@@ -1,4 +1,6 @@
 // gralora::dropout on CUDA: tensors to plain parameters, then kernels/dropout.cu.
+#include "kernels/dropout.h"
+
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
@@ -6,7 +8,6 @@
 
 #include "aten/blocks.h"
 #include "cuda/launch.h"
-#include "kernels/dropout.h"
 #include "ops/check.h"
 
 namespace gralora::cuda {

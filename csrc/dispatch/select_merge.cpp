@@ -3,8 +3,8 @@
 namespace gralora {
 namespace {
 
-constexpr int64_t kGroup = 8;             // elements that one thread owns in a row
-constexpr uint64_t kVectorBytes = 16;     // widest access of one thread
+constexpr int64_t kGroup = 8;          // elements that one thread owns in a row
+constexpr uint64_t kVectorBytes = 16;  // widest access of one thread
 
 }  // namespace
 

@@ -4,8 +4,9 @@
 // out  [T, N]  contiguous
 //
 // A thread owns groups of eight consecutive elements: one generator call and, where rows are whole
-// groups on 16-byte boundaries, one vector load and store each. No shared memory; about 30 registers.
-// The seed and offset are read on the device, so a replayed graph sees the values of its replay.
+// groups on 16-byte boundaries, one vector load and store each. No shared memory; about 30
+// registers. The seed and offset are read on the device, so a replayed graph sees the values of its
+// replay.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -36,8 +37,8 @@ struct alignas(sizeof(T) * philox::kGroup > 16 ? 16 : sizeof(T) * philox::kGroup
 /// kVector: N is a multiple of eight and both tensors' rows are 16-byte aligned.
 template <class T, bool kVector>
 __global__ void __launch_bounds__(kThreads) dropout_kernel(DropoutParams p) {
-  const T* x = static_cast<const T*>(p.x);      // [T, N]
-  T* out = static_cast<T*>(p.out);              // [T, N]
+  const T* x = static_cast<const T*>(p.x);  // [T, N]
+  T* out = static_cast<T*>(p.out);          // [T, N]
   const uint64_t seed = static_cast<uint64_t>(p.rng_state[0]);
   const uint64_t offset = static_cast<uint64_t>(p.rng_state[1]);
   const int64_t elements = p.T * p.N;
@@ -65,8 +66,8 @@ __global__ void __launch_bounds__(kThreads) dropout_kernel(DropoutParams p) {
         if (e >= elements) break;
         const int64_t t = e / p.N;
         const T value = x[t * p.x_row_stride + (e - t * p.N)];
-        out[e] = words.number(lane) >= p.rule.threshold ? scale_element(value, p.rule.scale)
-                                                        : T(0.0f);
+        out[e] =
+            words.number(lane) >= p.rule.threshold ? scale_element(value, p.rule.scale) : T(0.0f);
       }
     }
   }

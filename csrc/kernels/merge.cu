@@ -1,7 +1,8 @@
 // W[i, o, j, c] (+)= alpha * ( sum_q R[i, j, o, q] * C[i, j, c, q]  +  sum_q R0[o, q] * C0[c, q] )
 //
-// W    [row_blocks*row_width, column_blocks*column_width]   unit column stride, read once, written once
-// R, C the grid factors seen from block pair (i, j), rank s;  R0, C0 the plain factors, rank r0
+// W    [row_blocks*row_width, column_blocks*column_width]   unit column stride, read once, written
+// once R, C the grid factors seen from block pair (i, j), rank s;  R0, C0 the plain factors, rank
+// r0
 //      (kernels/merge.h: any strides, any element type)
 //
 // One CTA of 256 threads owns a 64 x 128 tile inside one block pair; a thread owns 4 rows x 8
@@ -10,8 +11,9 @@
 // the wait for W hides under the multiply-adds. For s = 16 these take about 40% of the time that
 // the tile's bytes need at full bandwidth, so fp32 arithmetic costs nothing and rounds only once.
 //
-// Shared memory: (64 + 128) * 32 * 4 B = 24 KiB (48 KiB for fp64). Registers: 32 sums + 16 of W; two
-// to three CTAs per SM keep 32 to 48 KiB of reads in flight, above the 18 KiB that cover the latency.
+// Shared memory: (64 + 128) * 32 * 4 B = 24 KiB (48 KiB for fp64). Registers: 32 sums + 16 of W;
+// two to three CTAs per SM keep 32 to 48 KiB of reads in flight, above the 18 KiB that cover the
+// latency.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -25,8 +27,7 @@ constexpr int kTileColumns = 128;
 constexpr int kRankChunk = 32;
 constexpr int kThreadRows = 4;
 constexpr int kThreadColumns = 8;
-constexpr int kThreads =
-    (kTileRows / kThreadRows) * (kTileColumns / kThreadColumns);
+constexpr int kThreads = (kTileRows / kThreadRows) * (kTileColumns / kThreadColumns);
 constexpr int kHalf = kThreadColumns / 2;
 constexpr int kColumnThreads = kTileColumns / kThreadColumns;
 static_assert(kThreads == 256, "the launch bounds and the tile must agree");
@@ -101,15 +102,14 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) merge_kernel
   const int64_t row_tile_index = tile % row_tiles;
   const int64_t i = tile / row_tiles;
 
-  const int64_t tile_row = row_tile_index * kTileRows;            // within the block
-  const int64_t tile_column = column_tile_index * kTileColumns;   // within the block
+  const int64_t tile_row = row_tile_index * kTileRows;           // within the block
+  const int64_t tile_column = column_tile_index * kTileColumns;  // within the block
   const int64_t rows_left = p.row_width - tile_row;
   const int64_t columns_left = p.column_width - tile_column;
   const int thread_row = (threadIdx.x / kColumnThreads) * kThreadRows;
   const int thread_column = (threadIdx.x % kColumnThreads) * kThreadColumns;
 
-  T* weight = static_cast<T*>(p.weight) +
-              (i * p.row_width + tile_row + thread_row) * p.row_stride +
+  T* weight = static_cast<T*>(p.weight) + (i * p.row_width + tile_row + thread_row) * p.row_stride +
               j * p.column_width + tile_column + thread_column;
 
   WeightGroup<T> held[kThreadRows];
@@ -133,8 +133,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) merge_kernel
 
   Sum sum[kThreadRows][kThreadColumns] = {};
   const auto multiply = [&](const FactorView& rows, const FactorView& columns, int64_t rank) {
-    const int64_t row_base = i * rows.row_block_stride + j * rows.column_block_stride +
-                             tile_row * rows.wide_stride;
+    const int64_t row_base =
+        i * rows.row_block_stride + j * rows.column_block_stride + tile_row * rows.wide_stride;
     const int64_t column_base = i * columns.row_block_stride + j * columns.column_block_stride +
                                 tile_column * columns.wide_stride;
     for (int64_t first = 0; first < rank; first += kRankChunk) {
@@ -150,8 +150,8 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2) merge_kernel
         for (int u = 0; u < kThreadRows; ++u) row[u] = row_tile[q][thread_row + u];
 #pragma unroll
         for (int v = 0; v < kThreadColumns; ++v) {
-          column[v] = column_tile[q][(v / kHalf) * (kTileColumns / 2) + thread_column / 2 +
-                                     v % kHalf];
+          column[v] =
+              column_tile[q][(v / kHalf) * (kTileColumns / 2) + thread_column / 2 + v % kHalf];
         }
 #pragma unroll
         for (int u = 0; u < kThreadRows; ++u) {

@@ -1,8 +1,8 @@
 // The merge kernel's parameters and launcher; csrc/cuda/delta_weight.cpp fills and calls them.
 //
-// "Rows" and "columns" are the kernel's: columns are the axis of W with unit stride. For a row-major
-// W [M, N] rows are outputs and columns inputs; for a transposed one it is the other way round, and
-// B and A trade places.
+// "Rows" and "columns" are the kernel's: columns are the axis of W with unit stride. For a
+// row-major W [M, N] rows are outputs and columns inputs; for a transposed one it is the other way
+// round, and B and A trade places.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -26,13 +26,13 @@ struct MergeParams {
   int64_t row_stride;  // elements
   int64_t row_blocks, column_blocks;
   int64_t row_width, column_width;
-  int64_t s;                  // rank of a block pair, 0 without A and B
-  FactorView rows, columns;   // of the grid part
-  int64_t r0;                 // rank of the plain part, 0 without it
+  int64_t s;                 // rank of a block pair, 0 without A and B
+  FactorView rows, columns;  // of the grid part
+  int64_t r0;                // rank of the plain part, 0 without it
   FactorView plain_rows, plain_columns;
   double alpha;    // sign * scaling
   bool overwrite;  // write DW and never read W
-  bool vector;     // rows of blocks are whole 16-byte aligned groups of eight (dispatch/select_merge)
+  bool vector;  // rows of blocks are whole 16-byte aligned groups of eight (dispatch/select_merge)
 };
 
 /// W (+)= alpha * DW. Sums are fp32, fp64 for an fp64 weight.

@@ -15,8 +15,7 @@ at::Tensor add_composite(const at::Tensor& y, const at::Tensor& x, const Optiona
                          bool training) {
   check_probability("add", dropout_p);
   const double p = training ? dropout_p : 0.0;
-  return std::get<0>(
-      add_forward(y, x, A, B, lora_A, lora_B, draw_rng_state(x, p), scaling, p));
+  return std::get<0>(add_forward(y, x, A, B, lora_A, lora_B, draw_rng_state(x, p), scaling, p));
 }
 
 }  // namespace

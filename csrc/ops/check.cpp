@@ -32,7 +32,8 @@ void check_same_device(const char* op, const char* name, const at::Tensor& tenso
 void check_pair(const char* op, const char* first_name, const at::Tensor& first,
                 const char* second_name, const at::Tensor& second) {
   TORCH_CHECK(first.defined() == second.defined(), "gralora::", op, ": ", first_name, " and ",
-              second_name, " come as a pair, got only ", first.defined() ? first_name : second_name);
+              second_name, " come as a pair, got only ",
+              first.defined() ? first_name : second_name);
 }
 
 void check_grid(const char* op, const Adapter& adapter, AdapterShape& shape) {
@@ -105,8 +106,8 @@ void check_activation(const char* op, const char* name, const at::Tensor& tensor
   TORCH_CHECK(tensor.dim() >= 1, "gralora::", op, ": ", name,
               " must have at least one dimension, got a scalar");
   TORCH_CHECK(tensor.sym_size(-1) == width, "gralora::", op, ": the last size of ", name,
-              " must be ", width_name, "=", width, " as ", first_factor_name(adapter), " says, got ",
-              name, " ", tensor.sym_sizes());
+              " must be ", width_name, "=", width, " as ", first_factor_name(adapter),
+              " says, got ", name, " ", tensor.sym_sizes());
   check_same_device(op, name, tensor, first_factor_name(adapter), first_factor(adapter));
 }
 
@@ -177,10 +178,10 @@ void check_probability(const char* op, double dropout_p) {
 void check_dropout_input(const at::Tensor& x) { check_dtype("dropout", "x", x); }
 
 void check_rng_state(const char* op, const at::Tensor& rng_state, const at::Tensor& x) {
-  TORCH_CHECK(rng_state.scalar_type() == at::kLong && rng_state.dim() == 1 &&
-                  rng_state.sym_size(0) == 2,
-              "gralora::", op, ": rng_state must be int64 [2], got ", rng_state.scalar_type(), " ",
-              rng_state.sym_sizes());
+  TORCH_CHECK(
+      rng_state.scalar_type() == at::kLong && rng_state.dim() == 1 && rng_state.sym_size(0) == 2,
+      "gralora::", op, ": rng_state must be int64 [2], got ", rng_state.scalar_type(), " ",
+      rng_state.sym_sizes());
   check_same_device(op, "rng_state", rng_state, "x", x);
 }
 

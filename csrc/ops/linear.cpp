@@ -16,8 +16,8 @@ at::Tensor linear_composite(const at::Tensor& x, const at::Tensor& weight,
                             bool training) {
   check_probability("linear", dropout_p);
   const double p = training ? dropout_p : 0.0;
-  return std::get<0>(linear_forward(x, weight, bias, A, B, lora_A, lora_B, draw_rng_state(x, p),
-                                    scaling, p));
+  return std::get<0>(
+      linear_forward(x, weight, bias, A, B, lora_A, lora_B, draw_rng_state(x, p), scaling, p));
 }
 
 }  // namespace

@@ -51,8 +51,8 @@ std::tuple<at::Tensor, at::Tensor> empty_latents(const at::Tensor& x, const Adap
 Forward linear_forward_meta(const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& bias, const OptionalTensor& A,
                             const OptionalTensor& B, const OptionalTensor& lora_A,
-                            const OptionalTensor& lora_B, const OptionalTensor& rng_state,
-                            double, double dropout_p) {
+                            const OptionalTensor& lora_B, const OptionalTensor& rng_state, double,
+                            double dropout_p) {
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("linear", adapter);
   check_input("linear", x, adapter, shape);
@@ -67,8 +67,7 @@ LinearGradients linear_backward_meta(const at::Tensor& dy, const OptionalTensor&
                                      const at::Tensor& weight, const OptionalTensor& A,
                                      const OptionalTensor& B, const OptionalTensor& lora_A,
                                      const OptionalTensor& lora_B, const OptionalTensor&,
-                                     const OptionalTensor&, const OptionalTensor&,
-                                     double, double,
+                                     const OptionalTensor&, const OptionalTensor&, double, double,
                                      std::array<bool, 7> output_mask) {
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("linear_backward", adapter);
@@ -85,8 +84,8 @@ LinearGradients linear_backward_meta(const at::Tensor& dy, const OptionalTensor&
 
 Forward add_forward_meta(const at::Tensor& y, const at::Tensor& x, const OptionalTensor& A,
                          const OptionalTensor& B, const OptionalTensor& lora_A,
-                         const OptionalTensor& lora_B, const OptionalTensor& rng_state,
-                         double, double dropout_p) {
+                         const OptionalTensor& lora_B, const OptionalTensor& rng_state, double,
+                         double dropout_p) {
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("add", adapter);
   check_input("add", x, adapter, shape);
@@ -97,11 +96,10 @@ Forward add_forward_meta(const at::Tensor& y, const at::Tensor& x, const Optiona
   return {empty_rows(x, shape.M, y.scalar_type()), H, lora_H};
 }
 
-AddGradients add_backward_meta(const at::Tensor& dy, const OptionalTensor&,
-                               const OptionalTensor& A, const OptionalTensor& B,
-                               const OptionalTensor& lora_A, const OptionalTensor& lora_B,
-                               const OptionalTensor&, const OptionalTensor&,
-                               const OptionalTensor&, double, double,
+AddGradients add_backward_meta(const at::Tensor& dy, const OptionalTensor&, const OptionalTensor& A,
+                               const OptionalTensor& B, const OptionalTensor& lora_A,
+                               const OptionalTensor& lora_B, const OptionalTensor&,
+                               const OptionalTensor&, const OptionalTensor&, double, double,
                                std::array<bool, 5> output_mask) {
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("add_backward", adapter);
@@ -114,8 +112,7 @@ AddGradients add_backward_meta(const at::Tensor& dy, const OptionalTensor&,
 }
 
 at::Tensor delta_weight_meta(const OptionalTensor& A, const OptionalTensor& B,
-                             const OptionalTensor& lora_A, const OptionalTensor& lora_B,
-                             double) {
+                             const OptionalTensor& lora_A, const OptionalTensor& lora_B, double) {
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("delta_weight", adapter);
   const at::Tensor& factor = adapter.has_grid() ? adapter.A : adapter.lora_A;
@@ -123,8 +120,7 @@ at::Tensor delta_weight_meta(const OptionalTensor& A, const OptionalTensor& B,
 }
 
 void merge_meta(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
-                const OptionalTensor& lora_A, const OptionalTensor& lora_B, double,
-                double) {
+                const OptionalTensor& lora_A, const OptionalTensor& lora_B, double, double) {
   const Adapter adapter(A, B, lora_A, lora_B);
   check_merge_target("merge_", weight, adapter, check_adapter("merge_", adapter));
 }

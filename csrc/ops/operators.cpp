@@ -74,9 +74,9 @@ at::Tensor delta_weight(const OptionalTensor& A, const OptionalTensor& B,
 void merge_(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
             const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
             double sign) {
-  static const auto op = find<void(at::Tensor&, const OptionalTensor&, const OptionalTensor&,
-                                   const OptionalTensor&, const OptionalTensor&, double, double)>(
-      "gralora::merge_");
+  static const auto op =
+      find<void(at::Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
+                const OptionalTensor&, double, double)>("gralora::merge_");
   op.call(weight, A, B, lora_A, lora_B, scaling, sign);
 }
 

@@ -12,8 +12,8 @@
 namespace gralora::ops {
 
 using Forward = std::tuple<at::Tensor, at::Tensor, at::Tensor>;  // y or out, H, lora_H
-using LinearGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor,
-                                   at::Tensor, at::Tensor>;
+using LinearGradients =
+    std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 using AddGradients = std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor, at::Tensor>;
 
 Forward linear_forward(const at::Tensor& x, const at::Tensor& weight, const OptionalTensor& bias,

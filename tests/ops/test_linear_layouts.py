@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
+from ops_calls import call_of
 from ops_cases import (
     ADD,
     GRIDS,
@@ -133,3 +136,34 @@ def test_factors_cut_from_one_buffer(grid: str, device: torch.device) -> None:
     }
     names = iter(cut.values())
     _check_linear(operands.map(lambda _: next(names), cut), torch.float64)
+
+
+def _with_poisoned_rows(latent: torch.Tensor) -> torch.Tensor:
+    """The same values and strides, with NaN in the padding behind each row."""
+    pitch = latent.stride(-2)
+    store = latent.new_full((*latent.shape[:-1], pitch), torch.nan)
+    view = store[..., : latent.shape[-1]]
+    assert view.stride() == latent.stride()
+    return view.copy_(latent)
+
+
+@dtypes
+@pytest.mark.parametrize("operator", ["linear_backward", "add_backward"])
+def test_backward_does_not_read_the_padding_of_the_latents(
+    operator: str, dtype: torch.dtype, device: torch.device
+) -> None:
+    call = call_of(operator, make_operands(GRIDS["hybrid"], dtype=dtype, device=device))
+    *inputs, H, lora_H, rng_state = call.args
+    poisoned = (_with_poisoned_rows(H), _with_poisoned_rows(lora_H))
+    again = replace(call, args=(*inputs, *poisoned, rng_state))
+    for clean, gradient in zip(call.outputs(), again.outputs(), strict=True):
+        assert torch.equal(gradient, clean)
+
+
+@pytest.mark.parametrize("operator", ["linear_backward", "add_backward"])
+def test_backward_takes_dense_latents(operator: str, device: torch.device) -> None:
+    call = call_of(operator, make_operands(GRIDS["hybrid"], device=device))
+    *inputs, H, lora_H, rng_state = call.args
+    again = replace(call, args=(*inputs, H.contiguous(), lora_H.contiguous(), rng_state))
+    for clean, gradient in zip(call.outputs(), again.outputs(), strict=True):
+        assert_close(gradient, clean)

@@ -1,10 +1,34 @@
 #include "aten/backward.h"
 
+#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/empty.h>
+
+#include <initializer_list>
+#include <vector>
 
 #include "aten/dropout.h"
 
 namespace gralora::aten {
+namespace {
+
+struct Sum {
+  at::Tensor* value;
+  const at::Tensor* factor;
+};
+
+/// Brings the sums to the dtypes of their factors, all in one launch where there is more than one.
+void round_sums(std::initializer_list<Sum> sums) {
+  std::vector<at::Tensor> rounded, wide;
+  for (const Sum& sum : sums) {
+    if (!sum.value->defined() || sum.value->scalar_type() == sum.factor->scalar_type()) continue;
+    wide.push_back(*sum.value);
+    *sum.value = at::empty(wide.back().sizes(), sum.factor->options());
+    rounded.push_back(*sum.value);
+  }
+  if (!wide.empty()) at::_foreach_copy_(rounded, wide);
+}
+
+}  // namespace
 
 AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const AdapterShape& shape,
                                  const at::Tensor& dy, const OptionalTensor& x,
@@ -47,23 +71,18 @@ at::Tensor AdapterBackward::input_gradient() const {
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::factor_gradients()
     const {
   at::Tensor dA, dB, dlora_A, dlora_B;
-  if (mask_.dA) {
-    dA = sum_over_tokens(split_blocks(x_rows_, sizes_.k_in), gradients_.grid,
-                         adapter_.A.scalar_type());
-  }
-  if (mask_.dB) {
-    dB = sum_over_tokens(*H_, split_blocks(dy_rows_, sizes_.k_out), adapter_.B.scalar_type());
-  }
+  if (mask_.dA) dA = sum_over_tokens(split_blocks(x_rows_, sizes_.k_in), gradients_.grid);
+  if (mask_.dB) dB = sum_over_tokens(*H_, split_blocks(dy_rows_, sizes_.k_out));
   if (mask_.dlora_A) {
-    dlora_A = sum_over_tokens(gradients_.plain.unsqueeze(0), x_rows_.unsqueeze(0),
-                              adapter_.lora_A.scalar_type())
-                  .squeeze(0);
+    dlora_A = sum_over_tokens(gradients_.plain.unsqueeze(0), x_rows_.unsqueeze(0)).squeeze(0);
   }
   if (mask_.dlora_B) {
-    dlora_B =
-        sum_over_tokens(dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0), adapter_.lora_B.scalar_type())
-            .squeeze(0);
+    dlora_B = sum_over_tokens(dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0)).squeeze(0);
   }
+  round_sums({{&dA, &adapter_.A},
+              {&dB, &adapter_.B},
+              {&dlora_A, &adapter_.lora_A},
+              {&dlora_B, &adapter_.lora_B}});
   return {dA, dB, dlora_A, dlora_B};
 }
 

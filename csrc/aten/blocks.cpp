@@ -1,6 +1,7 @@
 #include "aten/blocks.h"
 
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/as_strided.h>
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
@@ -31,15 +32,18 @@ at::Tensor project_grid(const at::Tensor& blocks, const at::Tensor& factor, int6
   const int64_t inner = blocks.size(0);
   const int64_t T = blocks.size(1);
   at::Tensor latent = empty_latent({outer, T, inner * s}, blocks.options());
+  const int64_t pitch = latent.stride(1);
   // With one outer block the product's own layout is the latent's: write it in place.
   if (outer == 1) {
-    at::Tensor target = latent.select(0, 0).view({T, inner, s}).permute({1, 0, 2});
-    target.baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
+    latent.as_strided({inner, T, s}, {s, pitch, 1})
+        .baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
     return latent;
   }
   at::Tensor product = at::empty({inner, T, outer * s}, blocks.options());
   product.baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
-  latent.view({outer, T, inner, s}).copy_(product.view({inner, T, outer, s}).permute({2, 1, 0, 3}));
+  const int64_t width = outer * s;
+  latent.as_strided({outer, T, inner, s}, {T * pitch, pitch, s, 1})
+      .copy_(product.as_strided({outer, T, inner, s}, {s, width, T * width, 1}));
   return latent;
 }
 
@@ -98,14 +102,17 @@ ComputeFactors::ComputeFactors(const Adapter& adapter, at::ScalarType compute) {
 }
 
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width) {
-  at::Tensor rows = tensor.reshape({tensor.numel() / width, width});
+  at::Tensor rows = tensor.dim() == 2 ? tensor : tensor.reshape({tensor.numel() / width, width});
   const bool addressable =
       (rows.stride(1) == 1 || width == 1) && (rows.stride(0) >= width || rows.size(0) <= 1);
   return addressable ? rows : rows.contiguous();
 }
 
 at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks) {
-  return rows.unflatten(1, {blocks, rows.size(1) / blocks}).permute({1, 0, 2});
+  // One view instead of a split and a permutation: views are what small calls spend their time on.
+  const int64_t width = rows.size(1) / blocks;
+  return rows.as_strided({blocks, rows.size(0), width},
+                         {width * rows.stride(1), rows.stride(0), rows.stride(1)});
 }
 
 Latents project_input(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
@@ -140,14 +147,14 @@ void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors
   expand(rows, latents, transpose_factor(factors.A), factors.lora_A, overwrite);
 }
 
-at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype) {
+at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right) {
   const at::ScalarType compute = left.scalar_type();
   if (compute == at::kFloat || compute == at::kDouble) {
-    return at::bmm(left.transpose(1, 2), right).to(dtype);
+    return at::bmm(left.transpose(1, 2), right);
   }
   // The 16-bit product would round its sum, and cuBLAS may even add split sums in 16 bits.
-  if (left.is_cuda()) return at::bmm(left.transpose(1, 2), right, at::kFloat).to(dtype);
-  return sum_upcast_chunks(left, right).to(dtype);
+  if (left.is_cuda()) return at::bmm(left.transpose(1, 2), right, at::kFloat);
+  return sum_upcast_chunks(left, right);
 }
 
 }  // namespace gralora::aten

@@ -50,8 +50,8 @@ void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactor
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
                   bool overwrite);
 
-/// left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q]: summed over T in fp32 or wider and
-/// returned in `dtype`.
-at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype);
+/// left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q], summed over T and returned in fp32
+/// (fp64 for fp64).
+at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right);
 
 }  // namespace gralora::aten

@@ -17,20 +17,25 @@
 
 namespace gralora::autograd {
 
-/// Which differentiable arguments of a call were given, in order, for wanted_gradients.
-inline std::vector<int64_t> present_inputs(std::initializer_list<bool> present) {
-  return std::vector<int64_t>(present.begin(), present.end());
+/// Which differentiable arguments of a call were given, one bit each, for wanted_gradients.
+inline int64_t present_inputs(std::initializer_list<bool> present) {
+  int64_t bits = 0, bit = 1;
+  for (const bool given : present) {
+    if (given) bits |= bit;
+    bit <<= 1;
+  }
+  return bits;
 }
 
 /// The gradients that the engine asks for. It numbers only the tensors that were given, while a
 /// mask has a place for each argument.
 template <size_t kArguments>
 std::array<bool, kArguments> wanted_gradients(torch::autograd::AutogradContext* ctx) {
-  const auto present = ctx->saved_data["inputs"].toIntVector();
+  const int64_t present = ctx->saved_data["inputs"].toInt();
   std::array<bool, kArguments> mask{};
   size_t edge = 0;
   for (size_t i = 0; i < kArguments; ++i) {
-    if (present[i]) mask[i] = ctx->needs_input_grad(edge++);
+    if (present >> i & 1) mask[i] = ctx->needs_input_grad(edge++);
   }
   return mask;
 }

@@ -35,7 +35,7 @@ struct MergeParams {
   bool vector;  // rows of blocks are whole 16-byte aligned groups of eight (dispatch/select_merge)
 };
 
-/// W (+)= alpha * DW. Sums are fp32, fp64 for an fp64 weight.
+/// W (+)= alpha * DW in one pass, rounded once. Sums are fp32, fp64 for an fp64 weight.
 cudaError_t launch_merge(const MergeParams& params, cudaStream_t stream);
 
 }  // namespace gralora

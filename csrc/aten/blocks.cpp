@@ -5,7 +5,6 @@
 #include <ATen/ops/baddbmm.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
@@ -18,11 +17,12 @@ namespace {
 /// Tokens whose fp32 copies are alive at once where the library has no fp32 sum of 16-bit operands.
 constexpr int64_t kUpcastTokens = 1024;
 
-at::Tensor empty_latent(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  const int64_t rank = sizes.back();
+/// [planes, T, rank] with rows padded to latent_pitch, the last one too: whole 16-byte loads never
+/// leave the storage. The strides are those that ops/meta.cpp promises, also for T = 0.
+at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::TensorOptions& options) {
   const int64_t pitch = latent_pitch(rank).expect_int();
-  if (sizes.size() == 2) return at::empty_strided(sizes, {pitch, 1}, options);
-  return at::empty_strided(sizes, {sizes[1] * pitch, pitch, 1}, options);
+  return at::empty({planes * T * pitch}, options)
+      .as_strided({planes, T, rank}, {T * pitch, pitch, 1});
 }
 
 /// latent[q, t, (p, rank)] = scaling * sum_w blocks[p, t, w] * factor[p, w, (q, rank)].
@@ -31,7 +31,7 @@ at::Tensor project_grid(const at::Tensor& blocks, const at::Tensor& factor, int6
                         int64_t s, double scaling) {
   const int64_t inner = blocks.size(0);
   const int64_t T = blocks.size(1);
-  at::Tensor latent = empty_latent({outer, T, inner * s}, blocks.options());
+  at::Tensor latent = empty_latent(outer, T, inner * s, blocks.options());
   const int64_t pitch = latent.stride(1);
   // With one outer block the product's own layout is the latent's: write it in place.
   if (outer == 1) {
@@ -48,7 +48,7 @@ at::Tensor project_grid(const at::Tensor& blocks, const at::Tensor& factor, int6
 }
 
 at::Tensor project_plain(const at::Tensor& rows, const at::Tensor& factor, double scaling) {
-  at::Tensor latent = empty_latent({rows.size(0), factor.size(1)}, rows.options());
+  at::Tensor latent = empty_latent(1, rows.size(0), factor.size(1), rows.options()).select(0, 0);
   return latent.addmm_(rows, factor, /*beta=*/0, /*alpha=*/scaling);
 }
 

@@ -1,7 +1,6 @@
 // delta_weight with a derivative of any order: where one is asked for, DW is written as
 // differentiable torch operators; elsewhere the call goes on to the kernel.
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
 #include <ATen/ops/matmul.h>
 #include <torch/library.h>
 
@@ -37,10 +36,8 @@ at::Tensor differentiable_delta_weight(const Adapter& adapter, double scaling) {
 at::Tensor delta_weight(const OptionalTensor& A, const OptionalTensor& B,
                         const OptionalTensor& lora_A, const OptionalTensor& lora_B,
                         double scaling) {
-  const bool differentiable =
-      at::GradMode::is_enabled() &&
-      (requires_grad(A) || requires_grad(B) || requires_grad(lora_A) || requires_grad(lora_B));
-  if (differentiable) {
+  if (is_differentiated(A) || is_differentiated(B) || is_differentiated(lora_A) ||
+      is_differentiated(lora_B)) {
     return differentiable_delta_weight(Adapter(A, B, lora_A, lora_B), scaling);
   }
   at::AutoDispatchBelowADInplaceOrView guard;

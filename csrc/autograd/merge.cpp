@@ -1,7 +1,6 @@
 // merge_ has no derivative: under Autograd it refuses to run where one would be expected. One key
 // below, which inference mode keeps, it tells autograd that the weight has changed.
 #include <ATen/core/LegacyTypeDispatch.h>
-#include <ATen/core/grad_mode.h>
 #include <torch/library.h>
 
 #include "autograd/optional.h"
@@ -13,9 +12,8 @@ namespace {
 void refuse_gradients(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
                       const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
                       double sign) {
-  TORCH_CHECK(!at::GradMode::is_enabled() ||
-                  !(weight.requires_grad() || requires_grad(A) || requires_grad(B) ||
-                    requires_grad(lora_A) || requires_grad(lora_B)),
+  TORCH_CHECK(!(is_differentiated(weight) || is_differentiated(A) || is_differentiated(B) ||
+                is_differentiated(lora_A) || is_differentiated(lora_B)),
               "gralora::merge_: merging is not differentiable, got an argument that requires grad; "
               "call it under torch.no_grad()");
   at::AutoDispatchBelowAutograd guard;

@@ -1,10 +1,8 @@
 #include "aten/backward.h"
 
-#include <ATen/ops/_foreach_copy.h>
 #include <ATen/ops/empty.h>
 
 #include <initializer_list>
-#include <vector>
 
 #include "aten/dropout.h"
 
@@ -16,16 +14,12 @@ struct Sum {
   const at::Tensor* factor;
 };
 
-/// Brings the sums to the dtypes of their factors, all in one launch where there is more than one.
+/// Brings the sums to the dtypes of their factors. One launch each: torch's copy of a list gives so
+/// few blocks to small tensors that it takes longer than two copies.
 void round_sums(std::initializer_list<Sum> sums) {
-  std::vector<at::Tensor> rounded, wide;
   for (const Sum& sum : sums) {
-    if (!sum.value->defined() || sum.value->scalar_type() == sum.factor->scalar_type()) continue;
-    wide.push_back(*sum.value);
-    *sum.value = at::empty(wide.back().sizes(), sum.factor->options());
-    rounded.push_back(*sum.value);
+    if (sum.value->defined()) *sum.value = sum.value->to(sum.factor->scalar_type());
   }
-  if (!wide.empty()) at::_foreach_copy_(rounded, wide);
 }
 
 }  // namespace

@@ -5,7 +5,7 @@
 namespace gralora {
 
 cudaError_t launch_merge(const MergeParams& params, cudaStream_t stream) {
-  const int64_t tiles = merge::count_tiles(params);
+  const int64_t tiles = merge::count_strips(params, 1);
   if (tiles == 0) return cudaSuccess;
   if (tiles > INT32_MAX) return cudaErrorInvalidConfiguration;
   switch (params.type) {

@@ -18,6 +18,7 @@
 namespace gralora::merge {
 namespace {
 
+constexpr int kStrip = 1;
 constexpr int kRanks = 16;
 constexpr int kColumnThreads = kTileColumns / kGroup;
 constexpr int kHalf = kGroup / 2;
@@ -34,15 +35,17 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
   __shared__ alignas(16) T row_tile[kRanks][kTileRows];
   __shared__ alignas(16) T column_tile[kRanks][kTileColumns];
 
-  const Tile tile(p);
+  const Tile tile(p, kStrip);
   const int thread_row = threadIdx.x / kColumnThreads * kGroups;
   const int thread_column = threadIdx.x % kColumnThreads * kGroup;
-  T* weight = static_cast<T*>(p.weight);
+  T* own = static_cast<T*>(p.weight) + tile.weight(p) + thread_row * p.row_stride + thread_column;
+  const int columns_left = tile.columns_left - thread_column;
   Group<T> held[kGroups];
   if (!p.overwrite) {
 #pragma unroll
     for (int u = 0; u < kGroups; ++u) {
-      read_group<kVector>(held[u], weight, tile, p.row_stride, thread_row + u, thread_column);
+      read_group<kVector>(held[u], own + u * p.row_stride, thread_row + u < tile.rows_left,
+                          columns_left);
     }
   }
 
@@ -87,14 +90,15 @@ __global__ void __launch_bounds__(kThreads, sizeof(T) == 8 ? 1 : 2)
     for (int v = 0; v < kGroup; ++v) {
       result.element[v] = (p.overwrite ? T(0) : held[u].element[v]) + alpha * sum[u][v];
     }
-    write_group<kVector>(result, weight, tile, p.row_stride, thread_row + u, thread_column);
+    write_group<kVector>(result, own + u * p.row_stride, thread_row + u < tile.rows_left,
+                         columns_left);
   }
 }
 
 template <class T>
 cudaError_t launch(const MergeParams& p, cudaStream_t stream) {
   const auto kernel = p.vector ? merge_float_kernel<T, true> : merge_float_kernel<T, false>;
-  kernel<<<static_cast<unsigned>(count_tiles(p)), kThreads, 0, stream>>>(p);
+  kernel<<<static_cast<unsigned>(count_strips(p, kStrip)), kThreads, 0, stream>>>(p);
   return cudaGetLastError();
 }
 

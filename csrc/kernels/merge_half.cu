@@ -10,14 +10,17 @@
 // eight mma.sync m16n8k16 (bf16 operands, fp32 sums). The columns of four neighbouring MMA tiles
 // are dealt out so that a thread's sums are eight consecutive columns: 16-byte accesses of W.
 //
-// A factor enters as two bf16 numbers, value = high + low, and a product as three MMAs (high*high,
-// high*low, low*high). That keeps 16 bits of the factors, exactly for bf16 and fp16 ones: far below
-// the rounding of the weight, for a tenth of the time that the tile's bytes need.
+// kParts: a factor enters as one bf16 number where all factors are bf16, else as three whose sum is
+// the fp32 value; products of parts are kept down to 2^-24 of the whole (six MMAs), so that the
+// only rounding that shows is the weight's own.
 //
-// Each thread starts its loads of the factors and of W (64 bytes) before it waits for any. Shared
-// memory: (64 + 128) * 24 * 2 parts * 2 B = 18 KiB; rows padded to 24 numbers, so that the eight
-// rows of a fragment lie in different banks. Two CTAs per SM keep 32 KiB of reads in flight, above
-// the 18 KiB that cover the memory's latency. Called by kernels/merge.cu.
+// A CTA walks down a strip of four tiles. Where the whole rank fits one MMA step (s <= 16 and no
+// plain part) the column factor is staged once for the strip. The next tile's W (64 bytes per
+// thread) is on its way while this tile's is used: two CTAs per SM keep 32 KiB of reads in flight,
+// above the 18 KiB that cover the memory's latency.
+//
+// Shared memory: (64 + 128) * 24 * 2 B = 9 KiB a part; rows padded to 24 numbers, so that the eight
+// rows of a fragment lie in different banks. Called by kernels/merge.cu.
 #include "kernels/merge_launch.h"
 #include "kernels/merge_tile.cuh"
 
@@ -30,7 +33,8 @@ constexpr int kWarpRows = 16;
 constexpr int kWarpColumns = 64;
 constexpr int kMmaColumns = 8;
 constexpr int kSpan = 4 * kMmaColumns;  // columns whose owners are dealt out together
-constexpr int kParts = 2;               // high and low
+constexpr int kStrip = 4;
+constexpr int kMaxParts = 3;
 
 using Operand = __nv_bfloat16;
 
@@ -43,12 +47,20 @@ __device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
 
-/// Stores a factor entry as high + low. Truncation keeps the high part finite for finite values; an
-/// Inf has no low part, which would be NaN.
-__device__ void store_parts(Operand* high, Operand* low, float value) {
-  const float truncated = __uint_as_float(__float_as_uint(value) & 0xffff0000u);
-  *high = __float2bfloat16_rn(truncated);
-  *low = __float2bfloat16_rn(truncated == value ? 0.0f : value - truncated);
+/// Splits a factor entry into parts that sum to it, the larger first. Truncation keeps the first
+/// part finite for finite values; an Inf has no further parts, which would be NaN.
+template <int kParts, class Store>
+__device__ void split(float value, const Store& store) {
+  if constexpr (kParts == 1) {
+    store(0, __float2bfloat16_rn(value));
+  } else {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      const float truncated = __uint_as_float(__float_as_uint(value) & 0xffff0000u);
+      store(part, __float2bfloat16_rn(truncated));
+      value = truncated == value ? 0.0f : value - truncated;
+    }
+  }
 }
 
 /// Where column `c` of the tile is kept: MMA tile nt of a span holds in its columns 2t, 2t+1 what
@@ -60,98 +72,142 @@ __device__ int column_slot(int c) {
   return c / kSpan * kSpan + mma_tile * kMmaColumns + owner * 2 + within % 2;
 }
 
-template <class T, bool kVector>
+/// One step of up to 16 ranks: sum += rows x columns for a warp's 16 x 64 weights.
+template <int kParts>
+__device__ void multiply_step(float (&sum)[2][4][4], const Operand (*rows)[kTileRows][kPitch],
+                              const Operand (*columns)[kTileColumns][kPitch], int warp_row,
+                              int warp_column, int quad, int member) {
+  const auto pair = [](const Operand* at) { return *reinterpret_cast<const uint32_t*>(at); };
+  uint32_t a[kParts][4];
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+    for (int f = 0; f < 4; ++f) {
+      a[part][f] = pair(rows[part][warp_row + quad + f % 2 * 8] + member * 2 + f / 2 * 8);
+    }
+  }
+#pragma unroll
+  for (int span = 0; span < 2; ++span) {
+#pragma unroll
+    for (int nt = 0; nt < 4; ++nt) {
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
+        const Operand* column =
+            columns[part][warp_column + span * kSpan + nt * kMmaColumns + quad] + member * 2;
+        const uint32_t b[2] = {pair(column), pair(column + 8)};
+        // The parts' places add up to fewer than kParts: what is left out is below 2^-24.
+#pragma unroll
+        for (int other = 0; other + part < kParts; ++other)
+          multiply_add(sum[span][nt], a[other], b);
+      }
+    }
+  }
+}
+
+template <class T, bool kVector, int kParts>
 __global__ void __launch_bounds__(kThreads, 2) merge_half_kernel(MergeParams p) {
   __shared__ alignas(16) Operand row_parts[kParts][kTileRows][kPitch];
   __shared__ alignas(16) Operand column_parts[kParts][kTileColumns][kPitch];
 
-  const Tile tile(p);
+  Tile tile(p, kStrip);
   const int warp = threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   const int quad = lane / 4;    // row within a fragment
   const int member = lane % 4;  // column pair within a fragment
   const int warp_row = warp / 2 * kWarpRows;
   const int warp_column = warp % 2 * kWarpColumns;
-  const auto row_of = [&](int u) { return warp_row + quad + u / 2 * 8; };
-  const auto column_of = [&](int u) { return warp_column + u % 2 * kSpan + member * kGroup; };
-
-  T* weight = static_cast<T*>(p.weight);
-  Group<T> held[kGroups];
-  if (!p.overwrite) {
+  const int own_row = warp_row + quad;
+  const int own_column = warp_column + member * kGroup;
+  T* own = static_cast<T*>(p.weight) + tile.weight(p) + own_row * p.row_stride + own_column;
+  // Group u lies u / 2 * 8 rows and u % 2 spans from the thread's first weight.
+  const auto read = [&](Group<T>(&group)[kGroups], const T* from, int rows_left) {
 #pragma unroll
     for (int u = 0; u < kGroups; ++u) {
-      read_group<kVector>(held[u], weight, tile, p.row_stride, row_of(u), column_of(u));
-    }
-  }
-
-  float sum[2][4][4] = {};  // [span][MMA tile][fragment]
-  const auto multiply = [&](const FactorView& rows, const FactorView& columns, int64_t rank) {
-    for (int64_t first = 0; first < rank; first += kRanks) {
-      const int ranks = static_cast<int>(min(rank - first, int64_t{kRanks}));
-      __syncthreads();  // the previous ranks have been read by all
-      stage_factor<float, kTileRows, kRanks>(
-          rows, tile.factor(rows, tile.row) + first * rows.rank_stride, tile.rows_left, ranks,
-          [&](int wide, int q, float value) {
-            store_parts(&row_parts[0][wide][q], &row_parts[1][wide][q], value);
-          });
-      stage_factor<float, kTileColumns, kRanks>(
-          columns, tile.factor(columns, tile.column) + first * columns.rank_stride,
-          tile.columns_left, ranks, [&](int wide, int q, float value) {
-            const int slot = column_slot(wide);
-            store_parts(&column_parts[0][slot][q], &column_parts[1][slot][q], value);
-          });
-      __syncthreads();
-
-      const auto pair = [](const Operand* at) { return *reinterpret_cast<const uint32_t*>(at); };
-      uint32_t a[kParts][4];
-#pragma unroll
-      for (int part = 0; part < kParts; ++part) {
-#pragma unroll
-        for (int f = 0; f < 4; ++f) {
-          const Operand* row = row_parts[part][warp_row + quad + f % 2 * 8];
-          a[part][f] = pair(row + member * 2 + f / 2 * 8);
-        }
-      }
-#pragma unroll
-      for (int span = 0; span < 2; ++span) {
-#pragma unroll
-        for (int nt = 0; nt < 4; ++nt) {
-          uint32_t b[kParts][2];
-#pragma unroll
-          for (int part = 0; part < kParts; ++part) {
-            const Operand* column =
-                column_parts[part][warp_column + span * kSpan + nt * kMmaColumns + quad];
-            b[part][0] = pair(column + member * 2);
-            b[part][1] = pair(column + member * 2 + 8);
-          }
-          multiply_add(sum[span][nt], a[0], b[0]);
-          multiply_add(sum[span][nt], a[0], b[1]);
-          multiply_add(sum[span][nt], a[1], b[0]);
-        }
-      }
+      read_group<kVector>(group[u], from + u / 2 * 8 * p.row_stride + u % 2 * kSpan,
+                          own_row + u / 2 * 8 < rows_left,
+                          tile.columns_left - own_column - u % 2 * kSpan);
     }
   };
-  multiply(p.rows, p.columns, p.s);
-  multiply(p.plain_rows, p.plain_columns, p.r0);
+  const auto stage_rows = [&](const FactorView& view, int64_t first, int ranks) {
+    stage_factor<float, kTileRows, kRanks>(
+        view, tile.factor(view, tile.row) + first * view.rank_stride, tile.rows_left, ranks,
+        [&](int wide, int q, float value) {
+          split<kParts>(value, [&](int part, Operand x) { row_parts[part][wide][q] = x; });
+        });
+  };
+  const auto stage_columns = [&](const FactorView& view, int64_t first, int ranks) {
+    stage_factor<float, kTileColumns, kRanks>(
+        view, tile.factor(view, tile.column) + first * view.rank_stride, tile.columns_left, ranks,
+        [&](int wide, int q, float value) {
+          const int slot = column_slot(wide);
+          split<kParts>(value, [&](int part, Operand x) { column_parts[part][slot][q] = x; });
+        });
+  };
 
-  const float alpha = static_cast<float>(p.alpha);
-#pragma unroll
-  for (int u = 0; u < kGroups; ++u) {
-    Group<T> result;
-#pragma unroll
-    for (int v = 0; v < kGroup; ++v) {
-      const float delta = alpha * sum[u % 2][v / 2][u / 2 * 2 + v % 2];
-      const float old = p.overwrite ? 0.0f : static_cast<float>(held[u].element[v]);
-      result.element[v] = static_cast<T>(old + delta);
+  Group<T> held[kGroups], next[kGroups];
+  if (!p.overwrite) read(held, own, tile.rows_left);
+  const bool one_step = p.s <= kRanks && p.r0 == 0;
+  if (one_step) stage_columns(p.columns, 0, static_cast<int>(p.s));
+
+#pragma unroll 1
+  for (int t = 0; t < kStrip && tile.rows_left > 0; ++t) {
+    T* below = own + kTileRows * p.row_stride;
+    if (!p.overwrite && t + 1 < kStrip) read(next, below, tile.rows_left - kTileRows);
+
+    float sum[2][4][4] = {};  // [span][MMA tile][fragment]
+#pragma unroll 1
+    for (int plain = 0; plain < 2; ++plain) {
+      const FactorView& rows = plain ? p.plain_rows : p.rows;
+      const FactorView& columns = plain ? p.plain_columns : p.columns;
+      const int rank = static_cast<int>(plain ? p.r0 : p.s);
+#pragma unroll 1
+      for (int first = 0; first < rank; first += kRanks) {
+        const int ranks = min(rank - first, kRanks);
+        __syncthreads();  // the previous step has been read by all
+        stage_rows(rows, first, ranks);
+        if (!one_step) stage_columns(columns, first, ranks);
+        __syncthreads();
+        multiply_step<kParts>(sum, row_parts, column_parts, warp_row, warp_column, quad, member);
+      }
     }
-    write_group<kVector>(result, weight, tile, p.row_stride, row_of(u), column_of(u));
+
+    const float alpha = static_cast<float>(p.alpha);
+#pragma unroll
+    for (int u = 0; u < kGroups; ++u) {
+      Group<T> result;
+#pragma unroll
+      for (int v = 0; v < kGroup; ++v) {
+        const float delta = alpha * sum[u % 2][v / 2][u / 2 * 2 + v % 2];
+        const float old = p.overwrite ? 0.0f : static_cast<float>(held[u].element[v]);
+        result.element[v] = static_cast<T>(old + delta);
+      }
+      write_group<kVector>(result, own + u / 2 * 8 * p.row_stride + u % 2 * kSpan,
+                           own_row + u / 2 * 8 < tile.rows_left,
+                           tile.columns_left - own_column - u % 2 * kSpan);
+      held[u] = next[u];
+    }
+    tile.descend();
+    own = below;
   }
+}
+
+bool is_exact_in_bfloat16(const MergeParams& p) {
+  const auto exact = [](const FactorView& rows, const FactorView& columns) {
+    return rows.type == ElementType::kBFloat16 && columns.type == ElementType::kBFloat16;
+  };
+  return (p.s == 0 || exact(p.rows, p.columns)) &&
+         (p.r0 == 0 || exact(p.plain_rows, p.plain_columns));
 }
 
 template <class T>
 cudaError_t launch(const MergeParams& p, cudaStream_t stream) {
-  const auto kernel = p.vector ? merge_half_kernel<T, true> : merge_half_kernel<T, false>;
-  kernel<<<static_cast<unsigned>(count_tiles(p)), kThreads, 0, stream>>>(p);
+  using Kernel = void (*)(MergeParams);
+  const Kernel kernel =
+      is_exact_in_bfloat16(p)
+          ? (p.vector ? merge_half_kernel<T, true, 1> : merge_half_kernel<T, false, 1>)
+          : (p.vector ? merge_half_kernel<T, true, kMaxParts>
+                      : merge_half_kernel<T, false, kMaxParts>);
+  kernel<<<static_cast<unsigned>(count_strips(p, kStrip)), kThreads, 0, stream>>>(p);
   return cudaGetLastError();
 }
 

@@ -19,31 +19,44 @@ inline constexpr int kGroup = 8;
 inline constexpr int kGroups = kTileRows * kTileColumns / (kThreads * kGroup);
 static_assert(kGroups == 4, "a thread's weights and sums must fit its registers");
 
-/// The tile of this CTA. Neighbouring CTAs walk along a row of W: they touch neighbouring memory at
-/// the same time.
+/// The tile that a CTA works on. A CTA takes a strip of up to `strip` tiles, one below the other in
+/// the same block pair, so that what belongs to the columns is prepared once; neighbouring CTAs
+/// walk along a row of W: they touch neighbouring memory at the same time.
 struct Tile {
-  int64_t i, j;                 // block pair
-  int64_t row, column;          // of the tile within its block
+  uint32_t i, j;                // block pair
+  uint32_t row, column;         // of the tile within its block
   int rows_left, columns_left;  // of the tile's rows and columns, those within the block
-  int64_t weight;               // element offset of the tile's corner in W
 
-  __device__ explicit Tile(const MergeParams& p) {
-    const int64_t column_tiles = (p.column_width + kTileColumns - 1) / kTileColumns;
-    const int64_t row_tiles = (p.row_width + kTileRows - 1) / kTileRows;
-    int64_t index = blockIdx.x;
+  __device__ Tile(const MergeParams& p, int strip) {
+    // 32-bit divisions: a 64-bit one costs as much as everything else that a thread does here.
+    const auto column_tiles =
+        static_cast<uint32_t>((p.column_width + kTileColumns - 1) / kTileColumns);
+    const auto strips =
+        static_cast<uint32_t>((p.row_width + kTileRows * strip - 1) / (kTileRows * strip));
+    uint32_t index = blockIdx.x;
     column = index % column_tiles * kTileColumns;
     index /= column_tiles;
-    j = index % p.column_blocks;
-    index /= p.column_blocks;
-    row = index % row_tiles * kTileRows;
-    i = index / row_tiles;
-    rows_left = static_cast<int>(min(p.row_width - row, int64_t{kTileRows}));
-    columns_left = static_cast<int>(min(p.column_width - column, int64_t{kTileColumns}));
-    weight = (i * p.row_width + row) * p.row_stride + j * p.column_width + column;
+    j = index % static_cast<uint32_t>(p.column_blocks);
+    index /= static_cast<uint32_t>(p.column_blocks);
+    row = index % strips * kTileRows * strip;
+    i = index / strips;
+    rows_left = static_cast<int>(p.row_width - row);
+    columns_left = static_cast<int>(p.column_width - column);
+  }
+
+  /// Moves to the tile below; past the block's end rows_left is not positive.
+  __device__ void descend() {
+    row += kTileRows;
+    rows_left -= kTileRows;
+  }
+
+  /// Offset of the tile's first weight.
+  __device__ int64_t weight(const MergeParams& p) const {
+    return (i * p.row_width + row) * p.row_stride + j * p.column_width + column;
   }
 
   /// Offset of the tile's first element of a factor: along the rows or along the columns.
-  __device__ int64_t factor(const FactorView& view, int64_t along) const {
+  __device__ int64_t factor(const FactorView& view, uint32_t along) const {
     return i * view.row_block_stride + j * view.column_block_stride + along * view.wide_stride;
   }
 };
@@ -54,33 +67,30 @@ struct alignas(16) Group {
   T element[kGroup];
 };
 
-/// Reads one group at (row, column) of the tile; kVector: groups are whole and 16-byte aligned.
+/// Reads the group at `from`, of which `columns_left` weights are within the block; none where the
+/// row is not. kVector: groups are whole and 16-byte aligned.
 template <bool kVector, class T>
-__device__ void read_group(Group<T>& group, const T* weight, const Tile& tile, int64_t row_stride,
-                           int row, int column) {
-  if (row >= tile.rows_left) return;
-  const T* from = weight + tile.weight + row * row_stride + column;
+__device__ void read_group(Group<T>& group, const T* from, bool has_row, int columns_left) {
+  if (!has_row) return;
   if constexpr (kVector) {
-    if (column < tile.columns_left) group = *reinterpret_cast<const Group<T>*>(from);
+    if (columns_left > 0) group = *reinterpret_cast<const Group<T>*>(from);
   } else {
 #pragma unroll
     for (int v = 0; v < kGroup; ++v) {
-      if (column + v < tile.columns_left) group.element[v] = from[v];
+      if (v < columns_left) group.element[v] = from[v];
     }
   }
 }
 
 template <bool kVector, class T>
-__device__ void write_group(const Group<T>& group, T* weight, const Tile& tile, int64_t row_stride,
-                            int row, int column) {
-  if (row >= tile.rows_left) return;
-  T* to = weight + tile.weight + row * row_stride + column;
+__device__ void write_group(const Group<T>& group, T* to, bool has_row, int columns_left) {
+  if (!has_row) return;
   if constexpr (kVector) {
-    if (column < tile.columns_left) *reinterpret_cast<Group<T>*>(to) = group;
+    if (columns_left > 0) *reinterpret_cast<Group<T>*>(to) = group;
   } else {
 #pragma unroll
     for (int v = 0; v < kGroup; ++v) {
-      if (column + v < tile.columns_left) to[v] = group.element[v];
+      if (v < columns_left) to[v] = group.element[v];
     }
   }
 }
@@ -125,20 +135,24 @@ __device__ void stage_factor(const FactorView& view, int64_t base, int width, in
       store(wide + u * wide_step, rank + u * rank_step, widen<Sum>(values[u]));
     }
   };
+  // A float64 factor meets only float64 sums: dispatch/select_merge sends other pairs elsewhere.
+  if constexpr (sizeof(Sum) == 8) {
+    if (view.type == ElementType::kFloat64) return stage(double{});
+  }
   switch (view.type) {
-    case ElementType::kFloat64:
-      return stage(double{});
     case ElementType::kFloat32:
       return stage(float{});
     case ElementType::kBFloat16:
       return stage(__nv_bfloat16{});
-    case ElementType::kFloat16:
+    default:
       return stage(__half{});
   }
 }
 
-inline int64_t count_tiles(const MergeParams& p) {
-  return p.row_blocks * p.column_blocks * ((p.row_width + kTileRows - 1) / kTileRows) *
+/// CTAs that a merge takes with strips of this many tiles.
+inline int64_t count_strips(const MergeParams& p, int strip) {
+  const int64_t rows = int64_t{kTileRows} * strip;
+  return p.row_blocks * p.column_blocks * ((p.row_width + rows - 1) / rows) *
          ((p.column_width + kTileColumns - 1) / kTileColumns);
 }
 

@@ -16,7 +16,8 @@ lora_B ``[M, r0]``             plain LoRA part, shared by all blocks
 For a square grid A and B are PEFT's ``gralora_A`` and ``gralora_B``; a 1 x 1 grid, or ``lora_A``
 and ``lora_B`` alone, is LoRA. Factors may have any floating dtype and any strides: they are rounded
 to x's dtype on the way in, sums are kept in float32 (float64 for float64), and their gradients come
-back in their own dtype. Second derivatives and ``torch.func`` transforms raise NotImplementedError.
+back in their own dtype. Second derivatives and ``torch.func`` transforms of the two layers raise
+NotImplementedError; :func:`delta_weight` has derivatives of any order.
 
 Shapes, dtypes and devices are checked by the operators, whose errors name the rule and the values.
 """

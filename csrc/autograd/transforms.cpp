@@ -6,9 +6,10 @@ namespace gralora::autograd {
 namespace {
 
 void refuse_vmap(const c10::OperatorHandle& op, torch::jit::Stack*) {
-  TORCH_CHECK_NOT_IMPLEMENTED(false, op.schema().name(),
-                              ": torch.func transforms (grad, vjp, jvp, vmap, ...) are not "
-                              "supported; pass the batch as leading dimensions of x instead");
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      false, op.schema().name(),
+      ": torch.func transforms (grad, vjp, jvp, vmap, ...) are not "
+      "supported; x takes any leading dimensions, other arguments want a loop");
 }
 
 }  // namespace

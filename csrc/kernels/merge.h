@@ -15,7 +15,7 @@ namespace gralora {
 
 /// A factor seen from a block pair: element (row block, column block, index along the block, rank).
 struct FactorView {
-  const void* data;
+  const void* data;  // A [k_in, n, k_out*s], B [k_out, k_in*s, m], lora_A [r0, N] or lora_B [M, r0]
   ElementType type;
   int64_t row_block_stride, column_block_stride, wide_stride, rank_stride;  // elements
 };

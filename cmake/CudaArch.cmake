@@ -7,6 +7,7 @@
 #      GRALORA_CUDA_ARCHITECTURES_SM90  for the files *_sm90.cu, which use instructions that only
 #                                       compute capability 9.0a has; empty: they are left out
 #      GRALORA_CUDA_ARCHITECTURE_NAMES  those with machine code, as the user sees them: 80;90a
+#      GRALORA_CUDA_PTX_NAMES           those with PTX, which newer chips compile: 80
 
 # Ampere and Hopper run machine code; everything newer compiles the PTX of 8.0.
 set(GRALORA_DEFAULT_CUDA_ARCHITECTURES 80 90a-real)
@@ -89,6 +90,14 @@ function(cuda_architecture_names out list)
   set(${out} "${list}" PARENT_SCOPE)
 endfunction()
 
+# cuda_ptx_names(OUT LIST): 80;90a-real;90-virtual becomes 80;90.
+function(cuda_ptx_names out list)
+  list(FILTER list EXCLUDE REGEX "-real$|^(all|all-major|native)$")
+  list(TRANSFORM list REPLACE "-virtual$" "")
+  list(REMOVE_DUPLICATES list)
+  set(${out} "${list}" PARENT_SCOPE)
+endfunction()
+
 if(CMAKE_CUDA_ARCHITECTURES)
   set(requested "${CMAKE_CUDA_ARCHITECTURES}")
 elseif(NOT "$ENV{TORCH_CUDA_ARCH_LIST}" STREQUAL "")
@@ -101,3 +110,4 @@ endif()
 check_cuda_architectures(GRALORA_CUDA_ARCHITECTURES "${requested}")
 cuda_architectures_sm90(GRALORA_CUDA_ARCHITECTURES_SM90 "${GRALORA_CUDA_ARCHITECTURES}")
 cuda_architecture_names(GRALORA_CUDA_ARCHITECTURE_NAMES "${GRALORA_CUDA_ARCHITECTURES}")
+cuda_ptx_names(GRALORA_CUDA_PTX_NAMES "${GRALORA_CUDA_ARCHITECTURES}")

@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -29,6 +30,7 @@ py::dict build_info() {
   info["torch_version"] = GRALORA_TORCH_VERSION;
   info["cuda_version"] = GRALORA_CUDA_VERSION;
   info["cuda_architectures"] = split(GRALORA_CUDA_ARCHITECTURES);
+  info["cuda_ptx"] = split(GRALORA_CUDA_PTX);
 #ifdef GRALORA_WITH_CUDA
   info["cuda_built"] = true;
 #else
@@ -59,7 +61,7 @@ PYBIND11_MODULE(_C, m) {
   m.doc() = "Compiled part of gralora: loading it registers torch.ops.gralora.*";
   m.def("build_info", &build_info,
         "What this module was built from: version, torch_version, cuda_built, cuda_version, "
-        "cuda_architectures.");
+        "cuda_architectures (machine code), cuda_ptx (code that newer chips compile).");
   m.def("select_merge", &select_merge, py::kw_only(), py::arg("m"), py::arg("n"),
         py::arg("row_stride"), py::arg("column_stride") = 1, py::arg("element_bytes") = 2,
         py::arg("address") = 0, py::arg("wide_factors") = false,

@@ -5,6 +5,7 @@ class BuildInfo(TypedDict):
     torch_version: str
     cuda_version: str
     cuda_architectures: list[str]
+    cuda_ptx: list[str]
     cuda_built: bool
 
 class MergeSelection(TypedDict):

@@ -24,22 +24,23 @@ def _describe_gpu(index: int) -> dict[str, Any]:
     }
 
 
-def _covers(architectures: list[str], capability: str) -> bool:
-    """Whether one of these architectures runs on a GPU: same major, no newer minor, or PTX."""
+def _covers(architectures: list[str], ptx: list[str], capability: str) -> bool:
+    """Whether a build runs on a GPU.
+
+    Machine code runs on its own chip and on later minors of the same major (``90a``: on 9.0 alone),
+    PTX on every chip that is not older. CMake's ``native`` and ``all`` name no chip: trust them.
+    """
     major, minor = (int(part) for part in capability.split("."))
+    chip = 10 * major + minor
     for architecture in architectures:
-        number = architecture.removesuffix("-real").removesuffix("-virtual")
-        specific = number.endswith("a")
-        value = int(number.rstrip("af"))
-        if specific:
-            if value == 10 * major + minor:
-                return True
-            continue
-        same_major = value // 10 == major and value % 10 <= minor
-        from_ptx = not architecture.endswith("-real") and value <= 10 * major + minor
-        if same_major or from_ptx:
+        if architecture in ("native", "all", "all-major"):
             return True
-    return False
+        number = int(architecture.rstrip("af"))
+        if number == chip:
+            return True
+        if architecture.isdigit() and number // 10 == major and number <= chip:
+            return True
+    return any(code.isdigit() and int(code) <= chip for code in ptx)
 
 
 def collect() -> dict[str, Any]:
@@ -47,8 +48,8 @@ def collect() -> dict[str, Any]:
 
     Returns:
         A dict that JSON can hold, with at least ``version``, ``torch`` (running), ``torch_built``,
-        ``cuda_built``, ``cuda_version``, ``cuda_architectures``, ``gpus``, ``packages`` and
-        ``notes`` (what is missing and what to do about it).
+        ``cuda_built``, ``cuda_version``, ``cuda_architectures``, ``cuda_ptx``, ``gpus``,
+        ``packages`` and ``notes`` (what is missing and what to do about it).
 
     """
     built = _C.build_info()
@@ -60,10 +61,12 @@ def collect() -> dict[str, Any]:
     elif not gpus:
         notes.append("no GPU is visible: CUDA kernels are built and wait for one")
     for gpu in gpus:
-        if built["cuda_built"] and not _covers(built["cuda_architectures"], gpu["capability"]):
+        covered = _covers(built["cuda_architectures"], built["cuda_ptx"], gpu["capability"])
+        if built["cuda_built"] and not covered:
+            code = built["cuda_architectures"] + [f"{code}+PTX" for code in built["cuda_ptx"]]
             notes.append(
                 f"GPU {gpu['index']} ({gpu['name']}) has capability {gpu['capability']}, which "
-                f"{', '.join(built['cuda_architectures'])} do not cover: rebuild with "
+                f"the build for {', '.join(code)} does not cover: rebuild with "
                 f"TORCH_CUDA_ARCH_LIST={gpu['capability']}"
             )
     return {
@@ -73,6 +76,7 @@ def collect() -> dict[str, Any]:
         "cuda_built": built["cuda_built"],
         "cuda_version": built["cuda_version"] or None,
         "cuda_architectures": built["cuda_architectures"],
+        "cuda_ptx": built["cuda_ptx"],
         "gpus": gpus,
         "packages": {name: find_spec(name) is not None for name in _COMPANIONS},
         "notes": notes,

@@ -19,7 +19,7 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("add", adapter);
   check_input("add", x, adapter, shape);
-  check_rows("add", "y", y, x, shape.M);
+  check_rows("add", "y", y, "x", x, shape.M);
   check_probability("add", dropout_p);
   if (rng_state) check_rng_state("add", *rng_state, x);
   notice_device(x);
@@ -51,8 +51,8 @@ ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("add_backward", adapter);
   check_output_gradient("add_backward", dy, adapter, shape);
-  if (x) check_rows("add_backward", "x", *x, dy, shape.N);
-  if (rng_state) check_rng_state("add_backward", *rng_state, dy);
+  check_saved_for_backward("add_backward", dy, x, H, lora_H, rng_state, shape);
+  notice_device(dy);
 
   const AdapterBackward backward("add_backward", adapter, shape, dy, x, H, lora_H, rng_state,
                                  scaling, dropout_p,

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <tuple>
+#include <vector>
 
 #include "aten/blocks.h"
 
@@ -31,7 +32,7 @@ class AdapterBackward {
   std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> factor_gradients() const;
 
  private:
-  const Adapter& adapter_;
+  Adapter adapter_;
   Sizes sizes_;
   AdapterMask mask_;
   std::vector<int64_t> dx_sizes_;

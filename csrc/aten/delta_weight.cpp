@@ -9,6 +9,7 @@
 
 #include <algorithm>
 
+#include "aten/device_notice.h"
 #include "ops/check.h"
 #include "ops/delta_dtype.h"
 
@@ -49,31 +50,43 @@ at::Tensor column_factors(const Adapter& adapter, const Sizes& z, at::ScalarType
   return parts.size() == 1 ? parts[0] : at::cat(parts, 2);
 }
 
-at::Tensor delta_weight(const OptionalTensor& A, const OptionalTensor& B,
-                        const OptionalTensor& lora_A, const OptionalTensor& lora_B,
-                        double scaling) {
-  const Adapter adapter(A, B, lora_A, lora_B);
-  const Sizes sizes(check_adapter("delta_weight", adapter));
-  const at::Tensor& factor = adapter.has_grid() ? adapter.A : adapter.lora_A;
-  at::Tensor delta = at::empty({sizes.M, sizes.N}, factor.options().dtype(delta_dtype(adapter)));
-  accumulate_delta(delta, adapter, sizes, scaling, /*overwrite=*/true);
-  return delta;
+at::Tensor delta_weight_by_library(const OptionalTensor& A, const OptionalTensor& B,
+                                   const OptionalTensor& lora_A, const OptionalTensor& lora_B,
+                                   double scaling) {
+  return delta_weight({A, B, lora_A, lora_B}, scaling, accumulate_delta);
 }
 
-void merge_(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
-            const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
-            double sign) {
-  const Adapter adapter(A, B, lora_A, lora_B);
-  const AdapterShape shape = check_adapter("merge_", adapter);
-  check_merge_target("merge_", weight, adapter, shape);
-  at::assert_no_internal_overlap(weight);
-  accumulate_delta(weight, adapter, Sizes(shape), sign * scaling, /*overwrite=*/false);
+void merge_by_library(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
+                      const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
+                      double sign) {
+  merge_(weight, {A, B, lora_A, lora_B}, scaling, sign, accumulate_delta);
 }
 
 }  // namespace
 
-void accumulate_delta(at::Tensor& target, const Adapter& adapter, const Sizes& z, double alpha,
-                      bool overwrite) {
+at::Tensor delta_weight(const Adapter& adapter, double scaling, AccumulateDelta accumulate) {
+  const Sizes sizes(check_adapter("delta_weight", adapter));
+  const at::Tensor& factor = adapter.has_grid() ? adapter.A : adapter.lora_A;
+  notice_device(factor);
+  at::Tensor delta = at::empty({sizes.M, sizes.N}, factor.options().dtype(delta_dtype(adapter)));
+  accumulate("delta_weight", delta, adapter, sizes, scaling, /*overwrite=*/true);
+  return delta;
+}
+
+void merge_(at::Tensor& weight, const Adapter& adapter, double scaling, double sign,
+            AccumulateDelta accumulate) {
+  const AdapterShape shape = check_adapter("merge_", adapter);
+  check_merge_target("merge_", weight, adapter, shape);
+  at::assert_no_internal_overlap(weight);
+  for (const at::Tensor& factor : {adapter.A, adapter.B, adapter.lora_A, adapter.lora_B}) {
+    if (factor.defined()) at::assert_no_overlap(weight, factor);
+  }
+  notice_device(weight);
+  accumulate("merge_", weight, adapter, Sizes(shape), sign * scaling, /*overwrite=*/false);
+}
+
+void accumulate_delta(const char*, at::Tensor& target, const Adapter& adapter, const Sizes& z,
+                      double alpha, bool overwrite) {
   const at::ScalarType dtype = delta_sum_dtype(target.scalar_type(), adapter);
   const at::Tensor rows = row_factors(adapter, z, dtype);
   const at::Tensor columns = column_factors(adapter, z, dtype);
@@ -97,8 +110,8 @@ void accumulate_delta(at::Tensor& target, const Adapter& adapter, const Sizes& z
 }
 
 TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) {
-  m.impl("delta_weight", TORCH_FN(delta_weight));
-  m.impl("merge_", TORCH_FN(merge_));
+  m.impl("delta_weight", TORCH_FN(delta_weight_by_library));
+  m.impl("merge_", TORCH_FN(merge_by_library));
 }
 
 }  // namespace gralora::aten

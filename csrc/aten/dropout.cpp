@@ -10,6 +10,7 @@
 
 #include <array>
 
+#include "aten/device_notice.h"
 #include "kernels/philox.h"
 #include "ops/check.h"
 #include "ops/operators.h"
@@ -55,6 +56,7 @@ at::Tensor dropout(const at::Tensor& x, const at::Tensor& rng_state, double p) {
   check_dropout_input(x);
   check_probability("dropout", p);
   check_rng_state("dropout", rng_state, x);
+  notice_device(x);
   const philox::DropoutRule rule = philox::make_dropout_rule(p);
   const int64_t elements = x.numel();
   const int64_t groups = (elements + philox::kGroup - 1) / philox::kGroup;

@@ -23,7 +23,7 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("linear", adapter);
   check_input("linear", x, adapter, shape);
-  check_base("linear", x, weight, bias, shape);
+  check_base("linear", "x", x, weight, bias, shape);
   check_probability("linear", dropout_p);
   if (rng_state) check_rng_state("linear", *rng_state, x);
   notice_device(x);
@@ -38,7 +38,8 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
   at::Tensor y = at::empty(out_sizes, x.options());
   at::Tensor y_rows = y.view({rows.size(0), sizes.M});
   if (bias) {
-    // The bias rides in the base product's epilogue, which therefore comes first.
+    // The bias rides in the base product's epilogue, so that comes first. The other order would
+    // spread the bias over y in a pass of its own before the adapter term could be added to it.
     at::addmm_out(y_rows, *bias, rows, weight.t());
     expand_output(y_rows, latents, factors, /*overwrite=*/false);
   } else {
@@ -61,10 +62,10 @@ ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor&
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("linear_backward", adapter);
   check_output_gradient("linear_backward", dy, adapter, shape);
-  check_base("linear_backward", dy, weight, std::nullopt, shape);
+  check_base("linear_backward", "dy", dy, weight, std::nullopt, shape);
   check_saved("linear_backward", "x", x, wants_dweight);
-  if (x) check_rows("linear_backward", "x", *x, dy, shape.N);
-  if (rng_state) check_rng_state("linear_backward", *rng_state, dy);
+  check_saved_for_backward("linear_backward", dy, x, H, lora_H, rng_state, shape);
+  notice_device(dy);
 
   AdapterBackward backward("linear_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling,
                            dropout_p, {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B});

@@ -59,6 +59,7 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
                          const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                          double scaling, double dropout_p) {
   check_no_function_transform("add");
+  refuse_tangents("add", {y, x, A, B, lora_A, lora_B});
   auto outputs = AddFunction::apply(y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
   return {outputs[0], outputs[1], outputs[2]};
 }

@@ -34,14 +34,29 @@ at::Tensor add(const at::Tensor& y, const at::Tensor& x, const OptionalTensor& A
                   dropout_p, training);
 }
 
+/// The other operators run as if autocast were off: their own products would be cast otherwise.
+void leave_autocast(const c10::OperatorHandle& op, torch::jit::Stack* stack) {
+  const c10::impl::ExcludeDispatchKeyGuard guard(c10::autocast_dispatch_keyset);
+  op.callBoxed(stack);
+}
+
+void register_others(torch::Library& m) {
+  for (const char* name : {"linear_forward", "linear_backward", "add_forward", "add_backward",
+                           "delta_weight", "merge_", "dropout"}) {
+    m.impl(name, torch::CppFunction::makeFromBoxedFunction<&leave_autocast>());
+  }
+}
+
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gralora, AutocastCPU, m) {
+  register_others(m);
   m.impl("linear", TORCH_FN(linear<c10::kCPU>));
   m.impl("add", TORCH_FN(add<c10::kCPU>));
 }
 
 TORCH_LIBRARY_IMPL(gralora, AutocastCUDA, m) {
+  register_others(m);
   m.impl("linear", TORCH_FN(linear<c10::kCUDA>));
   m.impl("add", TORCH_FN(add<c10::kCUDA>));
 }

@@ -64,6 +64,7 @@ class SecondDerivative : public torch::autograd::Function<SecondDerivative> {
 template <class Gradients>
 Gradients refuse_second_derivative(const char* op, Gradients gradients,
                                    std::initializer_list<at::Tensor> maybe_sources) {
+  for (const at::Tensor& source : maybe_sources) refuse_tangents(op, {source});
   std::vector<at::Tensor> sources;
   for (const at::Tensor& source : maybe_sources) {
     if (source.defined() && source.requires_grad()) sources.push_back(source);

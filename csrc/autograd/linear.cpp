@@ -62,6 +62,7 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                             double scaling, double dropout_p) {
   check_no_function_transform("linear");
+  refuse_tangents("linear", {x, weight, bias, A, B, lora_A, lora_B});
   auto outputs =
       LinearFunction::apply(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
   return {outputs[0], outputs[1], outputs[2]};

@@ -1,6 +1,7 @@
 // merge_ has no derivative: under Autograd it refuses to run where one would be expected. One key
 // below, which inference mode keeps, it tells autograd that the weight has changed.
 #include <ATen/core/LegacyTypeDispatch.h>
+#include <c10/core/InferenceMode.h>
 #include <torch/library.h>
 
 #include "autograd/optional.h"
@@ -23,6 +24,9 @@ void refuse_gradients(at::Tensor& weight, const OptionalTensor& A, const Optiona
 void count_change(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
                   const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
                   double sign) {
+  TORCH_CHECK(!weight.is_inference() || c10::InferenceMode::is_enabled(),
+              "gralora::merge_: weight is an inference tensor, which may be changed in inference "
+              "mode alone");
   {
     at::AutoDispatchBelowADInplaceOrView guard;
     ops::merge_(weight, A, B, lora_A, lora_B, scaling, sign);

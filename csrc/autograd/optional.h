@@ -3,6 +3,9 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+
+#include <initializer_list>
 
 #include "ops/adapter.h"
 
@@ -12,11 +15,23 @@ inline bool requires_grad(const OptionalTensor& tensor) {
   return tensor.has_value() && tensor->requires_grad();
 }
 
+/// Whether the tensor carries a tangent of forward-mode differentiation.
+inline bool has_tangent(const OptionalTensor& tensor) {
+  return tensor.has_value() && tensor->defined() && tensor->_fw_grad(/*level=*/0).defined();
+}
+
 /// Whether a derivative through this tensor is expected, in reverse or in forward mode.
 inline bool is_differentiated(const OptionalTensor& tensor) {
-  if (!tensor.has_value() || !tensor->defined()) return false;
-  return (at::GradMode::is_enabled() && tensor->requires_grad()) ||
-         tensor->_fw_grad(/*level=*/0).defined();
+  return (at::GradMode::is_enabled() && requires_grad(tensor)) || has_tangent(tensor);
+}
+
+/// Raises where a tangent would be lost: linear and add have derivatives in reverse mode alone.
+inline void refuse_tangents(const char* op, std::initializer_list<OptionalTensor> tensors) {
+  for (const OptionalTensor& tensor : tensors) {
+    TORCH_CHECK_NOT_IMPLEMENTED(!has_tangent(tensor), "gralora::", op,
+                                ": forward-mode differentiation is not supported, got a tensor "
+                                "with a tangent; use reverse mode, or gralora.reference");
+  }
 }
 
 inline at::Tensor or_undefined(const OptionalTensor& tensor) {

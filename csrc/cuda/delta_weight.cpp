@@ -2,8 +2,6 @@
 // then kernels/merge.cu, or the library calls of aten/delta_weight.cpp.
 #include "aten/delta_weight.h"
 
-#include <ATen/MemoryOverlap.h>
-#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
@@ -13,7 +11,6 @@
 #include "cuda/launch.h"
 #include "dispatch/select_merge.h"
 #include "kernels/merge.h"
-#include "ops/check.h"
 #include "ops/delta_dtype.h"
 
 namespace gralora::cuda {
@@ -76,7 +73,7 @@ void accumulate_delta(const char* op, at::Tensor& target, const Adapter& adapter
        .address = reinterpret_cast<uint64_t>(target.const_data_ptr()),
        .wide_factors = delta_dtype(adapter) == at::kDouble && target.scalar_type() != at::kDouble});
   if (selection.path == MergePath::kLibrary) {
-    aten::accumulate_delta(target, adapter, sizes, alpha, overwrite);
+    aten::accumulate_delta(op, target, adapter, sizes, alpha, overwrite);
     return;
   }
   MergeParams params = describe(target, adapter, sizes);
@@ -90,23 +87,13 @@ void accumulate_delta(const char* op, at::Tensor& target, const Adapter& adapter
 at::Tensor delta_weight(const OptionalTensor& A, const OptionalTensor& B,
                         const OptionalTensor& lora_A, const OptionalTensor& lora_B,
                         double scaling) {
-  const Adapter adapter(A, B, lora_A, lora_B);
-  const aten::Sizes sizes(check_adapter("delta_weight", adapter));
-  const at::Tensor& factor = adapter.has_grid() ? adapter.A : adapter.lora_A;
-  at::Tensor delta = at::empty({sizes.M, sizes.N}, factor.options().dtype(delta_dtype(adapter)));
-  accumulate_delta("delta_weight", delta, adapter, sizes, scaling, /*overwrite=*/true);
-  return delta;
+  return aten::delta_weight({A, B, lora_A, lora_B}, scaling, accumulate_delta);
 }
 
 void merge_(at::Tensor& weight, const OptionalTensor& A, const OptionalTensor& B,
             const OptionalTensor& lora_A, const OptionalTensor& lora_B, double scaling,
             double sign) {
-  const Adapter adapter(A, B, lora_A, lora_B);
-  const AdapterShape shape = check_adapter("merge_", adapter);
-  check_merge_target("merge_", weight, adapter, shape);
-  at::assert_no_internal_overlap(weight);
-  accumulate_delta("merge_", weight, adapter, aten::Sizes(shape), sign * scaling,
-                   /*overwrite=*/false);
+  aten::merge_(weight, {A, B, lora_A, lora_B}, scaling, sign, accumulate_delta);
 }
 
 }  // namespace

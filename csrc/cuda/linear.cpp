@@ -1,6 +1,7 @@
 // linear_forward and linear_backward on CUDA: the device guard, then the composition of library
-// calls (aten/linear.cpp), which writes the adapter term first and lets the base product accumulate
-// onto it. A kernel of gralora's own takes its place here, behind a selection in dispatch/.
+// calls (aten/linear.cpp), which arranges the products so that the second visit to y hides
+// under the base product. A kernel of gralora's own takes its place here, behind a selection in
+// dispatch/.
 #include "aten/linear.h"
 
 #include <c10/cuda/CUDAGuard.h>

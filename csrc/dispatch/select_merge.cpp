@@ -1,12 +1,8 @@
 #include "dispatch/select_merge.h"
 
+#include "kernels/merge_group.h"
+
 namespace gralora {
-namespace {
-
-constexpr int64_t kGroup = 8;          // elements that one thread owns in a row
-constexpr uint64_t kVectorBytes = 16;  // widest access of one thread
-
-}  // namespace
 
 std::string_view name_of(MergePath path) {
   switch (path) {
@@ -31,13 +27,13 @@ MergeSelection select_merge(const MergeProblem& problem) {
   }
   const int64_t width = transposed ? problem.m : problem.n;
   const int64_t pitch = transposed ? problem.column_stride : problem.row_stride;
-  if (width % kGroup != 0) {
+  if (width % kMergeGroup != 0) {
     return {MergePath::kScalar, transposed, "the block width is not a multiple of 8"};
   }
-  if (pitch * problem.element_bytes % static_cast<int64_t>(kVectorBytes) != 0) {
+  if (pitch * problem.element_bytes % kMergeAlignment != 0) {
     return {MergePath::kScalar, transposed, "rows of the weight are not 16-byte aligned"};
   }
-  if (problem.address % kVectorBytes != 0) {
+  if (problem.address % kMergeAlignment != 0) {
     return {MergePath::kScalar, transposed, "the weight is not 16-byte aligned"};
   }
   return {MergePath::kVector, transposed, "whole 16-byte aligned groups of 8 weights"};

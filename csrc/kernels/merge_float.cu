@@ -1,10 +1,9 @@
 // W[i, o, j, c] (+)= alpha * ( sum_q R[i, j, o, q] * C[i, j, c, q]  +  sum_q R0[o, q] * C0[c, q] )
 // for float32 and float64 weights, with ordinary multiply-adds in the weight's own type.
 //
-// W    [row_blocks*row_width, column_blocks*column_width]   unit column stride, read once, written
-// once R, C the grid factors seen from block pair (i, j), rank s;  R0, C0 the plain factors, rank
-// r0
-//      (kernels/merge.h: any strides, any element type)
+// - W [row_blocks*row_width, column_blocks*column_width], unit column stride: read and written once
+// - R, C: the grid factors seen from block pair (i, j), of rank s (kernels/merge.h)
+// - R0, C0: the plain factors, of rank r0; all factors with any strides and element type
 //
 // The tile is merge_tile.cuh's; a thread owns 4 rows x 8 consecutive columns. It starts its loads
 // of W (128 bytes for fp32) before the CTA stages 16 ranks of both factors in shared memory, and

@@ -1,10 +1,9 @@
 // W[i, o, j, c] (+)= alpha * ( sum_q R[i, j, o, q] * C[i, j, c, q]  +  sum_q R0[o, q] * C0[c, q] )
 // for bfloat16 and float16 weights, on tensor cores.
 //
-// W    [row_blocks*row_width, column_blocks*column_width]   unit column stride, read once, written
-// once R, C the grid factors seen from block pair (i, j), rank s;  R0, C0 the plain factors, rank
-// r0
-//      (kernels/merge.h: any strides, any element type)
+// - W [row_blocks*row_width, column_blocks*column_width], unit column stride: read and written once
+// - R, C: the grid factors seen from block pair (i, j), of rank s (kernels/merge.h)
+// - R0, C0: the plain factors, of rank r0; all factors with any strides and element type
 //
 // The tile is merge_tile.cuh's. Its eight warps stand 4 x 2; a warp owns 16 rows x 64 columns as
 // eight mma.sync m16n8k16 (bf16 operands, fp32 sums). The columns of four neighbouring MMA tiles
@@ -48,7 +47,8 @@ __device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32
 }
 
 /// Splits a factor entry into parts that sum to it, the larger first. Truncation keeps the first
-/// part finite for finite values; an Inf has no further parts, which would be NaN.
+/// part of a finite value finite. An Inf has no further parts; times the partner's zero parts it
+/// gives NaN, so of an Inf in three parts only that the weight is not finite is left.
 template <int kParts, class Store>
 __device__ void split(float value, const Store& store) {
   if constexpr (kParts == 1) {

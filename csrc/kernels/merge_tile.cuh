@@ -9,13 +9,14 @@
 #include <cuda_fp16.h>
 
 #include "kernels/merge.h"
+#include "kernels/merge_group.h"
 
 namespace gralora::merge {
 
 inline constexpr int kTileRows = 64;
 inline constexpr int kTileColumns = 128;
 inline constexpr int kThreads = 256;
-inline constexpr int kGroup = 8;
+inline constexpr int kGroup = kMergeGroup;
 inline constexpr int kGroups = kTileRows * kTileColumns / (kThreads * kGroup);
 static_assert(kGroups == 4, "a thread's weights and sums must fit its registers");
 
@@ -63,7 +64,7 @@ struct Tile {
 
 /// Eight consecutive weights.
 template <class T>
-struct alignas(16) Group {
+struct alignas(kMergeAlignment) Group {
   T element[kGroup];
 };
 

@@ -129,35 +129,74 @@ void check_input(const char* op, const at::Tensor& x, const Adapter& adapter,
   check_activation(op, "x", x, "N", shape.N, adapter);
 }
 
-void check_base(const char* op, const at::Tensor& x, const at::Tensor& weight,
+void check_base(const char* op, const char* x_name, const at::Tensor& x, const at::Tensor& weight,
                 const OptionalTensor& bias, const AdapterShape& shape) {
   check_dim(op, "weight", "[M, N]", weight, 2);
   TORCH_CHECK(weight.sym_size(0) == shape.M && weight.sym_size(1) == shape.N, "gralora::", op,
               ": weight must be [M, N] = [", shape.M, ", ", shape.N,
               "] as the adapter's factors say, got ", weight.sym_sizes());
-  TORCH_CHECK_TYPE(weight.scalar_type() == x.scalar_type(), "gralora::", op,
-                   ": x and weight must have the same dtype (A and B may differ), got x ",
+  TORCH_CHECK_TYPE(weight.scalar_type() == x.scalar_type(), "gralora::", op, ": ", x_name,
+                   " and weight must have the same dtype (A and B may differ), got ", x_name, " ",
                    x.scalar_type(), " and weight ", weight.scalar_type());
-  check_same_device(op, "weight", weight, "x", x);
+  check_same_device(op, "weight", weight, x_name, x);
   if (!bias.has_value()) return;
   check_dim(op, "bias", "[M]", *bias, 1);
   TORCH_CHECK(bias->sym_size(0) == shape.M, "gralora::", op, ": bias must be [M] = [", shape.M,
               "], got ", bias->sym_sizes());
-  TORCH_CHECK_TYPE(bias->scalar_type() == x.scalar_type(), "gralora::", op,
-                   ": x and bias must have the same dtype, got x ", x.scalar_type(), " and bias ",
-                   bias->scalar_type());
-  check_same_device(op, "bias", *bias, "x", x);
+  TORCH_CHECK_TYPE(bias->scalar_type() == x.scalar_type(), "gralora::", op, ": ", x_name,
+                   " and bias must have the same dtype, got ", x_name, " ", x.scalar_type(),
+                   " and bias ", bias->scalar_type());
+  check_same_device(op, "bias", *bias, x_name, x);
 }
 
-void check_rows(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& x,
-                const c10::SymInt& width) {
+void check_rows(const char* op, const char* name, const at::Tensor& tensor, const char* other_name,
+                const at::Tensor& other, const c10::SymInt& width) {
   check_dtype(op, name, tensor);
-  bool fits = tensor.dim() == x.dim() && tensor.sym_size(-1) == width;
-  for (int64_t d = 0; fits && d + 1 < x.dim(); ++d) fits = tensor.sym_size(d) == x.sym_size(d);
-  TORCH_CHECK(fits, "gralora::", op, ": ", name,
-              " must have the leading sizes of x and the last size ", width, ", got ", name, " ",
-              tensor.sym_sizes(), " and x ", x.sym_sizes());
-  check_same_device(op, name, tensor, "x", x);
+  bool fits = tensor.dim() == other.dim() && tensor.sym_size(-1) == width;
+  for (int64_t d = 0; fits && d + 1 < other.dim(); ++d) {
+    fits = tensor.sym_size(d) == other.sym_size(d);
+  }
+  TORCH_CHECK(fits, "gralora::", op, ": ", name, " must have the leading sizes of ", other_name,
+              " and the last size ", width, ", got ", name, " ", tensor.sym_sizes(), " and ",
+              other_name, " ", other.sym_sizes());
+  check_same_device(op, name, tensor, other_name, other);
+}
+
+c10::SymInt count_tokens(const at::Tensor& tensor) {
+  c10::SymInt tokens = 1;
+  for (int64_t d = 0; d + 1 < tensor.dim(); ++d) tokens *= tensor.sym_size(d);
+  return tokens;
+}
+
+void check_saved_for_backward(const char* op, const at::Tensor& dy, const OptionalTensor& x,
+                              const OptionalTensor& H, const OptionalTensor& lora_H,
+                              const OptionalTensor& rng_state, const AdapterShape& shape) {
+  const auto check_like_dy = [&](const char* name, const at::Tensor& tensor) {
+    TORCH_CHECK_TYPE(tensor.scalar_type() == dy.scalar_type(), "gralora::", op, ": ", name,
+                     " and dy must have the same dtype, got ", name, " ", tensor.scalar_type(),
+                     " and dy ", dy.scalar_type());
+    check_same_device(op, name, tensor, "dy", dy);
+  };
+  if (x) {
+    check_rows(op, "x", *x, "dy", dy, shape.N);
+    check_like_dy("x", *x);
+  }
+  if (H && shape.s > 0) {
+    const c10::SymInt r = shape.k_in * shape.s;
+    TORCH_CHECK(H->dim() == 3 && H->sym_size(0) == shape.k_out &&
+                    H->sym_size(1) == count_tokens(dy) && H->sym_size(2) == r,
+                "gralora::", op, ": H must be [k_out, T, k_in*s] = [", shape.k_out, ", ",
+                count_tokens(dy), ", ", r, "], got ", H->sym_sizes());
+    check_like_dy("H", *H);
+  }
+  if (lora_H && shape.r0 > 0) {
+    TORCH_CHECK(lora_H->dim() == 2 && lora_H->sym_size(0) == count_tokens(dy) &&
+                    lora_H->sym_size(1) == shape.r0,
+                "gralora::", op, ": lora_H must be [T, r0] = [", count_tokens(dy), ", ", shape.r0,
+                "], got ", lora_H->sym_sizes());
+    check_like_dy("lora_H", *lora_H);
+  }
+  if (rng_state) check_rng_state(op, *rng_state, dy);
 }
 
 void check_output_gradient(const char* op, const at::Tensor& dy, const Adapter& adapter,
@@ -182,7 +221,7 @@ void check_rng_state(const char* op, const at::Tensor& rng_state, const at::Tens
       rng_state.scalar_type() == at::kLong && rng_state.dim() == 1 && rng_state.sym_size(0) == 2,
       "gralora::", op, ": rng_state must be int64 [2], got ", rng_state.scalar_type(), " ",
       rng_state.sym_sizes());
-  check_same_device(op, "rng_state", rng_state, "x", x);
+  check_same_device(op, "rng_state", rng_state, "the input", x);
 }
 
 void check_merge_target(const char* op, const at::Tensor& weight, const Adapter& adapter,

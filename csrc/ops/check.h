@@ -27,13 +27,22 @@ AdapterShape check_adapter(const char* op, const Adapter& adapter);
 void check_input(const char* op, const at::Tensor& x, const Adapter& adapter,
                  const AdapterShape& shape);
 
-/// The frozen matrix and its bias: [M, N] and [M], in x's dtype and on its device.
-void check_base(const char* op, const at::Tensor& x, const at::Tensor& weight,
+/// The frozen matrix and its bias: [M, N] and [M], in the dtype and on the device of x (or dy).
+void check_base(const char* op, const char* x_name, const at::Tensor& x, const at::Tensor& weight,
                 const OptionalTensor& bias, const AdapterShape& shape);
 
-/// A tensor that must be x with `width` in place of its last size: y of `add`, or a gradient.
-void check_rows(const char* op, const char* name, const at::Tensor& tensor, const at::Tensor& x,
-                const c10::SymInt& width);
+/// A tensor that must be `other` with `width` in place of its last size, on the same device.
+void check_rows(const char* op, const char* name, const at::Tensor& tensor, const char* other_name,
+                const at::Tensor& other, const c10::SymInt& width);
+
+/// What backward reads of the forward pass, where it is given: x [..., N], H [k_out, T, k_in*s],
+/// lora_H [T, r0], all in dy's dtype, and rng_state; all on dy's device.
+void check_saved_for_backward(const char* op, const at::Tensor& dy, const OptionalTensor& x,
+                              const OptionalTensor& H, const OptionalTensor& lora_H,
+                              const OptionalTensor& rng_state, const AdapterShape& shape);
+
+/// T: the product of all sizes but the last.
+c10::SymInt count_tokens(const at::Tensor& tensor);
 
 /// The gradient of the output in backward: floating, at least 1-D, M wide, on the factors' device.
 void check_output_gradient(const char* op, const at::Tensor& dy, const Adapter& adapter,

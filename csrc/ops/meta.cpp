@@ -14,12 +14,6 @@
 namespace gralora::ops {
 namespace {
 
-c10::SymInt count_tokens(const at::Tensor& x) {
-  c10::SymInt tokens = 1;
-  for (int64_t d = 0; d + 1 < x.dim(); ++d) tokens *= x.sym_size(d);
-  return tokens;
-}
-
 /// An empty tensor with the leading sizes of `x` and `width` as its last.
 at::Tensor empty_rows(const at::Tensor& x, const c10::SymInt& width, at::ScalarType dtype) {
   auto sizes = x.sym_sizes().vec();
@@ -56,23 +50,24 @@ Forward linear_forward_meta(const at::Tensor& x, const at::Tensor& weight,
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("linear", adapter);
   check_input("linear", x, adapter, shape);
-  check_base("linear", x, weight, bias, shape);
+  check_base("linear", "x", x, weight, bias, shape);
   check_probability("linear", dropout_p);
   if (rng_state) check_rng_state("linear", *rng_state, x);
   auto [H, lora_H] = empty_latents(x, adapter, shape);
   return {empty_rows(x, shape.M, x.scalar_type()), H, lora_H};
 }
 
-LinearGradients linear_backward_meta(const at::Tensor& dy, const OptionalTensor&,
+LinearGradients linear_backward_meta(const at::Tensor& dy, const OptionalTensor& x,
                                      const at::Tensor& weight, const OptionalTensor& A,
                                      const OptionalTensor& B, const OptionalTensor& lora_A,
-                                     const OptionalTensor& lora_B, const OptionalTensor&,
-                                     const OptionalTensor&, const OptionalTensor&, double, double,
-                                     std::array<bool, 7> output_mask) {
+                                     const OptionalTensor& lora_B, const OptionalTensor& H,
+                                     const OptionalTensor& lora_H, const OptionalTensor& rng_state,
+                                     double, double, std::array<bool, 7> output_mask) {
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("linear_backward", adapter);
   check_output_gradient("linear_backward", dy, adapter, shape);
-  check_base("linear_backward", dy, weight, std::nullopt, shape);
+  check_base("linear_backward", "dy", dy, weight, std::nullopt, shape);
+  check_saved_for_backward("linear_backward", dy, x, H, lora_H, rng_state, shape);
   return {output_mask[0] ? empty_rows(dy, shape.N, dy.scalar_type()) : at::Tensor(),
           output_mask[1] ? at::empty_symint({shape.M, shape.N}, dy.options()) : at::Tensor(),
           output_mask[2] ? at::empty_symint({shape.M}, dy.options()) : at::Tensor(),
@@ -89,21 +84,23 @@ Forward add_forward_meta(const at::Tensor& y, const at::Tensor& x, const Optiona
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("add", adapter);
   check_input("add", x, adapter, shape);
-  check_rows("add", "y", y, x, shape.M);
+  check_rows("add", "y", y, "x", x, shape.M);
   check_probability("add", dropout_p);
   if (rng_state) check_rng_state("add", *rng_state, x);
   auto [H, lora_H] = empty_latents(x, adapter, shape);
   return {empty_rows(x, shape.M, y.scalar_type()), H, lora_H};
 }
 
-AddGradients add_backward_meta(const at::Tensor& dy, const OptionalTensor&, const OptionalTensor& A,
-                               const OptionalTensor& B, const OptionalTensor& lora_A,
-                               const OptionalTensor& lora_B, const OptionalTensor&,
-                               const OptionalTensor&, const OptionalTensor&, double, double,
+AddGradients add_backward_meta(const at::Tensor& dy, const OptionalTensor& x,
+                               const OptionalTensor& A, const OptionalTensor& B,
+                               const OptionalTensor& lora_A, const OptionalTensor& lora_B,
+                               const OptionalTensor& H, const OptionalTensor& lora_H,
+                               const OptionalTensor& rng_state, double, double,
                                std::array<bool, 5> output_mask) {
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("add_backward", adapter);
   check_output_gradient("add_backward", dy, adapter, shape);
+  check_saved_for_backward("add_backward", dy, x, H, lora_H, rng_state, shape);
   return {output_mask[0] ? empty_rows(dy, shape.N, dy.scalar_type()) : at::Tensor(),
           empty_like_if(output_mask[1] && adapter.has_grid(), adapter.A),
           empty_like_if(output_mask[2] && adapter.has_grid(), adapter.B),

@@ -122,7 +122,8 @@ class GraLoRALinear(nn.Module):
         writes to the shared weight, so `linear` itself changes with it.
 
         Raises:
-            TypeError: `linear` is no ``nn.Linear``, or a subclass with a forward of its own.
+            TypeError: `linear` is no ``nn.Linear``, a subclass with a forward of its own, or its
+                weight is no parameter.
             ValueError: as the constructor.
 
         """
@@ -131,6 +132,14 @@ class GraLoRALinear(nn.Module):
                 f"{_WHO}.from_linear: needs a torch.nn.Linear with torch's own forward, got "
                 f"{type(linear).__module__}.{type(linear).__qualname__}"
             )
+        who = f"{_WHO}.from_linear"
+        if not isinstance(linear.weight, nn.Parameter):
+            raise TypeError(
+                f"{who}: weight must be a parameter, got one that is computed (parametrised, "
+                "pruned or weight-normed); make the computation permanent first"
+            )
+        check_int(who, "in_features", linear.in_features, 1)
+        check_int(who, "out_features", linear.out_features, 1)
         spec = make_spec(
             linear.in_features,
             linear.out_features,
@@ -140,11 +149,11 @@ class GraLoRALinear(nn.Module):
             hybrid_r=hybrid_r,
             dropout=dropout,
             use_rslora=use_rslora,
-            who=f"{_WHO}.from_linear",
+            who=who,
         )
         _check_dtypes(linear.weight.dtype, adapter_dtype)
         layer = cls.__new__(cls)
-        layer._build(cast(nn.Parameter, linear.weight), cast("nn.Parameter | None", linear.bias))
+        layer._build(linear.weight, cast("nn.Parameter | None", linear.bias))
         layer._create_adapter("default", spec, adapter_dtype)
         layer.reset_adapter("default")
         layer.set_adapter("default")
@@ -357,9 +366,14 @@ class GraLoRALinear(nn.Module):
 
         Raises:
             ValueError: an unknown name.
+            RuntimeError: the adapter is merged into the weight.
 
         """
         self._check_known(name, "reset_adapter")
+        if name in self._merged:
+            raise RuntimeError(
+                f"{_WHO}.reset_adapter: {name!r} is merged into the weight; {self._way_out()}"
+            )
         with torch.no_grad():
             A, B, lora_A, lora_B = self._factors(name)
             # Kaiming-uniform with a = sqrt(5) is uniform within 1/sqrt(fan-in).
@@ -454,12 +468,16 @@ class GraLoRALinear(nn.Module):
     ) -> None:
         """Add adapters to the weight in place, in one pass over it each.
 
+        Every module that holds the same weight tensor changes with it. Other layers of this class
+        are noticed and the merge is refused; a tied module of another class is not.
+
         Args:
             safe_merge: try on a copy first, and leave the weight alone when the result would hold
                 an Inf or NaN.
             adapter_names: which; None means the active ones. Those merged already are skipped.
-            keep: where the exact base weight is kept for :meth:`unmerge`: on the weight's
-                ``"device"``, on the ``"cpu"``, or nowhere (False).
+            keep: where the exact base weight is kept from now on for :meth:`unmerge`: on the
+                weight's ``"device"``, on the ``"cpu"``, or nowhere (False), also where an earlier
+                merge kept it.
 
         Raises:
             TypeError: `adapter_names` is neither a str nor a sequence of str.
@@ -479,10 +497,15 @@ class GraLoRALinear(nn.Module):
         self._check_mergeable(keep)
         if safe_merge:
             self._try_merge(names)
+        before = self._merged
         self._keep_base(keep)
-        for name in names:
-            self._add_to(self.weight, name)
-        self._merged += names
+        try:
+            for name in names:
+                self._add_to(self.weight, name)
+                self._merged += (name,)
+        except Exception:
+            self._take_back(before)
+            raise
 
     @torch.no_grad()
     def unmerge(self) -> None:
@@ -511,6 +534,11 @@ class GraLoRALinear(nn.Module):
     def _check_mergeable(self, keep: Keep) -> None:
         if self.weight.is_meta:
             raise RuntimeError(f"{_WHO}.merge: the weight is on the meta device and has no values")
+        if type(self.weight) not in (nn.Parameter, Tensor):
+            raise RuntimeError(
+                f"{_WHO}.merge: the weight must be an ordinary tensor, got a "
+                f"{type(self.weight).__name__}; merge before it is sharded or wrapped"
+            )
         if keep and self._merged and self._base_weight is None:
             raise RuntimeError(
                 f"{_WHO}.merge: keep={keep!r} asks for the base weight, which the earlier merge of "
@@ -542,6 +570,14 @@ class GraLoRALinear(nn.Module):
         else:
             self._base_weight = self.weight.detach().to(device, copy=True)
 
+    def _take_back(self, before: tuple[str, ...]) -> None:
+        """Undo as much of a merge that failed as the kept base weight allows."""
+        if before or self._base_weight is None:
+            return
+        self.weight.copy_(self._base_weight)
+        self._base_weight = None
+        self._merged = ()
+
     def _add_to(self, weight: Tensor, name: str) -> None:
         A, B, lora_A, lora_B = self._factors(name)
         torch.ops.gralora.merge_(weight, A, B, lora_A, lora_B, scaling=self.adapters[name].scaling)
@@ -555,6 +591,21 @@ class GraLoRALinear(nn.Module):
                 f"{prefix.rstrip('.') or 'this layer'}; {self._way_out()}"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        """Save the base weight of a merged layer, since the adapters are saved beside it."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not self._merged:
+            return
+        if self._base_weight is None:
+            raise RuntimeError(
+                f"{_WHO}.state_dict: {list(self._merged)} are merged into the weight of "
+                f"{prefix.rstrip('.') or 'this layer'} with keep=False and would be applied twice "
+                "where the state is loaded; save `layer.weight` alone, as a plain linear layer's"
+            )
+        destination[prefix + "weight"] = self._base_weight
 
     def extra_repr(self) -> str:
         """Sizes, and what is attached, active and merged."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from keyword import iskeyword
 
 from torch import nn
 
@@ -132,7 +133,7 @@ def check_adapter_name(name: object, *, who: str = "GraLoRALinear") -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"{who}: an adapter name must be a str, got {name!r}")
-    if not name.isidentifier() or name in _RESERVED_NAMES:
+    if not name.isidentifier() or iskeyword(name) or name in _RESERVED_NAMES:
         raise ValueError(
             f"{who}: an adapter name must be a plain identifier that is no attribute of "
             f"torch.nn.ParameterDict, got {name!r}"

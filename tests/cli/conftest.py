@@ -29,6 +29,11 @@ def python(
         environment.pop("PYTHONPATH", None)
         if path is not None:
             environment["PYTHONPATH"] = str(path)
+            # An editable install finds the package before the path is asked.
+            (path / "sitecustomize.py").write_text(
+                "import sys\n"
+                "sys.meta_path = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
+            )
         return subprocess.run(
             [sys.executable, *arguments],
             cwd=elsewhere,

@@ -46,7 +46,7 @@ def _dense_update(layer: nn.Module, name: str, scaling: float) -> Tensor:
 def _snapshot(layer: nn.Module) -> dict[str, Any]:
     """Everything about a layer that a failed call must leave as it was."""
     return {
-        "values": {key: value.detach().clone() for key, value in layer.state_dict().items()},
+        "values": {key: value.detach().clone() for key, value in layer.named_parameters()},
         "identity": {key: id(value) for key, value in layer.named_parameters()},
         "requires_grad": {key: value.requires_grad for key, value in layer.named_parameters()},
         "adapters": dict(layer.adapters),

@@ -32,7 +32,8 @@ def python(
             # An editable install finds the package before the path is asked.
             (path / "sitecustomize.py").write_text(
                 "import sys\n"
-                "sys.meta_path = [f for f in sys.meta_path if 'ScikitBuild' not in type(f).__name__]\n"
+                "editable = [f for f in sys.meta_path if 'ScikitBuild' in type(f).__name__]\n"
+                "sys.meta_path = [f for f in sys.meta_path if f not in editable]\n"
             )
         return subprocess.run(
             [sys.executable, *arguments],

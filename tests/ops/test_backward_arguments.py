@@ -9,7 +9,7 @@ import torch
 
 
 def _call(device: str, **changes: Any) -> Any:
-    """linear_backward of a [2, 3] grid on 5 tokens, N = 8, M = 12, r = 4, some arguments changed."""
+    """linear_backward of a [2, 3] grid on 5 tokens, N = 8, M = 12, r = 4, with changes."""
 
     def tensor(*shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.zeros(*shape, dtype=dtype, device=device)

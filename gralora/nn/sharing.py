@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import cast
 from weakref import WeakSet
 
-from torch import Tensor
+from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from gralora.nn.linear import GraLoRALinear
-
-_layers: WeakSet[GraLoRALinear] = WeakSet()
+_layers: WeakSet[nn.Module] = WeakSet()
 
 
-def register(layer: GraLoRALinear) -> None:
+def register(layer: nn.Module) -> None:
     """Remember a layer for as long as it lives."""
     _layers.add(layer)
 
@@ -28,12 +25,14 @@ def _memory_range(tensor: Tensor) -> tuple[int, int]:
     return start, start + (last + 1) * tensor.element_size()
 
 
-def layers_sharing_weight(layer: GraLoRALinear) -> Iterator[GraLoRALinear]:
+def layers_sharing_weight(layer: nn.Module) -> Iterator[nn.Module]:
     """Yield every other live layer whose weight overlaps this layer's."""
-    start, end = _memory_range(layer.weight)
+    weight = cast(Tensor, layer.weight)
+    start, end = _memory_range(weight)
     for other in list(_layers):
-        if other is layer or other.weight.device != layer.weight.device:
+        other_weight = cast(Tensor, other.weight)
+        if other is layer or other_weight.device != weight.device:
             continue
-        other_start, other_end = _memory_range(other.weight)
+        other_start, other_end = _memory_range(other_weight)
         if start < other_end and other_start < end:
             yield other

@@ -51,6 +51,11 @@ class AdaptedLayer(nn.Module):
         """Names of the active adapters, in the order in which they are applied."""
         return list(self._active)
 
+    @property
+    def can_unmerge(self) -> bool:
+        """Whether no adapter is merged, or the base weight was kept."""
+        return not self._merged or self._base_weight is not None
+
     def add_adapter(
         self,
         name: str,
@@ -238,11 +243,11 @@ class AdaptedLayer(nn.Module):
         return "it was merged with keep=False, so build a new layer from the weight instead"
 
 
-def check_dtypes(weight: torch.dtype, adapter: torch.dtype | None) -> None:
+def check_dtypes(weight: torch.dtype, adapter: torch.dtype | None, *, who: str = WHO) -> None:
     """Raise TypeError for a dtype that the operators do not support."""
     supported = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     for name, dtype in (("dtype", weight), ("adapter_dtype", adapter)):
         if dtype is not None and dtype not in supported:
             raise TypeError(
-                f"{WHO}: {name} must be float64, float32, bfloat16 or float16, got {dtype}"
+                f"{who}: {name} must be float64, float32, bfloat16 or float16, got {dtype}"
             )

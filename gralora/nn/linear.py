@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TypeGuard, cast
 
 import torch
 from torch import Tensor, nn
@@ -118,19 +118,8 @@ class GraLoRALinear(MergeableLayer):
             ValueError: as the constructor.
 
         """
-        if not isinstance(linear, nn.Linear) or type(linear).forward is not nn.Linear.forward:
-            raise TypeError(
-                f"{WHO}.from_linear: needs a torch.nn.Linear with torch's own forward, got "
-                f"{type(linear).__module__}.{type(linear).__qualname__}"
-            )
         who = f"{WHO}.from_linear"
-        if not isinstance(linear.weight, nn.Parameter):
-            raise TypeError(
-                f"{who}: weight must be a parameter, got one that is computed (parametrised, "
-                "pruned or weight-normed); make the computation permanent first"
-            )
-        check_int(who, "in_features", linear.in_features, 1)
-        check_int(who, "out_features", linear.out_features, 1)
+        _check_linear(linear, who)
         spec = make_spec(
             linear.in_features,
             linear.out_features,
@@ -143,11 +132,24 @@ class GraLoRALinear(MergeableLayer):
             who=who,
         )
         check_dtypes(linear.weight.dtype, adapter_dtype)
-        layer = cls.__new__(cls)
-        MergeableLayer.__init__(layer, linear.weight, cast("nn.Parameter | None", linear.bias))
+        layer = cls.without_adapters(linear)
         layer._create_adapter("default", spec, adapter_dtype)
         layer.reset_adapter("default")
         layer.set_adapter("default")
+        return layer
+
+    @classmethod
+    def without_adapters(cls, linear: nn.Linear) -> GraLoRALinear:
+        """Take over an existing layer as :meth:`from_linear` does, to be adapted afterwards.
+
+        Raises:
+            TypeError, ValueError: as :meth:`from_linear`.
+
+        """
+        _check_linear(linear, f"{WHO}.without_adapters")
+        layer = cls.__new__(cls)
+        weight = cast(nn.Parameter, linear.weight)
+        MergeableLayer.__init__(layer, weight, cast("nn.Parameter | None", linear.bias))
         return layer.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -217,3 +219,29 @@ class GraLoRALinear(MergeableLayer):
             ]
             lines.append(f"{name}: {spec} ({', '.join(marks) or 'inactive'})")
         return "\n".join(lines)
+
+
+def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a module is an ``nn.Linear`` that computes what torch's own does."""
+    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
+
+
+def has_computed_weight(linear: nn.Linear) -> bool:
+    """Whether the weight is the result of a computation, as a parametrisation's is."""
+    return not isinstance(linear.weight, nn.Parameter)
+
+
+def _check_linear(linear: nn.Module, who: str) -> None:
+    if not is_plain_linear(linear):
+        raise TypeError(
+            f"{who}: needs a torch.nn.Linear with torch's own forward, got "
+            f"{type(linear).__module__}.{type(linear).__qualname__}"
+        )
+    if has_computed_weight(linear):
+        raise TypeError(
+            f"{who}: weight must be a parameter, got one that is computed (parametrised, pruned or "
+            "weight-normed); make the computation permanent first"
+        )
+    check_int(who, "in_features", linear.in_features, 1)
+    check_int(who, "out_features", linear.out_features, 1)
+    check_dtypes(linear.weight.dtype, None)

@@ -1,0 +1,143 @@
+"""inject(): attaches a new adapter to a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import nn
+
+from gralora.config import GraLoRAConfig
+from gralora.injection import checkpointing
+from gralora.injection.plan import Plan, make_plan, warn
+from gralora.injection.record import attach_state, injection_state
+from gralora.injection.saved_module import SavedModule, copy_modules
+from gralora.injection.switching import enable_adapters, set_adapter
+from gralora.nn import GraLoRALinear
+
+
+def inject(
+    model: nn.Module,
+    config: GraLoRAConfig,
+    adapter_name: str = "default",
+    *,
+    adapter_dtype: torch.dtype | None = None,
+) -> nn.Module:
+    """Attach a new adapter to a model, in place, and let it alone train.
+
+    Every selected ``nn.Linear`` becomes a :class:`gralora.nn.GraLoRALinear` that keeps its name
+    and its very weight, so that checkpoints of the base model still load. The rest is frozen, but
+    for the biases and saved modules that `config` asks for. A fresh adapter changes no output.
+    Earlier adapters stay attached and become inactive. Wrap and compile the model afterwards.
+
+    Where the model has input embeddings, their output requires gradients while its gradient
+    checkpointing is on, as the reentrant kind needs; it may be switched on later.
+
+    Args:
+        model: changed in place.
+        config: what to adapt and how.
+        adapter_name: a plain identifier that is not in use.
+        adapter_dtype: of the factors; None means the weight's dtype, float32 where that is
+            bfloat16 or float16.
+
+    Returns:
+        `model`.
+
+    Raises:
+        TypeError: an argument of the wrong kind, or a target that is no linear layer.
+        ValueError: no layer is selected, settings that do not fit a layer, a name in use, or a
+            model that is wrapped already.
+        RuntimeError: an adapter is merged.
+
+    In each case nothing has changed.
+
+    Warns:
+        UserWarning: entries of `config` that matched nothing.
+
+    """
+    plan = make_plan(model, config, adapter_name, adapter_dtype=adapter_dtype)
+    apply_plan(model, plan)
+    warn(plan)
+    return model
+
+
+def apply_plan(model: nn.Module, plan: Plan) -> None:
+    """Carry out a plan made for this very model; where memory runs out, nothing has changed."""
+    checkpointing.remove(model)
+    trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
+    try:
+        layers = _build_layers(model, plan)
+        wrappers = _build_saved_modules(model, plan)
+    except BaseException:
+        for parameter, requires_grad in trained.items():
+            parameter.requires_grad_(requires_grad)
+        for name in plan.record.targets:
+            layer = model.get_submodule(name)
+            if isinstance(layer, GraLoRALinear) and plan.adapter_name in layer.adapters:
+                layer.delete_adapter(plan.adapter_name)
+        checkpointing.install(model)
+        raise
+    for name, module in (layers | wrappers).items():
+        _replace(model, plan.places[name], module)
+    _keep_adapters_in_use(model)
+    model.requires_grad_(False)
+    state = injection_state(model)
+    state.records[plan.adapter_name] = plan.record
+    attach_state(model, state)
+    enable_adapters(model, True)
+    set_adapter(model, plan.adapter_name)
+    checkpointing.install(model)
+
+
+def _build_layers(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
+    layers: dict[str, nn.Module] = {}
+    for name, spec in plan.record.targets.items():
+        module = model.get_submodule(name)
+        if not isinstance(module, GraLoRALinear):
+            module = layers[name] = GraLoRALinear.without_adapters(cast(nn.Linear, module))
+        module.add_adapter(
+            plan.adapter_name,
+            r=spec.r,
+            k=(spec.k_out, spec.k_in),
+            alpha=spec.alpha,
+            hybrid_r=spec.hybrid_r,
+            dropout=spec.dropout,
+            use_rslora=spec.use_rslora,
+            adapter_dtype=plan.adapter_dtype,
+        )
+    return layers
+
+
+def _build_saved_modules(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
+    names = plan.record.saved_modules
+    modules = [model.get_submodule(name) for name in names]
+    originals = [
+        module.original_module if isinstance(module, SavedModule) else module for module in modules
+    ]
+    copies = copy_modules(originals)
+    wrappers: dict[str, nn.Module] = {}
+    for name, module, copied in zip(names, modules, copies, strict=True):
+        if not isinstance(module, SavedModule):
+            module = wrappers[name] = SavedModule(module)
+        module.add_copy(plan.adapter_name, copied)
+    return wrappers
+
+
+def _replace(model: nn.Module, places: tuple[str, ...], module: nn.Module) -> None:
+    for place in places:
+        parent, _, attribute = place.rpartition(".")
+        setattr(model.get_submodule(parent), attribute, module)
+
+
+def _keep_adapters_in_use(model: nn.Module) -> None:
+    """Keep torch's encoder layers from reading the weights of adapted layers in evaluation."""
+    for owner in _encoder_layers(model):
+        if any(isinstance(layer, GraLoRALinear) for layer in (owner.linear1, owner.linear2)):
+            # Their fused inference path takes the two weights, not the layers; without a known
+            # activation they call the layers.
+            owner.activation_relu_or_gelu = 0
+
+
+def _encoder_layers(model: nn.Module) -> Iterator[nn.TransformerEncoderLayer]:
+    return (module for module in model.modules() if isinstance(module, nn.TransformerEncoderLayer))

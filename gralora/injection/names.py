@@ -1,0 +1,98 @@
+"""Which module names a configuration selects; the rules are PEFT's.
+
+Source: ``check_target_module_exists``, ``get_pattern_key`` and ``_set_trainable`` of PEFT 0.21.
+One rule is wider here: `layers_to_transform` holds for every kind of `target_modules`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+from gralora.config import ALL_LINEAR, GraLoRAConfig
+
+Value = TypeVar("Value")
+
+_CLASSIFIER_HEADS = ("classifier", "score")
+_TASK_HEADS = {
+    "SEQ_CLS": _CLASSIFIER_HEADS,
+    "TOKEN_CLS": _CLASSIFIER_HEADS,
+    "QUESTION_ANS": ("qa_outputs",),
+}
+
+
+def is_all_linear(config: GraLoRAConfig) -> bool:
+    """Whether every linear layer is wanted."""
+    targets = config.target_modules
+    return isinstance(targets, str) and targets.lower() == ALL_LINEAR
+
+
+def target_entries(config: GraLoRAConfig, name: str) -> list[str]:
+    """Entries of `target_modules` that ask for `name`; not for ``"all-linear"``."""
+    return _matching_entries(config.target_modules, name)
+
+
+def exclude_entries(config: GraLoRAConfig, name: str) -> list[str]:
+    """Entries of `exclude_modules` that leave `name` out."""
+    return _matching_entries(config.exclude_modules or (), name)
+
+
+def _matching_entries(entries: str | Iterable[str], name: str) -> list[str]:
+    if isinstance(entries, str):
+        return [entries] if re.fullmatch(entries, name) else []
+    return [entry for entry in entries if name == entry or name.endswith(f".{entry}")]
+
+
+def saved_entries(config: GraLoRAConfig) -> tuple[str, ...]:
+    """Endings of the names of saved modules: `modules_to_save` and the head of the task."""
+    heads = _TASK_HEADS.get(config.task_type or "", ())
+    return tuple(dict.fromkeys((*(config.modules_to_save or ()), *heads)))
+
+
+def matching_saved_entries(config: GraLoRAConfig, name: str) -> list[str]:
+    """Entries that make `name` a saved module; an ending need not start at a dot."""
+    return [entry for entry in saved_entries(config) if name.endswith(entry)]
+
+
+def layer_index(config: GraLoRAConfig, name: str) -> int | None:
+    """Index of the layer that `name` lies in, or None where it has none."""
+    patterns = config.layers_pattern or ()
+    if not patterns:
+        # The first number counts: later ones may be those of experts inside a layer.
+        match = re.match(r".*?\.[^.]*\.(?P<index>\d+)\.", name)
+        return int(match["index"]) if match else None
+    for pattern in (patterns,) if isinstance(patterns, str) else patterns:
+        match = re.match(rf"(?:^|.*?\.){pattern}\.(?P<index>\d+)\.", name)
+        if match:
+            return int(match["index"])
+    return None
+
+
+def wanted_layers(config: GraLoRAConfig) -> tuple[int, ...]:
+    """Indices that `layers_to_transform` names; empty means every layer."""
+    indices = config.layers_to_transform
+    if indices is None:
+        return ()
+    return (indices,) if isinstance(indices, int) else tuple(indices)
+
+
+def is_in_wanted_layers(config: GraLoRAConfig, name: str) -> bool:
+    """Whether `layers_to_transform` lets `name` through."""
+    indices = wanted_layers(config)
+    return not indices or layer_index(config, name) in indices
+
+
+def pattern_matches(key: str, name: str) -> bool:
+    """Whether a key of `rank_pattern`, `alpha_pattern` or `k_pattern` holds for `name`."""
+    return key == name or re.match(rf"(.*\.)?({key})$", name) is not None
+
+
+def pattern_value(patterns: Mapping[str, Value], name: str, default: Value) -> Value:
+    """Value for `name`: that of the key that is the name itself, else of the first that matches."""
+    if name in patterns:
+        return patterns[name]
+    for key, value in patterns.items():
+        if pattern_matches(key, name):
+            return value
+    return default

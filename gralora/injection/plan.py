@@ -1,0 +1,239 @@
+"""Everything that injecting an adapter will do: all checks made, nothing changed yet."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from torch import nn
+
+from gralora.config import GraLoRAConfig
+from gralora.injection import names
+from gralora.injection.record import AdapterRecord, injection_state, unwrap
+from gralora.injection.saved_module import SavedModule
+from gralora.injection.saving import choose_saved_modules, is_inside
+from gralora.injection.survey import Survey, survey
+from gralora.injection.targets import check_target, choose_targets, reads_weights_itself
+from gralora.nn import AdapterSpec, GraLoRALinear
+from gralora.nn.adapters import check_dtypes
+from gralora.nn.spec import check_adapter_name, make_spec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What :func:`gralora.injection.inject.apply_plan` carries out.
+
+    Attributes:
+        adapter_name: of the new adapter.
+        adapter_dtype: of its factors; None takes each layer's own.
+        record: what the model will carry.
+        places: every name under which each target and saved module is reachable, by first name.
+        warnings: what the user should know once the plan is carried out.
+
+    """
+
+    adapter_name: str
+    adapter_dtype: torch.dtype | None
+    record: AdapterRecord
+    places: dict[str, tuple[str, ...]]
+    warnings: tuple[str, ...]
+
+
+def make_plan(
+    model: nn.Module,
+    config: GraLoRAConfig,
+    adapter_name: str,
+    *,
+    adapter_dtype: torch.dtype | None = None,
+    who: str = "inject",
+) -> Plan:
+    """Decide what a new adapter changes in a model.
+
+    Args:
+        model: bare, or with other adapters.
+        config: what to adapt and how.
+        adapter_name: a plain identifier that is not in use.
+        adapter_dtype: of the factors; None means the weight's, float32 where that is bfloat16 or
+            float16.
+        who: opens the error messages.
+
+    Raises:
+        TypeError: an argument or a target of the wrong kind.
+        ValueError: a name in use, settings that do not fit the model, or a model that is wrapped.
+        RuntimeError: an adapter is merged.
+
+    """
+    _check_model(model, config, who)
+    _check_name(model, config, check_adapter_name(adapter_name, who=who), who)
+    found = survey(model)
+    saved = choose_saved_modules(model, found, config, adapter_name, who)
+    targets = choose_targets(model, found, config, saved, who)
+    for name in targets:
+        check_target(found, name, who)
+    _check_shared(found, targets, saved, who)
+    specs = {name: _make_spec(found.modules[name], name, config, who) for name in targets}
+    for name in targets:
+        check_dtypes(cast(nn.Linear, found.modules[name]).weight.dtype, adapter_dtype, who=who)
+    record = AdapterRecord(config, specs, saved, _biases(model, config, targets, saved))
+    places = {name: found.names[id(found.modules[name])] for name in (*targets, *saved)}
+    texts = (*_skipped(found, config, saved, who), *_unmatched(found, record, who))
+    return Plan(adapter_name, adapter_dtype, record, places, texts)
+
+
+def warn(plan: Plan) -> None:
+    """Say what the user of :func:`gralora.inject` should know."""
+    for text in plan.warnings:
+        warnings.warn(text, UserWarning, stacklevel=3)
+
+
+def _check_model(model: object, config: object, who: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{who}: model must be a torch.nn.Module, got {type(model).__name__}")
+    if not isinstance(config, GraLoRAConfig):
+        raise TypeError(f"{who}: config must be a GraLoRAConfig, got {type(config).__name__}")
+    if isinstance(model, (GraLoRALinear, nn.Linear)):
+        raise TypeError(
+            f"{who}: model must hold the layers to adapt, got a {type(model).__name__} itself "
+            "(use GraLoRALinear.from_linear)"
+        )
+    for name, module in model.named_modules():
+        if unwrap(module) is not module:
+            where = f"{name}, " if name else ""
+            raise ValueError(
+                f"{who}: model must not be wrapped yet, got {where}a {type(module).__name__} "
+                "(inject before wrapping in DistributedDataParallel, and before torch.compile)"
+            )
+        if isinstance(module, GraLoRALinear) and module.merged:
+            raise RuntimeError(
+                f"{who}: no adapter may be merged, got {module.merged_adapters} in {name} "
+                "(unmerge() first)"
+            )
+
+
+def _check_name(model: nn.Module, config: GraLoRAConfig, adapter_name: str, who: str) -> None:
+    records = injection_state(model).records
+    taken = dict.fromkeys(records)
+    for module in model.modules():
+        if isinstance(module, GraLoRALinear):
+            taken |= dict.fromkeys(module.adapters)
+    if adapter_name in taken:
+        raise ValueError(
+            f"{who}: adapter_name must be new, got {adapter_name!r} "
+            f"(present: {', '.join(map(repr, taken))})"
+        )
+    biased = [name for name, record in records.items() if record.config.bias != "none"]
+    if config.bias != "none" and biased:
+        raise ValueError(
+            f"{who}: only one adapter of a model may train biases, got bias={config.bias!r} beside "
+            f"{biased[0]!r} with bias={records[biased[0]].config.bias!r} "
+            '(accepted: bias="none")'
+        )
+
+
+def _check_shared(
+    found: Survey, targets: tuple[str, ...], saved: tuple[str, ...], who: str
+) -> None:
+    """Refuse a tied module that became a saved one though it is, or holds, what was named."""
+    weights: dict[int, str] = {}
+    for name in saved:
+        module = found.modules[name]
+        base = module.original_module if isinstance(module, SavedModule) else module
+        weights |= {id(value): f"{name}.{key}" for key, value in base.named_parameters()}
+    for name in targets:
+        weight = cast(nn.Linear, found.modules[name]).weight
+        if id(weight) in weights:
+            raise ValueError(
+                f"{who}: a saved module must not share a weight with a target, got "
+                f"{weights[id(weight)]} and {name}.weight (take one of them out)"
+            )
+
+
+def _make_spec(module: nn.Module, name: str, config: GraLoRAConfig, who: str) -> AdapterSpec:
+    layer = cast(nn.Linear, module)
+    return make_spec(
+        layer.in_features,
+        layer.out_features,
+        r=names.pattern_value(config.rank_pattern, name, config.r),
+        k=names.pattern_value(config.k_pattern, name, config.k),
+        alpha=names.pattern_value(config.alpha_pattern, name, config.alpha),
+        hybrid_r=config.hybrid_r,
+        dropout=config.dropout,
+        use_rslora=config.use_rslora,
+        who=f"{who}: {name}",
+    )
+
+
+def _biases(
+    model: nn.Module, config: GraLoRAConfig, targets: tuple[str, ...], saved: tuple[str, ...]
+) -> tuple[str, ...]:
+    if config.bias == "none":
+        return ()
+    found = []
+    for name, _ in model.named_parameters():
+        owner, _, key = name.rpartition(".")
+        wanted = config.bias == "all" or owner in targets
+        if key == "bias" and wanted and not is_inside(owner, saved):
+            found.append(name)
+    return tuple(found)
+
+
+def _skipped(found: Survey, config: GraLoRAConfig, saved: tuple[str, ...], who: str) -> list[str]:
+    if not names.is_all_linear(config):
+        return []
+    skipped = [
+        name
+        for name, module in found.modules.items()
+        if isinstance(module, nn.Linear)
+        and reads_weights_itself(found, name)
+        and not names.exclude_entries(config, name)
+        and not is_inside(name, saved)
+    ]
+    if not skipped:
+        return []
+    return [
+        f"{who}: target_modules='all-linear' leaves out {', '.join(skipped)}: "
+        "torch.nn.MultiheadAttention reads their weights itself and would ignore an adapter"
+    ]
+
+
+def _unmatched(found: Survey, record: AdapterRecord, who: str) -> list[str]:
+    """Text that names the entries of a configuration without any effect."""
+    config = record.config
+    all_names = tuple(found.modules)
+    adapted = tuple(
+        alias for name in record.targets for alias in found.names[id(found.modules[name])]
+    )
+
+    def missing(entries: Iterable[str], matched: Iterable[str]) -> list[str]:
+        present = set(matched)
+        return [repr(entry) for entry in entries if entry not in present]
+
+    unused: dict[str, list[str]] = {}
+    if not isinstance(config.target_modules, str):
+        matched = (entry for name in adapted for entry in names.target_entries(config, name))
+        unused["target_modules"] = missing(config.target_modules, matched)
+    if config.exclude_modules:
+        excludes = config.exclude_modules
+        entries = (excludes,) if isinstance(excludes, str) else excludes
+        matched = (entry for name in all_names for entry in names.exclude_entries(config, name))
+        unused["exclude_modules"] = missing(entries, matched)
+    matched = (entry for name in all_names for entry in names.matching_saved_entries(config, name))
+    unused["modules_to_save"] = missing(config.modules_to_save or (), matched)
+    for setting in ("rank_pattern", "alpha_pattern", "k_pattern"):
+        patterns = getattr(config, setting)
+        unused[setting] = [
+            repr(key)
+            for key in patterns
+            if not any(names.pattern_matches(key, name) for name in record.targets)
+        ]
+    indices = {names.layer_index(config, name) for name in adapted}
+    unused["layers_to_transform"] = [
+        str(index) for index in names.wanted_layers(config) if index not in indices
+    ]
+    if config.layers_pattern and not names.wanted_layers(config):
+        unused["layers_pattern"] = [f"{config.layers_pattern!r} without layers_to_transform"]
+    parts = [f"{setting}: {', '.join(values)}" for setting, values in unused.items() if values]
+    return [f"{who}: entries that matched nothing: {'; '.join(parts)}"] if parts else []

@@ -1,0 +1,104 @@
+"""Which modules an adapter gets copies of: those a configuration names, and those tied to them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from gralora.config import GraLoRAConfig
+from gralora.injection import names
+from gralora.injection.saved_module import SavedModule
+from gralora.injection.survey import Survey
+from gralora.nn import GraLoRALinear
+
+_CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
+
+
+def choose_saved_modules(
+    model: nn.Module, found: Survey, config: GraLoRAConfig, adapter_name: str, who: str
+) -> tuple[str, ...]:
+    """Full names of the modules to save, in the model's order; one inside another is left out.
+
+    Raises:
+        TypeError: a module that cannot be called, or that holds adapters.
+        ValueError: a weight of a saved module belongs to the model itself or to an adapted layer.
+
+    """
+    chosen = {
+        found.first_name(name)
+        for name in found.modules
+        if names.matching_saved_entries(config, name)
+    }
+    chosen = _outermost(chosen)
+    while partners := _tied_partners(model, found, chosen, who):
+        chosen = _outermost(chosen | partners)
+    for name in chosen:
+        _check_savable(name, found, adapter_name, who)
+    return tuple(name for name in found.modules if name in chosen)
+
+
+def is_inside(name: str, modules: Iterable[str]) -> bool:
+    """Whether `name` is one of `modules`, or inside one."""
+    return any(name == outer or name.startswith(f"{outer}.") for outer in modules)
+
+
+def _outermost(chosen: set[str]) -> set[str]:
+    return {name for name in chosen if not is_inside(name, chosen - {name})}
+
+
+def _own(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters of a module as the base model has them, without those of adapters."""
+    if isinstance(module, SavedModule):
+        module = module.original_module
+        return dict(module.named_parameters(remove_duplicate=False))
+    return {key: value for key, value in module._parameters.items() if value is not None}
+
+
+def _tied_partners(model: nn.Module, found: Survey, chosen: set[str], who: str) -> set[str]:
+    """Modules outside `chosen` that own a parameter which one of `chosen` has too."""
+    inside: dict[int, str] = {}
+    for name in chosen:
+        for inner, module in ((name, found.modules[name]), *found.inside(name)):
+            inside |= {id(value): f"{inner}.{key}" for key, value in _own(module).items()}
+    for key, parameter in model._parameters.items():
+        if parameter is not None and id(parameter) in inside:
+            raise ValueError(
+                f"{who}: a module that is saved must not share a parameter with the model itself, "
+                f"got {inside[id(parameter)]} and {key}"
+            )
+    partners = set()
+    for name, module in found.modules.items():
+        if is_inside(found.first_name(name), chosen) or is_inside(name, chosen):
+            continue
+        for key, parameter in _own(module).items():
+            if id(parameter) not in inside:
+                continue
+            if isinstance(module, GraLoRALinear):
+                raise ValueError(
+                    f"{who}: a saved module must not share a weight with an adapted layer, got "
+                    f"{inside[id(parameter)]} and {name}.{key}"
+                )
+            partners.add(found.first_name(name))
+    return partners
+
+
+def _check_savable(name: str, found: Survey, adapter_name: str, who: str) -> None:
+    module = found.modules[name]
+    if isinstance(module, _CONTAINERS):
+        raise TypeError(
+            f"{who}: a saved module must be one that is called, got {name}, a "
+            f"{type(module).__name__} (name the modules inside it)"
+        )
+    for inner, part in ((name, module), *found.inside(name)):
+        if isinstance(part, GraLoRALinear) or (isinstance(part, SavedModule) and inner != name):
+            raise TypeError(
+                f"{who}: a saved module must hold no adapters, got {name} with {inner}, which "
+                "another adapter has changed"
+            )
+        if "forward" in part.__dict__:
+            raise ValueError(
+                f"{who}: a saved module must have the forward of its class, got {inner} with one "
+                "of its own, as accelerate's offloading sets it (a copy would still call the "
+                "original); load the model without device_map"
+            )

@@ -1,0 +1,59 @@
+"""The modules of a model under all their names, without the insides of adapters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import nn
+
+from gralora.injection.saved_module import SavedModule
+from gralora.nn import GraLoRALinear
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a configuration may select from.
+
+    Attributes:
+        modules: every module by every name it is reachable under, in the model's order.
+        names: those names by the module's ``id``; the first one stands for the module.
+
+    """
+
+    modules: dict[str, nn.Module]
+    names: dict[int, tuple[str, ...]]
+
+    def first_name(self, name: str) -> str:
+        """Name that stands for the module called `name`."""
+        return self.names[id(self.modules[name])][0]
+
+    def inside(self, name: str) -> Iterator[tuple[str, nn.Module]]:
+        """The modules inside the one called `name`, with their names."""
+        for inner, module in self.modules.items():
+            if inner.startswith(f"{name}."):
+                yield inner, module
+
+
+def survey(model: nn.Module) -> Survey:
+    """Walk a model; adapters and saved modules are leaves."""
+    modules: dict[str, nn.Module] = {}
+    names: dict[int, list[str]] = {}
+    for name, module in _walk(model, "", ()):
+        modules[name] = module
+        names.setdefault(id(module), []).append(name)
+    return Survey(modules, {key: tuple(value) for key, value in names.items()})
+
+
+def _walk(module: nn.Module, name: str, above: tuple[int, ...]) -> Iterator[tuple[str, nn.Module]]:
+    # A module that holds itself would have names without end.
+    if id(module) in above:
+        return
+    if name:
+        yield name, module
+    if isinstance(module, (GraLoRALinear, SavedModule)):
+        return
+    for child_name, child in module._modules.items():
+        if child is not None:
+            full_name = f"{name}.{child_name}" if name else child_name
+            yield from _walk(child, full_name, (*above, id(module)))

@@ -1,0 +1,140 @@
+"""Which layers an adapter is attached to, and whether that can work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import nn
+
+from gralora.config import GraLoRAConfig
+from gralora.injection import names
+from gralora.injection.saving import is_inside
+from gralora.injection.survey import Survey
+from gralora.nn import GraLoRALinear
+from gralora.nn.linear import has_computed_weight, is_plain_linear
+
+_HOOKS = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+_EXAMPLES = 5
+
+
+def choose_targets(
+    model: nn.Module, found: Survey, config: GraLoRAConfig, saved: tuple[str, ...], who: str
+) -> tuple[str, ...]:
+    """First names of the layers to adapt, in the model's order.
+
+    A layer with several names is chosen when one of them is selected and none is excluded.
+
+    Raises:
+        ValueError: no layer is selected.
+
+    """
+    candidates = _linear_names(model, found) if names.is_all_linear(config) else None
+    chosen: dict[str, None] = {}
+    excluded: set[str] = set()
+    for name in found.modules:
+        first = found.first_name(name)
+        if names.exclude_entries(config, name) or is_inside(name, saved):
+            excluded.add(first)
+        elif not names.is_in_wanted_layers(config, name):
+            continue
+        elif name in candidates if candidates is not None else names.target_entries(config, name):
+            chosen[first] = None
+    targets = tuple(name for name in found.modules if name in chosen and name not in excluded)
+    if not targets:
+        raise ValueError(_describe_no_target(found, config, who))
+    return targets
+
+
+def reads_weights_itself(found: Survey, name: str) -> bool:
+    """Whether the owner of the layer called `name` never calls it."""
+    return any(
+        isinstance(found.modules.get(alias.rpartition(".")[0]), nn.MultiheadAttention)
+        for alias in found.names[id(found.modules[name])]
+    )
+
+
+def check_target(found: Survey, name: str, who: str) -> None:
+    """Raise unless the layer called `name` can be adapted without losing anything.
+
+    Raises:
+        TypeError: neither a plain linear layer nor an adapted one.
+        ValueError: what the layer has or is part of would be lost, or ignore the adapter.
+
+    """
+    module = found.modules[name]
+    if reads_weights_itself(found, name):
+        raise ValueError(
+            f"{who}: a target must be called by its owner, got {name}, whose weight "
+            "torch.nn.MultiheadAttention reads itself, so that an adapter would be ignored (leave "
+            "it out with exclude_modules)"
+        )
+    if isinstance(module, GraLoRALinear):
+        return
+    if not is_plain_linear(module):
+        raise TypeError(
+            f"{who}: a target must be a torch.nn.Linear with torch's own forward, or a "
+            f"GraLoRALinear, got {name}, a {type(module).__module__}.{type(module).__qualname__} "
+            "(narrow target_modules, or leave it out with exclude_modules)"
+        )
+    if has_computed_weight(module):
+        raise TypeError(
+            f"{who}: the weight of a target must be a parameter, got {name} with one that is "
+            "computed (parametrised, pruned or weight-normed; make the computation permanent first)"
+        )
+    hooks = [attribute.strip("_") for attribute in _HOOKS if getattr(module, attribute)]
+    if hooks or "forward" in module.__dict__:
+        raise ValueError(
+            f"{who}: a target must have no hooks and no replaced forward, which would be lost, got "
+            f"{name} with {', '.join(hooks) or 'a forward of its own'} (load the model without "
+            "device_map, and inject before hooks are registered)"
+        )
+    # Not isinstance: a torch without distributed has no DTensor.
+    if hasattr(module.weight, "placements"):
+        raise ValueError(
+            f"{who}: a target must not be sharded yet, got {name} with a "
+            f"{type(module.weight).__name__} (inject before fully_shard)"
+        )
+
+
+def _linear_names(model: nn.Module, found: Survey) -> set[str]:
+    """Every name of a linear layer but those of the output head."""
+    heads: set[int] = set()
+    get_head = getattr(model, "get_output_embeddings", None)
+    if callable(get_head):
+        heads.add(id(get_head()))
+    return {
+        name
+        for name, module in found.modules.items()
+        if isinstance(module, (nn.Linear, GraLoRALinear))
+        and id(module) not in heads
+        and not reads_weights_itself(found, name)
+    }
+
+
+def _describe_no_target(found: Survey, config: GraLoRAConfig, who: str) -> str:
+    settings = [f"target_modules={config.target_modules!r}"]
+    for setting in ("exclude_modules", "layers_to_transform", "layers_pattern", "modules_to_save"):
+        value = getattr(config, setting)
+        if value is not None:
+            settings.append(f"{setting}={value!r}")
+    examples = list(_linear_layers(found))
+    shown = ", ".join(examples[:_EXAMPLES]) + (", …" if len(examples) > _EXAMPLES else "")
+    return (
+        f"{who}: target_modules must select a layer of the model, got {', '.join(settings)} "
+        f"(linear layers of the model: {shown or 'none'})"
+    )
+
+
+def _linear_layers(found: Survey) -> Iterator[str]:
+    for name, module in found.modules.items():
+        if isinstance(module, (nn.Linear, GraLoRALinear)):
+            yield name

@@ -29,7 +29,7 @@ class RequireGradWhileCheckpointing:
     def __call__(self, module: nn.Module, args: Any, output: Any) -> None:
         """Let `output` require gradients where a block will be checkpointed."""
         for block in self.modules:
-            if getattr(block, _FLAG) and block.training:
+            if getattr(block, _FLAG, False) and block.training:
                 if torch.is_grad_enabled() and _can_require_grad(output):
                     output.requires_grad_(True)
                 return

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import cast
 
 import torch
 from torch import nn
 
 from gralora.config import GraLoRAConfig
-from gralora.injection import checkpointing
+from gralora.injection import checkpointing, fused
 from gralora.injection.plan import Plan, make_plan, warn
 from gralora.injection.record import attach_state, injection_state
 from gralora.injection.saved_module import SavedModule, copy_modules
@@ -80,7 +79,7 @@ def apply_plan(model: nn.Module, plan: Plan) -> None:
         raise
     for name, module in (layers | wrappers).items():
         _replace(model, plan.places[name], module)
-    _keep_adapters_in_use(model)
+    fused.disable(model)
     model.requires_grad_(False)
     state = injection_state(model)
     state.records[plan.adapter_name] = plan.record
@@ -128,16 +127,3 @@ def _replace(model: nn.Module, places: tuple[str, ...], module: nn.Module) -> No
     for place in places:
         parent, _, attribute = place.rpartition(".")
         setattr(model.get_submodule(parent), attribute, module)
-
-
-def _keep_adapters_in_use(model: nn.Module) -> None:
-    """Keep torch's encoder layers from reading the weights of adapted layers in evaluation."""
-    for owner in _encoder_layers(model):
-        if any(isinstance(layer, GraLoRALinear) for layer in (owner.linear1, owner.linear2)):
-            # Their fused inference path takes the two weights, not the layers; without a known
-            # activation they call the layers.
-            owner.activation_relu_or_gelu = 0
-
-
-def _encoder_layers(model: nn.Module) -> Iterator[nn.TransformerEncoderLayer]:
-    return (module for module in model.modules() if isinstance(module, nn.TransformerEncoderLayer))

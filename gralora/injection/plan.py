@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import cast
 
@@ -12,14 +11,15 @@ from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
+from gralora.injection.notices import notices
 from gralora.injection.record import AdapterRecord, injection_state, unwrap
 from gralora.injection.saved_module import SavedModule
 from gralora.injection.saving import choose_saved_modules, is_inside
 from gralora.injection.survey import Survey, survey
-from gralora.injection.targets import check_target, choose_targets, reads_weights_itself
+from gralora.injection.targets import check_target, choose_targets
 from gralora.nn import AdapterSpec, GraLoRALinear
 from gralora.nn.adapters import check_dtypes
-from gralora.nn.spec import check_adapter_name, make_spec
+from gralora.nn.spec import check_adapter_name, check_int, make_spec
 
 
 @dataclass(frozen=True)
@@ -77,10 +77,9 @@ def make_plan(
     specs = {name: _make_spec(found.modules[name], name, config, who) for name in targets}
     for name in targets:
         check_dtypes(cast(nn.Linear, found.modules[name]).weight.dtype, adapter_dtype, who=who)
-    record = AdapterRecord(config, specs, saved, _biases(model, config, targets, saved))
+    record = AdapterRecord(config, specs, saved, _biases(model, found, config, targets, saved))
     places = {name: found.names[id(found.modules[name])] for name in (*targets, *saved)}
-    texts = (*_skipped(found, config, saved, who), *_unmatched(found, record, who))
-    return Plan(adapter_name, adapter_dtype, record, places, texts)
+    return Plan(adapter_name, adapter_dtype, record, places, notices(found, record, who))
 
 
 def warn(plan: Plan) -> None:
@@ -153,6 +152,8 @@ def _check_shared(
 
 def _make_spec(module: nn.Module, name: str, config: GraLoRAConfig, who: str) -> AdapterSpec:
     layer = cast(nn.Linear, module)
+    check_int(f"{who}: {name}", "in_features", layer.in_features, 1)
+    check_int(f"{who}: {name}", "out_features", layer.out_features, 1)
     return make_spec(
         layer.in_features,
         layer.out_features,
@@ -167,73 +168,19 @@ def _make_spec(module: nn.Module, name: str, config: GraLoRAConfig, who: str) ->
 
 
 def _biases(
-    model: nn.Module, config: GraLoRAConfig, targets: tuple[str, ...], saved: tuple[str, ...]
+    model: nn.Module,
+    found: Survey,
+    config: GraLoRAConfig,
+    targets: tuple[str, ...],
+    saved: tuple[str, ...],
 ) -> tuple[str, ...]:
     if config.bias == "none":
         return ()
-    found = []
-    for name, _ in model.named_parameters():
-        owner, _, key = name.rpartition(".")
-        wanted = config.bias == "all" or owner in targets
-        if key == "bias" and wanted and not is_inside(owner, saved):
-            found.append(name)
-    return tuple(found)
-
-
-def _skipped(found: Survey, config: GraLoRAConfig, saved: tuple[str, ...], who: str) -> list[str]:
-    if not names.is_all_linear(config):
-        return []
-    skipped = [
-        name
-        for name, module in found.modules.items()
-        if isinstance(module, nn.Linear)
-        and reads_weights_itself(found, name)
-        and not names.exclude_entries(config, name)
-        and not is_inside(name, saved)
-    ]
-    if not skipped:
-        return []
-    return [
-        f"{who}: target_modules='all-linear' leaves out {', '.join(skipped)}: "
-        "torch.nn.MultiheadAttention reads their weights itself and would ignore an adapter"
-    ]
-
-
-def _unmatched(found: Survey, record: AdapterRecord, who: str) -> list[str]:
-    """Text that names the entries of a configuration without any effect."""
-    config = record.config
-    all_names = tuple(found.modules)
-    adapted = tuple(
-        alias for name in record.targets for alias in found.names[id(found.modules[name])]
-    )
-
-    def missing(entries: Iterable[str], matched: Iterable[str]) -> list[str]:
-        present = set(matched)
-        return [repr(entry) for entry in entries if entry not in present]
-
-    unused: dict[str, list[str]] = {}
-    if not isinstance(config.target_modules, str):
-        matched = (entry for name in adapted for entry in names.target_entries(config, name))
-        unused["target_modules"] = missing(config.target_modules, matched)
-    if config.exclude_modules:
-        excludes = config.exclude_modules
-        entries = (excludes,) if isinstance(excludes, str) else excludes
-        matched = (entry for name in all_names for entry in names.exclude_entries(config, name))
-        unused["exclude_modules"] = missing(entries, matched)
-    matched = (entry for name in all_names for entry in names.matching_saved_entries(config, name))
-    unused["modules_to_save"] = missing(config.modules_to_save or (), matched)
-    for setting in ("rank_pattern", "alpha_pattern", "k_pattern"):
-        patterns = getattr(config, setting)
-        unused[setting] = [
-            repr(key)
-            for key in patterns
-            if not any(names.pattern_matches(key, name) for name in record.targets)
-        ]
-    indices = {names.layer_index(config, name) for name in adapted}
-    unused["layers_to_transform"] = [
-        str(index) for index in names.wanted_layers(config) if index not in indices
-    ]
-    if config.layers_pattern and not names.wanted_layers(config):
-        unused["layers_pattern"] = [f"{config.layers_pattern!r} without layers_to_transform"]
-    parts = [f"{setting}: {', '.join(values)}" for setting, values in unused.items() if values]
-    return [f"{who}: entries that matched nothing: {'; '.join(parts)}"] if parts else []
+    modules = {"": model} | found.modules
+    biases: dict[int, str] = {}
+    for name, module in modules.items():
+        bias = None if isinstance(module, SavedModule) else module._parameters.get("bias")
+        wanted = config.bias == "all" or (name and found.first_name(name) in targets)
+        if bias is not None and wanted and not is_inside(name, saved):
+            biases.setdefault(id(bias), f"{name}.bias" if name else "bias")
+    return tuple(biases.values())

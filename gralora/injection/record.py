@@ -50,15 +50,14 @@ class InjectionState:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Model inside data-parallel wrappers and ``torch.compile``'s; itself where there is none."""
+    """Model inside the wrappers of data parallelism, FSDP 1 and torch.compile; else itself."""
     while True:
-        compiled = model._modules.get("_orig_mod")
+        inner = model._modules.get("_orig_mod") or model._modules.get("_fsdp_wrapped_module")
         if isinstance(model, (DistributedDataParallel, DataParallel)):
-            model = model.module
-        elif compiled is not None:
-            model = compiled
-        else:
+            inner = model.module
+        if inner is None:
             return model
+        model = inner
 
 
 def injection_state(model: nn.Module) -> InjectionState:

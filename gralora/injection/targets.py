@@ -38,17 +38,19 @@ def choose_targets(
 
     """
     candidates = _linear_names(model, found) if names.is_all_linear(config) else None
-    chosen: dict[str, None] = {}
+    targeted = names.NameMatcher(config.target_modules)
+    excluding = names.NameMatcher(config.exclude_modules)
+    chosen: set[str] = set()
     excluded: set[str] = set()
     for name in found.modules:
         first = found.first_name(name)
-        if names.exclude_entries(config, name) or is_inside(name, saved):
+        if excluding.matching(name) or is_inside(name, saved):
             excluded.add(first)
-        elif not names.is_in_wanted_layers(config, name):
-            continue
-        elif name in candidates if candidates is not None else names.target_entries(config, name):
-            chosen[first] = None
-    targets = tuple(name for name in found.modules if name in chosen and name not in excluded)
+        elif names.is_in_wanted_layers(config, name):
+            wanted = targeted.matching(name) if candidates is None else name in candidates
+            if wanted:
+                chosen.add(first)
+    targets = tuple(name for name in found.modules if name in chosen - excluded)
     if not targets:
         raise ValueError(_describe_no_target(found, config, who))
     return targets
@@ -96,6 +98,12 @@ def check_target(found: Survey, name: str, who: str) -> None:
             f"{who}: a target must have no hooks and no replaced forward, which would be lost, got "
             f"{name} with {', '.join(hooks) or 'a forward of its own'} (load the model without "
             "device_map, and inject before hooks are registered)"
+        )
+    if module.weight.shape != (module.out_features, module.in_features):
+        raise ValueError(
+            f"{who}: the weight of a target must be [{module.out_features}, {module.in_features}], "
+            f"got {name} with {list(module.weight.shape)} (inject before weights are partitioned "
+            "or packed)"
         )
     # Not isinstance: a torch without distributed has no DTensor.
     if hasattr(module.weight, "placements"):

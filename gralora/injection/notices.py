@@ -1,0 +1,86 @@
+"""What the user of inject() should know although it is no error."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from torch import nn
+
+from gralora.config import GraLoRAConfig
+from gralora.injection import names
+from gralora.injection.record import AdapterRecord
+from gralora.injection.saving import is_inside
+from gralora.injection.survey import Survey
+from gralora.injection.targets import reads_weights_itself
+
+
+def notices(found: Survey, record: AdapterRecord, who: str) -> tuple[str, ...]:
+    """Texts about layers that were left out, and about entries that matched nothing.
+
+    Args:
+        found: the model before it is changed.
+        record: what the adapter will consist of.
+        who: opens the texts.
+
+    """
+    skipped = _skipped(found, record.config, record.saved_modules, who)
+    return (*skipped, *_unmatched(found, record, who))
+
+
+def _skipped(found: Survey, config: GraLoRAConfig, saved: tuple[str, ...], who: str) -> list[str]:
+    if not names.is_all_linear(config):
+        return []
+    excluding = names.NameMatcher(config.exclude_modules)
+    skipped = [
+        name
+        for name, module in found.modules.items()
+        if isinstance(module, nn.Linear)
+        and reads_weights_itself(found, name)
+        and not excluding.matching(name)
+        and not is_inside(name, saved)
+    ]
+    if not skipped:
+        return []
+    return [
+        f"{who}: target_modules='all-linear' leaves out {', '.join(skipped)}: "
+        "torch.nn.MultiheadAttention reads their weights itself and would ignore an adapter"
+    ]
+
+
+def _unmatched(found: Survey, record: AdapterRecord, who: str) -> list[str]:
+    """Text that names the entries of a configuration without any effect."""
+    config = record.config
+    all_names = tuple(found.modules)
+    adapted = tuple(
+        alias for name in record.targets for alias in found.names[id(found.modules[name])]
+    )
+
+    def missing(entries: Iterable[str], matched: Iterable[str]) -> list[str]:
+        present = set(matched)
+        return [repr(entry) for entry in entries if entry not in present]
+
+    unused: dict[str, list[str]] = {}
+    if not isinstance(config.target_modules, str):
+        targeted = names.NameMatcher(config.target_modules)
+        matched = (entry for name in adapted for entry in targeted.matching(name))
+        unused["target_modules"] = missing(targeted.entries, matched)
+    excluding = names.NameMatcher(config.exclude_modules)
+    matched = (entry for name in all_names for entry in excluding.matching(name))
+    unused["exclude_modules"] = missing(excluding.entries, matched)
+    matched = (entry for name in all_names for entry in names.matching_saved_entries(config, name))
+    unused["modules_to_save"] = missing(config.modules_to_save or (), matched)
+    for setting in ("rank_pattern", "alpha_pattern", "k_pattern"):
+        patterns = getattr(config, setting)
+        unused[setting] = [
+            repr(key)
+            for key in patterns
+            if not any(names.pattern_matches(key, name) for name in record.targets)
+        ]
+    indices = {names.layer_index(config, name) for name in adapted}
+    unused["layers_to_transform"] = [
+        str(index) for index in names.wanted_layers(config) if index not in indices
+    ]
+    if config.layers_pattern and not names.wanted_layers(config):
+        unused["layers_pattern"] = [f"{config.layers_pattern!r} without layers_to_transform"]
+    parts = [f"{setting}: {', '.join(values)}" for setting, values in unused.items() if values]
+    return [f"{who}: entries that matched nothing: {'; '.join(parts)}"] if parts else []

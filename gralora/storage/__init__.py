@@ -1,0 +1,1 @@
+"""Adapters on disk and as state dicts, in PEFT's format."""

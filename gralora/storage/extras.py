@@ -1,0 +1,94 @@
+"""Tensors that PEFT stores beside an adapter's: frozen ones of the base model, and duplicates.
+
+With the output head among its targets, PEFT stores the head's frozen weight; with ``bias="all"``,
+the frozen biases of saved modules, and once more the trained ones. They are accepted where they say
+nothing new.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+
+from gralora.injection.record import AdapterRecord
+from gralora.injection.saved_module import SavedModule
+from gralora.storage.checked_file import Entry
+from gralora.storage.config_values import WHO
+from gralora.storage.state_dict import gather
+from gralora.storage.tensor_names import PREFIX, Wanted
+
+
+def split_extras(
+    model: nn.Module,
+    record: AdapterRecord,
+    wanted: Mapping[str, Wanted],
+    received: Mapping[str, Entry],
+) -> tuple[dict[str, Entry], dict[str, Tensor]]:
+    """Part the tensors of a file.
+
+    Args:
+        model: before injection.
+        record: of the adapter to come.
+        wanted: what it needs.
+        received: what the file has.
+
+    Returns:
+        What remains to be compared with `wanted`, and the model's own tensors, by the keys of
+        others that must be copies of them.
+
+    """
+    rest: dict[str, Entry] = {}
+    copies: dict[str, Tensor] = {}
+    for key, entry in received.items():
+        if key in wanted:
+            rest[key] = entry
+            continue
+        if _is_duplicate(key, record, wanted):
+            continue
+        own = _own_tensor(model, key)
+        if own is not None and tuple(own.shape) == entry.shape and own.dtype == entry.dtype:
+            copies[key] = own
+        else:
+            rest[key] = entry
+    return rest, copies
+
+
+def check_copies(copies: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Raise unless the values equal the model's own tensors.
+
+    Raises:
+        ValueError: the file has other values for a frozen tensor.
+
+    """
+    for key, own in copies.items():
+        if not torch.equal(gather(own.detach()).cpu(), values[key]):
+            raise ValueError(
+                f"{WHO}: {key} is a frozen tensor of the base model and must equal the model's, "
+                "got other values (the adapter was trained on another base model)"
+            )
+
+
+def _is_duplicate(key: str, record: AdapterRecord, wanted: Mapping[str, Wanted]) -> bool:
+    """Whether PEFT stored a trained bias of a saved module a second time."""
+    for name in record.saved_modules:
+        start = f"{PREFIX}{name}.modules_to_save."
+        if key.startswith(start) and f"{PREFIX}{name}.{key.removeprefix(start)}" in wanted:
+            return record.config.bias == "all"
+    return False
+
+
+def _own_tensor(model: nn.Module, key: str) -> Tensor | None:
+    """The base model's parameter or buffer that PEFT stores under a key."""
+    path = key.removeprefix(PREFIX)
+    for inside in (".base_layer.", ".original_module."):
+        path = path.replace(inside, ".")
+    owner, _, name = path.rpartition(".")
+    try:
+        module = model.get_submodule(owner)
+    except AttributeError:
+        return None
+    if isinstance(module, SavedModule):
+        module = module.original_module
+    return module._parameters.get(name, module._buffers.get(name))

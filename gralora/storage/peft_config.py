@@ -1,0 +1,134 @@
+"""What adapter_config.json says about an adapter: PEFT's fields, with every choice resolved."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import nn
+
+from gralora.injection.record import AdapterRecord
+from gralora.nn.spec import AdapterSpec
+from gralora.storage.naming import list_or_expression
+from gralora.storage.scale import bake, whole
+from gralora.storage.stored_config import EXTENDED_TYPE, PEFT_TYPE
+
+
+def describe(
+    model: nn.Module, record: AdapterRecord, module_names: Iterable[str]
+) -> dict[str, Any]:
+    """The content of adapter_config.json for an adapter of `model`.
+
+    Args:
+        model: the unwrapped model, which gives its class and, from Transformers, its name.
+        record: the adapter.
+        module_names: full names of all modules of the bare model.
+
+    Returns:
+        PEFT's fields. `target_modules` holds full names, or where PEFT's rule for ends of names
+        would find more, a regular expression of them. ``peft_type`` is ``"GRALORA_EXT"``, and
+        patterns by full names are added, where PEFT could not build the same adapter.
+
+    Warns:
+        UserWarning: PEFT cannot load the result, and why.
+
+    """
+    specs = record.targets
+    first = next(iter(specs.values()))
+    names = list(module_names)
+    content: dict[str, Any] = {
+        "alpha": _alpha(first),
+        "auto_mapping": _auto_mapping(model, record),
+        "base_model_name_or_path": _base_name(model, record),
+        "bias": record.config.bias,
+        "fan_in_fan_out": False,
+        "gralora_dropout": first.dropout,
+        "gralora_k": first.k_in,
+        "hybrid_r": first.hybrid_r,
+        "inference_mode": True,
+        "init_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "modules_to_save": sorted(record.saved_modules) or None,
+        "peft_type": PEFT_TYPE,
+        "peft_version": None,
+        "r": first.r,
+        "revision": None,
+        "target_modules": list_or_expression(specs.keys(), names),
+        "task_type": record.config.task_type,
+    }
+    reason = _why_not_peft(record, names)
+    if reason is not None:
+        content |= _extension(specs)
+        warnings.warn(
+            f"save_adapter: PEFT cannot load this adapter, since {reason}; it is saved with "
+            f'peft_type "{EXTENDED_TYPE}", which gralora.load_adapter reads',
+            stacklevel=3,
+        )
+    return content
+
+
+def _alpha(spec: AdapterSpec) -> float:
+    if spec.use_rslora:
+        return bake(spec.scaling, spec.r + spec.hybrid_r)
+    return whole(spec.alpha)
+
+
+def _auto_mapping(model: nn.Module, record: AdapterRecord) -> dict[str, str] | None:
+    """The model's class, from which PEFT's AutoPeftModel builds it where no task is named."""
+    if record.config.task_type is not None:
+        return None
+    return {
+        "base_model_class": type(model).__name__,
+        "parent_library": type(model).__module__,
+    }
+
+
+def _base_name(model: nn.Module, record: AdapterRecord) -> str | None:
+    if record.config.base_model_name_or_path is not None:
+        return record.config.base_model_name_or_path
+    name = model.__dict__.get("name_or_path")
+    return name if isinstance(name, str) and name else None
+
+
+def _why_not_peft(record: AdapterRecord, module_names: Iterable[str]) -> str | None:
+    specs = list(record.targets.values())
+    if any(spec.k_in != spec.k_out for spec in specs):
+        return "its grids are not square"
+    for what, values in (
+        ("ranks", {spec.r for spec in specs}),
+        ("grids", {spec.k_in for spec in specs}),
+        ("scales", {spec.scaling for spec in specs}),
+    ):
+        if len(values) > 1:
+            return f"its {what} differ between layers"
+    # PEFT compares the ends of names here without looking for a dot.
+    endings = tuple(record.saved_modules)
+    extra = [
+        name for name in module_names if name.endswith(endings) and name not in record.saved_modules
+    ]
+    if endings and extra:
+        return f"PEFT would take {extra[0]!r} for one of modules_to_save"
+    return None
+
+
+def _extension(specs: Mapping[str, AdapterSpec]) -> dict[str, Any]:
+    """The fields of a config that only this package reads; alphas are the given ones."""
+    first = next(iter(specs.values()))
+    ordered = sorted(specs.items())
+    return {
+        "peft_type": EXTENDED_TYPE,
+        "alpha": whole(first.alpha),
+        "gralora_k": _grid(first),
+        "use_rslora": first.use_rslora,
+        "rank_pattern": {name: spec.r for name, spec in ordered if spec.r != first.r},
+        "alpha_pattern": {
+            name: whole(spec.alpha) for name, spec in ordered if spec.alpha != first.alpha
+        },
+        "k_pattern": {name: _grid(spec) for name, spec in ordered if _grid(spec) != _grid(first)},
+    }
+
+
+def _grid(spec: AdapterSpec) -> int | list[int]:
+    return spec.k_in if spec.k_in == spec.k_out else [spec.k_out, spec.k_in]

@@ -1,0 +1,158 @@
+"""From a stored config and the keys of its tensors to the configuration of one model.
+
+The keys decide which modules are adapted. A list of endings in the config is compared with them;
+a regular expression is not, since it may be hostile and says nothing that the keys do not say.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from typing import TypeVar
+
+from torch import nn
+
+from gralora.config import GraLoRAConfig
+from gralora.injection import names
+from gralora.injection.saving import is_inside
+from gralora.injection.survey import Survey, survey
+from gralora.nn import GraLoRALinear
+from gralora.storage.config_values import WHO
+from gralora.storage.naming import ends_in, list_or_expression
+from gralora.storage.stored_config import StoredConfig
+from gralora.storage.tensor_names import PREFIX, adapted_modules
+
+T = TypeVar("T")
+
+_SHOWN = 5
+_PLAIN_WORD = re.compile(r"[A-Za-z0-9_]+")
+
+
+def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> GraLoRAConfig:
+    """The configuration that makes `model` the adapter's.
+
+    Args:
+        model: unwrapped, bare or with other adapters.
+        stored: the file's config.
+        keys: of the file's tensors.
+
+    Returns:
+        A configuration that names exactly the modules of the keys, in full.
+
+    Raises:
+        ValueError: keys that are not PEFT's, no adapted module, modules that the model lacks, or a
+            list of targets that disagrees with the keys.
+
+    """
+    for key in keys:
+        if not key.startswith(PREFIX) or not key.isprintable():
+            raise ValueError(
+                f"{WHO}: the tensors' keys must be printable and begin with {PREFIX!r}, got "
+                f"{key!r:.300}"
+            )
+    adapted = adapted_modules(iter(keys))
+    if not adapted:
+        raise ValueError(f"{WHO}: the file must hold factors of an adapter, got {_some(keys)}")
+    found = survey(model)
+    _check_known(adapted, found, stored)
+    saved = _saved_names(stored, found)
+    if not isinstance(stored.target_modules, str):
+        _check_list(adapted, stored, found, saved)
+    k_out, k_in = stored.k
+    return GraLoRAConfig(
+        r=stored.r,
+        k=k_in if k_in == k_out else stored.k,
+        alpha=stored.alpha,
+        target_modules=list_or_expression(adapted, found.modules),
+        hybrid_r=stored.hybrid_r,
+        dropout=stored.dropout,
+        use_rslora=stored.use_rslora,
+        bias=stored.bias,
+        modules_to_save=saved or None,
+        base_model_name_or_path=stored.base_model_name_or_path,
+        task_type=stored.task_type,
+        rank_pattern=_for_each(adapted, stored.rank_pattern, stored.r, "rank_pattern"),
+        alpha_pattern=_for_each(adapted, stored.alpha_pattern, stored.alpha, "alpha_pattern"),
+        k_pattern=_for_each(adapted, stored.k_pattern, stored.k, "k_pattern"),
+    )
+
+
+def _check_known(adapted: set[str], found: Survey, stored: StoredConfig) -> None:
+    unknown = sorted(adapted - found.modules.keys())
+    if not unknown:
+        return
+    base = stored.base_model_name_or_path
+    origin = f", of base model {base!r:.200}" if base else ""
+    raise ValueError(
+        f"{WHO}: the adapter{origin} must fit the model, got {len(unknown)} of {len(adapted)} "
+        f"adapted modules that the model does not have: {_some(unknown)} (it has "
+        f"{_some(_linear_names(found))})"
+    )
+
+
+def _saved_names(stored: StoredConfig, found: Survey) -> tuple[str, ...]:
+    """First names of the modules that the config saves as a whole, in the model's order."""
+    endings = tuple(stored.modules_to_save)
+    chosen = {found.first_name(name) for name in found.modules if name.endswith(endings)}
+    return tuple(name for name in found.modules if endings and name in chosen)
+
+
+def _check_list(
+    adapted: set[str], stored: StoredConfig, found: Survey, saved: tuple[str, ...]
+) -> None:
+    """Refuse tensors and a list of targets that select different layers of the model."""
+    endings = set(stored.target_modules)
+    asked = {
+        name for name in found.modules if ends_in(name, endings) and not is_inside(name, saved)
+    }
+    first = {found.first_name(name) for name in asked}
+    strange = sorted(name for name in adapted if found.first_name(name) not in first)
+    if strange:
+        raise ValueError(
+            f"{WHO}: target_modules of the config must name the modules that the tensors adapt, "
+            f"got none for {_some(strange)} (the two files do not belong together)"
+        )
+    # Which layers a regular expression means is not asked.
+    if not all(_PLAIN_WORD.fullmatch(pattern) for pattern in stored.layers_pattern):
+        return
+    rule = GraLoRAConfig(
+        layers_to_transform=stored.layers_to_transform, layers_pattern=stored.layers_pattern
+    )
+    covered = {found.first_name(name) for name in adapted}
+    lacking = sorted(
+        name
+        for name in asked & _linear_names(found).keys()
+        if found.first_name(name) not in covered and names.is_in_wanted_layers(rule, name)
+    )
+    if lacking:
+        raise ValueError(
+            f"{WHO}: the tensors must cover what target_modules names in the model, got none for "
+            f"{_some(lacking)} (the adapter is another model's, or incomplete)"
+        )
+
+
+def _linear_names(found: Survey) -> dict[str, None]:
+    return {
+        name: None
+        for name, module in found.modules.items()
+        if isinstance(module, (nn.Linear, GraLoRALinear))
+    }
+
+
+def _for_each(adapted: set[str], pattern: Mapping[str, T], default: T, field: str) -> dict[str, T]:
+    """A value for every module by its full name, so that no key is read as an expression."""
+    if not pattern:
+        return {}
+    strange = sorted(pattern.keys() - adapted)
+    if strange:
+        raise ValueError(
+            f"{WHO}: {field} of the config must name modules that the tensors adapt, got "
+            f"{_some(strange)}"
+        )
+    return {name: pattern.get(name, default) for name in sorted(adapted)}
+
+
+def _some(entries: Iterable[str]) -> str:
+    listed = list(entries)
+    more = ", …" if len(listed) > _SHOWN else ""
+    return (", ".join(f"{entry:.300}" for entry in listed[:_SHOWN]) or "none") + more

@@ -1,0 +1,151 @@
+"""The tensors of one adapter under the keys of PEFT's file.
+
+======================================= ============================================= ==========
+key, after ``base_model.model.``        what it holds                                 shape
+======================================= ============================================= ==========
+``<module>.gralora_A``                  A                                 ``[k_in, n, k_out*s]``
+``<module>.gralora_B``                  B                                 ``[k_out, k_in*s, m]``
+``<module>.gralora_A_general.weight``   lora_A of a hybrid                          ``[r0, N]``
+``<module>.gralora_B_general.weight``   lora_B of a hybrid                          ``[M, r0]``
+``<module>.base_layer.bias``            trained bias of an adapted layer                ``[M]``
+``<module>.bias``                       trained bias of another module
+``<module>.<name>``                     state of a module saved as a whole
+======================================= ============================================= ==========
+
+Source: what ``save_pretrained`` of PEFT 0.21 writes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from gralora.injection.record import AdapterRecord
+from gralora.injection.saved_module import SavedModule
+from gralora.nn import GraLoRALinear
+from gralora.nn.spec import AdapterSpec
+
+PREFIX = "base_model.model."
+FACTOR_A = ".gralora_A"
+_FACTORS = {
+    FACTOR_A: "gralora_A",
+    ".gralora_B": "gralora_B",
+    ".gralora_A_general.weight": "lora_A",
+    ".gralora_B_general.weight": "lora_B",
+}
+_PLAIN_FACTORS = 2
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a key's tensor must be like.
+
+    Attributes:
+        shape: its sizes.
+        dtype: of the model's own tensor; any floating dtype may stand for a floating one. None for
+            a factor of an adapter.
+
+    """
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype | None
+
+
+def wanted_tensors(model: nn.Module, record: AdapterRecord) -> dict[str, Wanted]:
+    """What each key of an adapter must be like, for a model before or after its injection.
+
+    Args:
+        model: unwrapped.
+        record: the adapter.
+
+    """
+    wanted = {}
+    for name, spec in record.targets.items():
+        layer = model.get_submodule(name)
+        assert isinstance(layer, (nn.Linear, GraLoRALinear))
+        for suffix, shape in _factor_shapes(layer.in_features, layer.out_features, spec):
+            wanted[PREFIX + name + suffix] = Wanted(shape, None)
+    for name in record.biases:
+        wanted[_bias_key(name, record)] = _like(_own_tensor(model, name))
+    for name in record.saved_modules:
+        module = model.get_submodule(name)
+        original = module.original_module if isinstance(module, SavedModule) else module
+        for inner, tensor in _state(original):
+            wanted[f"{PREFIX}{name}.{inner}"] = _like(tensor)
+    return wanted
+
+
+def live_tensors(model: nn.Module, record: AdapterRecord, adapter_name: str) -> dict[str, Tensor]:
+    """The very tensors that an injected model computes with, by key.
+
+    Args:
+        model: unwrapped.
+        record: the adapter's.
+        adapter_name: its name.
+
+    """
+    tensors = {}
+    for name, spec in record.targets.items():
+        layer = model.get_submodule(name)
+        for suffix, attribute in _present_factors(spec):
+            tensors[PREFIX + name + suffix] = getattr(layer, attribute)[adapter_name]
+    for name in record.biases:
+        tensors[_bias_key(name, record)] = _own_tensor(model, name)
+    for name in record.saved_modules:
+        module = model.get_submodule(name)
+        assert isinstance(module, SavedModule)
+        for inner, tensor in _state(module.modules_to_save[adapter_name]):
+            tensors[f"{PREFIX}{name}.{inner}"] = tensor
+    return tensors
+
+
+def adapted_modules(keys: Iterator[str]) -> set[str]:
+    """Names of the modules whose factors are among the keys of a file."""
+    return {
+        key.removeprefix(PREFIX).removesuffix(FACTOR_A) for key in keys if key.endswith(FACTOR_A)
+    }
+
+
+def _present_factors(spec: AdapterSpec) -> list[tuple[str, str]]:
+    factors = list(_FACTORS.items())
+    return factors if spec.hybrid_r else factors[:_PLAIN_FACTORS]
+
+
+def _factor_shapes(
+    in_features: int, out_features: int, spec: AdapterSpec
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    n, m = in_features // spec.k_in, out_features // spec.k_out
+    shapes = {
+        "gralora_A": (spec.k_in, n, spec.k_out * spec.s),
+        "gralora_B": (spec.k_out, spec.r, m),
+        "lora_A": (spec.hybrid_r, in_features),
+        "lora_B": (out_features, spec.hybrid_r),
+    }
+    for suffix, attribute in _present_factors(spec):
+        yield suffix, shapes[attribute]
+
+
+def _bias_key(name: str, record: AdapterRecord) -> str:
+    module = name.rpartition(".")[0]
+    return PREFIX + (f"{module}.base_layer.bias" if module in record.targets else name)
+
+
+def _own_tensor(model: nn.Module, name: str) -> Tensor:
+    module, _, attribute = name.rpartition(".")
+    tensor = getattr(model.get_submodule(module), attribute)
+    assert isinstance(tensor, Tensor)
+    return tensor
+
+
+def _state(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Parameters and persistent buffers, the tensors themselves."""
+    for name, value in module.state_dict(keep_vars=True).items():
+        if isinstance(value, Tensor):
+            yield name, value
+
+
+def _like(tensor: Tensor) -> Wanted:
+    return Wanted(tuple(tensor.shape), tensor.dtype)

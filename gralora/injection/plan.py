@@ -14,7 +14,7 @@ from gralora.injection import names
 from gralora.injection.notices import notices
 from gralora.injection.record import AdapterRecord, injection_state, unwrap
 from gralora.injection.saved_module import SavedModule
-from gralora.injection.saving import choose_saved_modules, is_inside
+from gralora.injection.saving import is_inside, modules_to_save, with_tied_modules
 from gralora.injection.survey import Survey, survey
 from gralora.injection.targets import check_target, choose_targets
 from gralora.nn import AdapterSpec, GraLoRALinear
@@ -69,8 +69,9 @@ def make_plan(
     _check_model(model, config, who)
     _check_name(model, config, check_adapter_name(adapter_name, who=who), who)
     found = survey(model)
-    saved = choose_saved_modules(model, found, config, adapter_name, who)
-    targets = choose_targets(model, found, config, saved, who)
+    named = modules_to_save(found, config)
+    targets = choose_targets(model, found, config, named, who)
+    saved = with_tied_modules(model, found, named, who)
     for name in targets:
         check_target(found, name, who)
     _check_shared(found, targets, saved, who)
@@ -135,18 +136,19 @@ def _check_name(model: nn.Module, config: GraLoRAConfig, adapter_name: str, who:
 def _check_shared(
     found: Survey, targets: tuple[str, ...], saved: tuple[str, ...], who: str
 ) -> None:
-    """Refuse a tied module that became a saved one though it is, or holds, what was named."""
+    """Refuse targets whose weight a saved module has too, or that are in a module tied to one."""
     weights: dict[int, str] = {}
     for name in saved:
         module = found.modules[name]
         base = module.original_module if isinstance(module, SavedModule) else module
-        weights |= {id(value): f"{name}.{key}" for key, value in base.named_parameters()}
+        for key, value in base.named_parameters():
+            weights.setdefault(id(value), f"{name}.{key}")
     for name in targets:
         weight = cast(nn.Linear, found.modules[name]).weight
         if id(weight) in weights:
             raise ValueError(
-                f"{who}: a saved module must not share a weight with a target, got "
-                f"{weights[id(weight)]} and {name}.weight (take one of them out)"
+                f"{who}: a saved module, or one tied to it, must not share a weight with a target, "
+                f"got {weights[id(weight)]} and {name}.weight (adapt it or save it, not both)"
             )
 
 

@@ -15,32 +15,42 @@ from gralora.nn import GraLoRALinear
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 
-def choose_saved_modules(
-    model: nn.Module, found: Survey, config: GraLoRAConfig, adapter_name: str, who: str
-) -> tuple[str, ...]:
-    """Full names of the modules to save, in the model's order; one inside another is left out.
-
-    Raises:
-        TypeError: a module that cannot be called, or that holds adapters.
-        ValueError: a weight of a saved module belongs to the model itself or to an adapted layer.
-
-    """
+def modules_to_save(found: Survey, config: GraLoRAConfig) -> tuple[str, ...]:
+    """First names of the modules that a configuration names; one inside another is left out."""
     chosen = {
         found.first_name(name)
         for name in found.modules
         if names.matching_saved_entries(config, name)
     }
-    chosen = _outermost(chosen)
+    return _ordered(found, _outermost(chosen))
+
+
+def with_tied_modules(
+    model: nn.Module, found: Survey, named: tuple[str, ...], who: str
+) -> tuple[str, ...]:
+    """Those modules and the ones that share a parameter with them, checked, in the model's order.
+
+    Raises:
+        TypeError: a module that cannot be called, or that holds adapters.
+        ValueError: a parameter of a saved module belongs to the model itself or to an adapted
+            layer, or a copy would not work by itself.
+
+    """
+    chosen = set(named)
     while partners := _tied_partners(model, found, chosen, who):
         chosen = _outermost(chosen | partners)
     for name in chosen:
-        _check_savable(name, found, adapter_name, who)
-    return tuple(name for name in found.modules if name in chosen)
+        _check_savable(name, found, who)
+    return _ordered(found, chosen)
 
 
 def is_inside(name: str, modules: Iterable[str]) -> bool:
     """Whether `name` is one of `modules`, or inside one."""
     return any(name == outer or name.startswith(f"{outer}.") for outer in modules)
+
+
+def _ordered(found: Survey, chosen: set[str]) -> tuple[str, ...]:
+    return tuple(name for name in found.modules if name in chosen)
 
 
 def _outermost(chosen: set[str]) -> set[str]:
@@ -83,7 +93,7 @@ def _tied_partners(model: nn.Module, found: Survey, chosen: set[str], who: str) 
     return partners
 
 
-def _check_savable(name: str, found: Survey, adapter_name: str, who: str) -> None:
+def _check_savable(name: str, found: Survey, who: str) -> None:
     module = found.modules[name]
     if isinstance(module, _CONTAINERS):
         raise TypeError(

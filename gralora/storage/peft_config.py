@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from gralora.injection.record import AdapterRecord
+from gralora.injection.saving import is_inside
 from gralora.nn.spec import AdapterSpec
 from gralora.storage.naming import list_or_expression
 from gralora.storage.scale import bake, whole
@@ -30,6 +31,9 @@ def describe(
         would find more, a regular expression of them. ``peft_type`` is ``"GRALORA_EXT"``, and
         patterns by full names are added, where PEFT could not build the same adapter.
 
+    Raises:
+        ValueError: a saved module's name is the end of another's.
+
     Warns:
         UserWarning: PEFT cannot load the result, and why.
 
@@ -50,7 +54,7 @@ def describe(
         "init_weights": True,
         "layers_pattern": None,
         "layers_to_transform": None,
-        "modules_to_save": sorted(record.saved_modules) or None,
+        "modules_to_save": _saved_names(record, names),
         "peft_type": PEFT_TYPE,
         "peft_version": None,
         "r": first.r,
@@ -58,7 +62,7 @@ def describe(
         "target_modules": list_or_expression(specs.keys(), names),
         "task_type": record.config.task_type,
     }
-    reason = _why_not_peft(record, names)
+    reason = _why_not_peft(record)
     if reason is not None:
         content |= _extension(specs)
         warnings.warn(
@@ -92,7 +96,20 @@ def _base_name(model: nn.Module, record: AdapterRecord) -> str | None:
     return name if isinstance(name, str) and name else None
 
 
-def _why_not_peft(record: AdapterRecord, module_names: Iterable[str]) -> str | None:
+def _saved_names(record: AdapterRecord, module_names: Iterable[str]) -> list[str] | None:
+    saved = sorted(record.saved_modules)
+    for name in module_names:
+        # PEFT compares the ends of names here without looking for a dot.
+        ends = [ending for ending in saved if name.endswith(ending)]
+        if ends and not is_inside(name, saved):
+            raise ValueError(
+                "save_adapter: no other module's name may end in that of a saved module, got "
+                f"{ends[0]} and {name}, which would be taken for it where the adapter is loaded"
+            )
+    return saved or None
+
+
+def _why_not_peft(record: AdapterRecord) -> str | None:
     specs = list(record.targets.values())
     if any(spec.k_in != spec.k_out for spec in specs):
         return "its grids are not square"
@@ -103,13 +120,6 @@ def _why_not_peft(record: AdapterRecord, module_names: Iterable[str]) -> str | N
     ):
         if len(values) > 1:
             return f"its {what} differ between layers"
-    # PEFT compares the ends of names here without looking for a dot.
-    endings = tuple(record.saved_modules)
-    extra = [
-        name for name in module_names if name.endswith(endings) and name not in record.saved_modules
-    ]
-    if endings and extra:
-        return f"PEFT would take {extra[0]!r} for one of modules_to_save"
     return None
 
 

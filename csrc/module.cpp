@@ -4,10 +4,12 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "dispatch/select_merge.h"
+#include "dispatch/select_project.h"
 
 namespace py = pybind11;
 
@@ -55,6 +57,31 @@ py::dict select_merge(int64_t m, int64_t n, int64_t row_stride, int64_t column_s
   return choice;
 }
 
+py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner, int64_t outer,
+                        std::optional<int64_t> x_row_stride, bool factor_transposed,
+                        uint64_t address, bool half, int processors) {
+  const auto selection =
+      gralora::select_project({.T = T,
+                               .inner = inner,
+                               .outer = outer,
+                               .width = width,
+                               .columns = columns,
+                               .x_row_stride = x_row_stride.value_or(inner * width),
+                               .factor_width_stride = factor_transposed ? 1 : columns,
+                               .factor_column_stride = factor_transposed ? width : 1,
+                               .x_address = address,
+                               .factor_address = address,
+                               .half = half,
+                               .processors = processors});
+  const auto tile = gralora::size_of(selection.tile);
+  py::dict choice;
+  choice["path"] = selection.kernel ? "kernel" : "library";
+  choice["tile"] = selection.kernel ? py::object(py::make_tuple(tile.tokens, tile.columns))
+                                    : py::object(py::none());
+  choice["reason"] = std::string(selection.reason);
+  return choice;
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -67,4 +94,13 @@ PYBIND11_MODULE(_C, m) {
         py::arg("address") = 0, py::arg("wide_factors") = false,
         "Which kernel merges an adapter with blocks [m, n] into a weight of these strides (in "
         "elements), and why: {'path': 'vector' | 'scalar' | 'library', 'transposed', 'reason'}.");
+  m.def(
+      "select_project", &select_project, py::kw_only(), py::arg("T"), py::arg("width"),
+      py::arg("columns"), py::arg("inner") = 2, py::arg("outer") = 2,
+      py::arg("x_row_stride") = py::none(), py::arg("factor_transposed") = false,
+      py::arg("address") = 0, py::arg("half") = true, py::arg("processors") = 132,
+      "How an input [T, inner*width] meets a factor [inner, width, columns], or its transpose, to "
+      "become a latent [outer, T, inner*columns/outer] "
+      "on a GPU with so many multiprocessors, and why: {'path': 'kernel' | 'library', 'tile': "
+      "(tokens, columns) | None, 'reason'}.");
 }

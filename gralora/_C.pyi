@@ -13,6 +13,11 @@ class MergeSelection(TypedDict):
     transposed: bool
     reason: str
 
+class ProjectSelection(TypedDict):
+    path: str
+    tile: tuple[int, int] | None
+    reason: str
+
 def build_info() -> BuildInfo: ...
 def select_merge(
     *,
@@ -24,3 +29,16 @@ def select_merge(
     address: int = 0,
     wide_factors: bool = False,
 ) -> MergeSelection: ...
+def select_project(
+    *,
+    T: int,
+    width: int,
+    columns: int,
+    inner: int = 2,
+    outer: int = 2,
+    x_row_stride: int | None = None,
+    factor_transposed: bool = False,
+    address: int = 0,
+    half: bool = True,
+    processors: int = 132,
+) -> ProjectSelection: ...

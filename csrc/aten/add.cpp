@@ -12,10 +12,10 @@
 
 namespace gralora::aten {
 
-ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const OptionalTensor& A,
-                         const OptionalTensor& B, const OptionalTensor& lora_A,
-                         const OptionalTensor& lora_B, const OptionalTensor& rng_state,
-                         double scaling, double dropout_p) {
+ops::Forward add_forward(const Steps& steps, const at::Tensor& y, const at::Tensor& x,
+                         const OptionalTensor& A, const OptionalTensor& B,
+                         const OptionalTensor& lora_A, const OptionalTensor& lora_B,
+                         const OptionalTensor& rng_state, double scaling, double dropout_p) {
   const Adapter adapter(A, B, lora_A, lora_B);
   const AdapterShape shape = check_adapter("add", adapter);
   check_input("add", x, adapter, shape);
@@ -25,9 +25,9 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
   notice_device(x);
 
   const Sizes sizes(shape);
-  const ComputeFactors factors(adapter, x.scalar_type());
-  const Latents latents =
-      project_input(drop(as_rows(x, sizes.N), rng_state, dropout_p), factors, sizes, scaling);
+  const ComputeFactors factors(adapter, x.scalar_type(), steps);
+  const Latents latents = project_input(drop(as_rows(x, sizes.N), rng_state, dropout_p), factors,
+                                        sizes, scaling, steps);
   at::Tensor out = at::empty(y.sizes(), y.options());
   at::Tensor out_rows = out.view({out.numel() / sizes.M, sizes.M});
   if (y.scalar_type() == x.scalar_type()) {
@@ -41,7 +41,7 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
   return {out, latents.grid, latents.plain};
 }
 
-ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
+ops::AddGradients add_backward(const Steps& steps, const at::Tensor& dy, const OptionalTensor& x,
                                const OptionalTensor& A, const OptionalTensor& B,
                                const OptionalTensor& lora_A, const OptionalTensor& lora_B,
                                const OptionalTensor& H, const OptionalTensor& lora_H,
@@ -54,17 +54,17 @@ ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
   check_saved_for_backward("add_backward", dy, x, H, lora_H, rng_state, shape);
   notice_device(dy);
 
-  const AdapterBackward backward("add_backward", adapter, shape, dy, x, H, lora_H, rng_state,
-                                 scaling, dropout_p,
-                                 {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B});
+  const AdapterBackward backward(
+      "add_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling, dropout_p,
+      {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, steps);
   const at::Tensor dx = wants_dx ? backward.input_gradient() : at::Tensor();
   const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
   return {dx, dA, dB, dlora_A, dlora_B};
 }
 
 TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) {
-  m.impl("add_forward", TORCH_FN(add_forward));
-  m.impl("add_backward", TORCH_FN(add_backward));
+  m.impl("add_forward", TORCH_FN((WithSteps<add_forward, kLibrarySteps>::call)));
+  m.impl("add_backward", TORCH_FN((WithSteps<add_backward, kLibrarySteps>::call)));
 }
 
 }  // namespace gralora::aten

@@ -4,16 +4,17 @@
 
 #include <array>
 
+#include "aten/steps.h"
 #include "ops/operators.h"
 
 namespace gralora::aten {
 
-ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const OptionalTensor& A,
-                         const OptionalTensor& B, const OptionalTensor& lora_A,
-                         const OptionalTensor& lora_B, const OptionalTensor& rng_state,
-                         double scaling, double dropout_p);
+ops::Forward add_forward(const Steps& steps, const at::Tensor& y, const at::Tensor& x,
+                         const OptionalTensor& A, const OptionalTensor& B,
+                         const OptionalTensor& lora_A, const OptionalTensor& lora_B,
+                         const OptionalTensor& rng_state, double scaling, double dropout_p);
 
-ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
+ops::AddGradients add_backward(const Steps& steps, const at::Tensor& dy, const OptionalTensor& x,
                                const OptionalTensor& A, const OptionalTensor& B,
                                const OptionalTensor& lora_A, const OptionalTensor& lora_B,
                                const OptionalTensor& H, const OptionalTensor& lora_H,

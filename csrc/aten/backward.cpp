@@ -2,34 +2,17 @@
 
 #include <ATen/ops/empty.h>
 
-#include <initializer_list>
-
 #include "aten/dropout.h"
 
 namespace gralora::aten {
-namespace {
-
-struct Sum {
-  at::Tensor* value;
-  const at::Tensor* factor;
-};
-
-/// Brings the sums to the dtypes of their factors. One launch each: torch's copy of a list gives so
-/// few blocks to small tensors that it takes longer than two copies.
-void round_sums(std::initializer_list<Sum> sums) {
-  for (const Sum& sum : sums) {
-    if (sum.value->defined()) *sum.value = sum.value->to(sum.factor->scalar_type());
-  }
-}
-
-}  // namespace
 
 AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const AdapterShape& shape,
                                  const at::Tensor& dy, const OptionalTensor& x,
                                  const OptionalTensor& H, const OptionalTensor& lora_H,
                                  const OptionalTensor& rng_state, double scaling, double dropout_p,
-                                 const AdapterMask& mask)
-    : adapter_(adapter),
+                                 const AdapterMask& mask, const Steps& steps)
+    : steps_(steps),
+      adapter_(adapter),
       sizes_(shape),
       mask_(mask),
       dx_sizes_(dy.sizes().vec()),
@@ -38,7 +21,7 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
       lora_H_(lora_H),
       rng_state_(rng_state),
       dropout_p_(dropout_p),
-      factors_(adapter, dy.scalar_type()) {
+      factors_(adapter, dy.scalar_type(), steps) {
   mask_.dA &= adapter.has_grid();
   mask_.dB &= adapter.has_grid();
   mask_.dlora_A &= adapter.has_plain();
@@ -52,7 +35,7 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
     x_rows_ = drop(as_rows(*x, sizes_.N), rng_state, dropout_p);
   }
   if (mask_.dx || mask_.dA || mask_.dlora_A) {
-    gradients_ = project_gradient(dy_rows_, factors_, sizes_, scaling);
+    gradients_ = project_gradient(dy_rows_, factors_, sizes_, scaling, steps);
   }
 }
 
@@ -65,18 +48,23 @@ at::Tensor AdapterBackward::input_gradient() const {
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::factor_gradients()
     const {
   at::Tensor dA, dB, dlora_A, dlora_B;
-  if (mask_.dA) dA = sum_over_tokens(split_blocks(x_rows_, sizes_.k_in), gradients_.grid);
-  if (mask_.dB) dB = sum_over_tokens(*H_, split_blocks(dy_rows_, sizes_.k_out));
+  const auto sum = [](const at::Tensor& left, const at::Tensor& right, const at::Tensor& factor) {
+    return sum_over_tokens(left, right, factor.scalar_type());
+  };
+  if (mask_.dA) dA = sum(split_blocks(x_rows_, sizes_.k_in), gradients_.grid, adapter_.A);
+  if (mask_.dB) dB = sum(*H_, split_blocks(dy_rows_, sizes_.k_out), adapter_.B);
   if (mask_.dlora_A) {
-    dlora_A = sum_over_tokens(gradients_.plain.unsqueeze(0), x_rows_.unsqueeze(0)).squeeze(0);
+    const at::Tensor& lora_G = gradients_.plain;
+    dlora_A = sum(lora_G.unsqueeze(0), x_rows_.unsqueeze(0), adapter_.lora_A).squeeze(0);
   }
   if (mask_.dlora_B) {
-    dlora_B = sum_over_tokens(dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0)).squeeze(0);
+    dlora_B = sum(dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0), adapter_.lora_B).squeeze(0);
   }
-  round_sums({{&dA, &adapter_.A},
-              {&dB, &adapter_.B},
-              {&dlora_A, &adapter_.lora_A},
-              {&dlora_B, &adapter_.lora_B}});
+  const auto round_to = [](at::Tensor& gradient, const at::Tensor& factor) {
+    return Rounding{&gradient, factor.defined() ? factor.scalar_type() : at::kFloat};
+  };
+  steps_.round({round_to(dA, adapter_.A), round_to(dB, adapter_.B),
+                round_to(dlora_A, adapter_.lora_A), round_to(dlora_B, adapter_.lora_B)});
   return {dA, dB, dlora_A, dlora_B};
 }
 

@@ -20,7 +20,7 @@ class AdapterBackward {
   AdapterBackward(const char* op, const Adapter& adapter, const AdapterShape& shape,
                   const at::Tensor& dy, const OptionalTensor& x, const OptionalTensor& H,
                   const OptionalTensor& lora_H, const OptionalTensor& rng_state, double scaling,
-                  double dropout_p, const AdapterMask& mask);
+                  double dropout_p, const AdapterMask& mask, const Steps& steps);
 
   /// dy as [T, M].
   const at::Tensor& dy_rows() const { return dy_rows_; }
@@ -32,6 +32,7 @@ class AdapterBackward {
   std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> factor_gradients() const;
 
  private:
+  const Steps& steps_;
   Adapter adapter_;
   Sizes sizes_;
   AdapterMask mask_;

@@ -17,6 +17,9 @@ namespace {
 /// Tokens whose fp32 copies are alive at once where the library has no fp32 sum of 16-bit operands.
 constexpr int64_t kUpcastTokens = 1024;
 
+// Terms that fit the smallest tile of a library's matrix product along its reduction.
+constexpr int64_t kUnsplitTokens = 32;
+
 /// [planes, T, rank] with rows padded to latent_pitch, the last one too: whole 16-byte loads never
 /// leave the storage. The strides are those that ops/meta.cpp promises, also for T = 0.
 at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::TensorOptions& options) {
@@ -25,31 +28,20 @@ at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::Tenso
       .as_strided({planes, T, rank}, {T * pitch, pitch, 1});
 }
 
-/// latent[q, t, (p, rank)] = scaling * sum_w blocks[p, t, w] * factor[p, w, (q, rank)].
-/// The scale enters the product's fp32 sum, before rounding, so nothing after it needs scaling.
-at::Tensor project_grid(const at::Tensor& blocks, const at::Tensor& factor, int64_t outer,
-                        int64_t s, double scaling) {
-  const int64_t inner = blocks.size(0);
-  const int64_t T = blocks.size(1);
-  at::Tensor latent = empty_latent(outer, T, inner * s, blocks.options());
-  const int64_t pitch = latent.stride(1);
-  // With one outer block the product's own layout is the latent's: write it in place.
-  if (outer == 1) {
-    latent.as_strided({inner, T, s}, {s, pitch, 1})
-        .baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
-    return latent;
-  }
-  at::Tensor product = at::empty({inner, T, outer * s}, blocks.options());
-  product.baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
-  const int64_t width = outer * s;
-  latent.as_strided({outer, T, inner, s}, {T * pitch, pitch, s, 1})
-      .copy_(product.as_strided({outer, T, inner, s}, {s, width, T * width, 1}));
+at::Tensor project_grid(const at::Tensor& rows, const at::Tensor& factor, int64_t outer,
+                        double scaling, const Steps& steps) {
+  const int64_t inner = factor.size(0);
+  at::Tensor latent =
+      empty_latent(outer, rows.size(0), inner * (factor.size(2) / outer), rows.options());
+  steps.project(latent, rows, factor, scaling);
   return latent;
 }
 
-at::Tensor project_plain(const at::Tensor& rows, const at::Tensor& factor, double scaling) {
-  at::Tensor latent = empty_latent(1, rows.size(0), factor.size(1), rows.options()).select(0, 0);
-  return latent.addmm_(rows, factor, /*beta=*/0, /*alpha=*/scaling);
+at::Tensor project_plain(const at::Tensor& rows, const at::Tensor& factor, double scaling,
+                         const Steps& steps) {
+  at::Tensor latent = empty_latent(1, rows.size(0), factor.size(1), rows.options());
+  steps.project(latent, rows, factor.unsqueeze(0), scaling);
+  return latent.select(0, 0);
 }
 
 void expand(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
@@ -90,15 +82,9 @@ Sizes::Sizes(const AdapterShape& shape)
       s(shape.s.expect_int()),
       r0(shape.r0.expect_int()) {}
 
-ComputeFactors::ComputeFactors(const Adapter& adapter, at::ScalarType compute) {
-  if (adapter.has_grid()) {
-    A = adapter.A.to(compute);
-    B = adapter.B.to(compute);
-  }
-  if (adapter.has_plain()) {
-    lora_A = adapter.lora_A.to(compute);
-    lora_B = adapter.lora_B.to(compute);
-  }
+ComputeFactors::ComputeFactors(const Adapter& adapter, at::ScalarType compute, const Steps& steps)
+    : A(adapter.A), B(adapter.B), lora_A(adapter.lora_A), lora_B(adapter.lora_B) {
+  steps.round({{&A, compute}, {&B, compute}, {&lora_A, compute}, {&lora_B, compute}});
 }
 
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width) {
@@ -116,24 +102,24 @@ at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks) {
 }
 
 Latents project_input(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
-                      double scaling) {
+                      double scaling, const Steps& steps) {
   Latents latents;
-  latents.grid = factors.A.defined() ? project_grid(split_blocks(rows, sizes.k_in), factors.A,
-                                                    sizes.k_out, sizes.s, scaling)
+  latents.grid = factors.A.defined() ? project_grid(rows, factors.A, sizes.k_out, scaling, steps)
                                      : at::empty({0}, rows.options());
-  latents.plain = factors.lora_A.defined() ? project_plain(rows, factors.lora_A.t(), scaling)
+  latents.plain = factors.lora_A.defined() ? project_plain(rows, factors.lora_A.t(), scaling, steps)
                                            : at::empty({0}, rows.options());
   return latents;
 }
 
 Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
-                         double scaling) {
+                         double scaling, const Steps& steps) {
   Latents latents;
   if (factors.B.defined()) {
-    latents.grid = project_grid(split_blocks(rows, sizes.k_out), transpose_factor(factors.B),
-                                sizes.k_in, sizes.s, scaling);
+    latents.grid = project_grid(rows, transpose_factor(factors.B), sizes.k_in, scaling, steps);
   }
-  if (factors.lora_B.defined()) latents.plain = project_plain(rows, factors.lora_B, scaling);
+  if (factors.lora_B.defined()) {
+    latents.plain = project_plain(rows, factors.lora_B, scaling, steps);
+  }
   return latents;
 }
 
@@ -147,14 +133,16 @@ void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors
   expand(rows, latents, transpose_factor(factors.A), factors.lora_A, overwrite);
 }
 
-at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right) {
+at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype) {
   const at::ScalarType compute = left.scalar_type();
   if (compute == at::kFloat || compute == at::kDouble) {
     return at::bmm(left.transpose(1, 2), right);
   }
-  // The 16-bit product would round its sum, and cuBLAS may even add split sums in 16 bits.
-  if (left.is_cuda()) return at::bmm(left.transpose(1, 2), right, at::kFloat);
-  return sum_upcast_chunks(left, right);
+  if (!left.is_cuda()) return sum_upcast_chunks(left, right);
+  // A 16-bit product of many tokens may add split sums in 16 bits; one of few is never split.
+  const bool rounds_once = dtype == compute && left.size(1) <= kUnsplitTokens;
+  return rounds_once ? at::bmm(left.transpose(1, 2), right)
+                     : at::bmm(left.transpose(1, 2), right, at::kFloat);
 }
 
 }  // namespace gralora::aten

@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "aten/steps.h"
 #include "ops/adapter.h"
 #include "ops/check.h"
 
@@ -19,7 +20,7 @@ struct Sizes {
 /// The factors rounded to the compute dtype.
 struct ComputeFactors {
   at::Tensor A, B, lora_A, lora_B;
-  ComputeFactors(const Adapter& adapter, at::ScalarType compute);
+  ComputeFactors(const Adapter& adapter, at::ScalarType compute, const Steps& steps);
 };
 
 /// The adapter's latents: H [k_out, T, k_in*s] and lora_H [T, r0] forward, G [k_in, T, k_out*s] and
@@ -36,11 +37,11 @@ at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks);
 
 /// H = scaling * x A and lora_H = scaling * x lora_A^T, `rows` [T, N].
 Latents project_input(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
-                      double scaling);
+                      double scaling, const Steps& steps);
 
 /// G = scaling * dy B^T and lora_G = scaling * dy lora_B, `rows` [T, M].
 Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
-                         double scaling);
+                         double scaling, const Steps& steps);
 
 /// y (+)= H B + lora_H lora_B^T into `rows` [T, M]; `overwrite` ignores what `rows` holds.
 void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
@@ -50,8 +51,8 @@ void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactor
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
                   bool overwrite);
 
-/// left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q], summed over T and returned in fp32
-/// (fp64 for fp64).
-at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right);
+/// left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q], summed over T in fp32 (fp64 for
+/// fp64) and returned so, or as `dtype` already where the library's own rounding is the only one.
+at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype);
 
 }  // namespace gralora::aten

@@ -15,7 +15,7 @@
 
 namespace gralora::aten {
 
-ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
+ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& bias, const OptionalTensor& A,
                             const OptionalTensor& B, const OptionalTensor& lora_A,
                             const OptionalTensor& lora_B, const OptionalTensor& rng_state,
@@ -29,9 +29,10 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
   notice_device(x);
 
   const Sizes sizes(shape);
-  const ComputeFactors factors(adapter, x.scalar_type());
+  const ComputeFactors factors(adapter, x.scalar_type(), steps);
   const at::Tensor rows = as_rows(x, sizes.N);
-  const Latents latents = project_input(drop(rows, rng_state, dropout_p), factors, sizes, scaling);
+  const Latents latents =
+      project_input(drop(rows, rng_state, dropout_p), factors, sizes, scaling, steps);
 
   auto out_sizes = x.sizes().vec();
   out_sizes.back() = sizes.M;
@@ -50,13 +51,13 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
   return {y, latents.grid, latents.plain};
 }
 
-ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor& x,
-                                     const at::Tensor& weight, const OptionalTensor& A,
-                                     const OptionalTensor& B, const OptionalTensor& lora_A,
-                                     const OptionalTensor& lora_B, const OptionalTensor& H,
-                                     const OptionalTensor& lora_H, const OptionalTensor& rng_state,
-                                     double scaling, double dropout_p,
-                                     std::array<bool, 7> output_mask) {
+ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
+                                     const OptionalTensor& x, const at::Tensor& weight,
+                                     const OptionalTensor& A, const OptionalTensor& B,
+                                     const OptionalTensor& lora_A, const OptionalTensor& lora_B,
+                                     const OptionalTensor& H, const OptionalTensor& lora_H,
+                                     const OptionalTensor& rng_state, double scaling,
+                                     double dropout_p, std::array<bool, 7> output_mask) {
   const auto [wants_dx, wants_dweight, wants_dbias, wants_dA, wants_dB, wants_dlora_A,
               wants_dlora_B] = output_mask;
   const Adapter adapter(A, B, lora_A, lora_B);
@@ -68,7 +69,8 @@ ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor&
   notice_device(dy);
 
   AdapterBackward backward("linear_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling,
-                           dropout_p, {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B});
+                           dropout_p, {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B},
+                           steps);
   const at::Tensor& dy_rows = backward.dy_rows();
 
   at::Tensor dx, dweight, dbias;
@@ -83,8 +85,8 @@ ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor&
 }
 
 TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) {
-  m.impl("linear_forward", TORCH_FN(linear_forward));
-  m.impl("linear_backward", TORCH_FN(linear_backward));
+  m.impl("linear_forward", TORCH_FN((WithSteps<linear_forward, kLibrarySteps>::call)));
+  m.impl("linear_backward", TORCH_FN((WithSteps<linear_backward, kLibrarySteps>::call)));
 }
 
 }  // namespace gralora::aten

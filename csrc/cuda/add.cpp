@@ -1,9 +1,11 @@
-// add_forward and add_backward on CUDA: the device guard, then the composition of library calls
-// (aten/add.cpp).
+// add_forward and add_backward on CUDA: the device guard, then the composition of aten/add.cpp with
+// the steps that have kernels (cuda/steps.h).
 #include "aten/add.h"
 
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
+
+#include "cuda/steps.h"
 
 namespace gralora::cuda {
 namespace {
@@ -13,7 +15,7 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
                          const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                          double scaling, double dropout_p) {
   const c10::cuda::CUDAGuard guard(x.device());
-  return aten::add_forward(y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
+  return aten::add_forward(kKernelSteps, y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
 }
 
 ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
@@ -23,8 +25,8 @@ ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
                                const OptionalTensor& rng_state, double scaling, double dropout_p,
                                std::array<bool, 5> output_mask) {
   const c10::cuda::CUDAGuard guard(dy.device());
-  return aten::add_backward(dy, x, A, B, lora_A, lora_B, H, lora_H, rng_state, scaling, dropout_p,
-                            output_mask);
+  return aten::add_backward(kKernelSteps, dy, x, A, B, lora_A, lora_B, H, lora_H, rng_state,
+                            scaling, dropout_p, output_mask);
 }
 
 }  // namespace

@@ -23,6 +23,14 @@ inline ElementType element_type(const at::Tensor& tensor) {
   }
 }
 
+/// Multiprocessors of the current device.
+inline int count_processors() {
+  int device = 0, count = 0;
+  C10_CUDA_CHECK(cudaGetDevice(&device));
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
+  return count;
+}
+
 /// Raises when a launcher reports an error, naming the operator.
 inline void check_launch(const char* op, cudaError_t status) {
   TORCH_CHECK(status == cudaSuccess, "gralora::", op,

@@ -1,11 +1,12 @@
-// linear_forward and linear_backward on CUDA: the device guard, then the composition of library
-// calls (aten/linear.cpp), which arranges the products so that the second visit to y hides
-// under the base product. A kernel of gralora's own takes its place here, behind a selection in
-// dispatch/.
+// linear_forward and linear_backward on CUDA: the device guard, then the composition of
+// aten/linear.cpp with the steps that have kernels (cuda/steps.h). The composition arranges the
+// products so that the second visit to y hides under the base product.
 #include "aten/linear.h"
 
 #include <c10/cuda/CUDAGuard.h>
 #include <torch/library.h>
+
+#include "cuda/steps.h"
 
 namespace gralora::cuda {
 namespace {
@@ -16,7 +17,8 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                             double scaling, double dropout_p) {
   const c10::cuda::CUDAGuard guard(x.device());
-  return aten::linear_forward(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
+  return aten::linear_forward(kKernelSteps, x, weight, bias, A, B, lora_A, lora_B, rng_state,
+                              scaling, dropout_p);
 }
 
 ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor& x,
@@ -27,8 +29,8 @@ ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor&
                                      double scaling, double dropout_p,
                                      std::array<bool, 7> output_mask) {
   const c10::cuda::CUDAGuard guard(dy.device());
-  return aten::linear_backward(dy, x, weight, A, B, lora_A, lora_B, H, lora_H, rng_state, scaling,
-                               dropout_p, output_mask);
+  return aten::linear_backward(kKernelSteps, dy, x, weight, A, B, lora_A, lora_B, H, lora_H,
+                               rng_state, scaling, dropout_p, output_mask);
 }
 
 }  // namespace

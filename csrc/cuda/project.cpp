@@ -1,0 +1,71 @@
+// The projection on CUDA: tensors to plain parameters, dispatch/select_project's choice, then
+// kernels/project.cu, or a library product whose blocks kernels/exchange.cu brings in order.
+#include "kernels/project.h"
+
+#include <c10/cuda/CUDAStream.h>
+
+#include "cuda/launch.h"
+#include "cuda/steps.h"
+#include "dispatch/select_project.h"
+#include "kernels/exchange.h"
+
+namespace gralora::cuda {
+namespace {
+
+void exchange(at::Tensor& latent, const at::Tensor& product) {
+  const auto bytes = static_cast<int64_t>(latent.element_size());
+  ExchangeParams params{};
+  params.product = product.const_data_ptr();
+  params.latent = latent.mutable_data_ptr();
+  params.T = latent.size(1);
+  params.inner = static_cast<int32_t>(product.size(0));
+  params.outer = static_cast<int32_t>(latent.size(0));
+  params.run = static_cast<int32_t>(latent.size(2) / product.size(0) * bytes);
+  params.latent_plane = latent.stride(0) * bytes;
+  params.latent_pitch = latent.stride(1) * bytes;
+  check_launch("project", launch_exchange(params, c10::cuda::getCurrentCUDAStream()));
+}
+
+}  // namespace
+
+void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor, double scaling) {
+  const int64_t inner = factor.size(0);
+  const ProjectSelection selection = select_project(
+      {.T = rows.size(0),
+       .inner = inner,
+       .outer = latent.size(0),
+       .width = factor.size(1),
+       .columns = factor.size(2),
+       .x_row_stride = rows.stride(0),
+       .factor_width_stride = factor.stride(1),
+       .factor_column_stride = factor.stride(2),
+       .x_address = reinterpret_cast<uint64_t>(rows.const_data_ptr()),
+       .factor_address = reinterpret_cast<uint64_t>(factor.const_data_ptr()),
+       .half = rows.scalar_type() == at::kBFloat16 || rows.scalar_type() == at::kHalf,
+       .processors = count_processors()});
+  if (!selection.kernel) {
+    aten::project_by_product(latent, rows, factor, scaling, exchange);
+    return;
+  }
+  ProjectParams params{};
+  params.x = rows.const_data_ptr();
+  params.factor = factor.const_data_ptr();
+  params.latent = latent.mutable_data_ptr();
+  params.T = rows.size(0);
+  params.inner = static_cast<int32_t>(inner);
+  params.width = static_cast<int32_t>(factor.size(1));
+  params.outer = static_cast<int32_t>(latent.size(0));
+  params.s = static_cast<int32_t>(latent.size(2) / inner);
+  params.x_row_stride = rows.stride(0);
+  params.factor_block_stride = factor.stride(0);
+  params.factor_pitch = selection.width_is_contiguous ? factor.stride(2) : factor.stride(1);
+  params.latent_plane = latent.stride(0);
+  params.latent_pitch = latent.stride(1);
+  params.scaling = static_cast<float>(scaling);
+  params.type = element_type(rows);
+  params.width_is_contiguous = selection.width_is_contiguous;
+  params.tile = selection.tile;
+  check_launch("project", launch_project(params, c10::cuda::getCurrentCUDAStream()));
+}
+
+}  // namespace gralora::cuda

@@ -1,0 +1,31 @@
+// Which way a projection (H from x and A, G from dy and B) is computed: a pure function of what the
+// call looks like, without torch and without a GPU (gralora._C.select_project).
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+#include "kernels/project_tiles.h"
+
+namespace gralora {
+
+/// x [T, inner*width] times factor [inner, width, columns]; strides in elements.
+struct ProjectProblem {
+  int64_t T, inner, outer, width, columns;
+  int64_t x_row_stride;
+  int64_t factor_width_stride, factor_column_stride;
+  uint64_t x_address, factor_address;
+  bool half;       // 16-bit operands
+  int processors;  // multiprocessors of the GPU
+};
+
+struct ProjectSelection {
+  bool kernel;  // gralora's own; otherwise library calls
+  ProjectTile tile;
+  bool width_is_contiguous;  // of the factor
+  std::string_view reason;   // one clause, for people
+};
+
+ProjectSelection select_project(const ProjectProblem& problem);
+
+}  // namespace gralora

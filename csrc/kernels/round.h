@@ -1,0 +1,29 @@
+// The rounding kernel's parameters and launcher; csrc/cuda/round.cpp fills and calls them.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/element_type.h"
+
+namespace gralora {
+
+inline constexpr int kMaxRoundings = 4;  // an adapter has at most four factors
+
+/// One array: `to` = `from` rounded to nearest, ties to even.
+struct Rounding {
+  const float* from;
+  void* to;
+  int64_t elements;
+  ElementType type;  // of `to`: bf16 or fp16
+};
+
+struct RoundParams {
+  Rounding arrays[kMaxRoundings];
+  int count;
+};
+
+cudaError_t launch_round(const RoundParams& params, cudaStream_t stream);
+
+}  // namespace gralora

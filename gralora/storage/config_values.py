@@ -8,7 +8,7 @@ from typing import Any, NoReturn, TypeVar
 WHO = "load_adapter"
 MAX_RANK = 1_000_000
 _MAX_NAME_LENGTH = 1000
-_MAX_NAMES = 1_000_000
+_MAX_NAMES = 200_000
 # Beyond any scale that numbers survive; also keeps huge integers from overflowing a float.
 _MAX_NUMBER = 1e30
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from gralora.injection.record import AdapterRecord
 from gralora.injection.saving import is_inside
@@ -83,10 +84,11 @@ def _auto_mapping(model: nn.Module, record: AdapterRecord) -> dict[str, str] | N
     """The model's class, from which PEFT's AutoPeftModel builds it where no task is named."""
     if record.config.task_type is not None:
         return None
-    return {
-        "base_model_class": type(model).__name__,
-        "parent_library": type(model).__module__,
-    }
+    kind = type(model)
+    if isinstance(model, FSDPModule):
+        # fully_shard puts a class of its own in front of the model's.
+        kind = next(base for base in kind.__bases__ if base is not FSDPModule)
+    return {"base_model_class": kind.__name__, "parent_library": kind.__module__}
 
 
 def _base_name(model: nn.Module, record: AdapterRecord) -> str | None:

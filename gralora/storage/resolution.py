@@ -82,7 +82,7 @@ def _check_known(adapted: set[str], found: Survey, stored: StoredConfig) -> None
     if not unknown:
         return
     base = stored.base_model_name_or_path
-    origin = f", of base model {base!r:.200}" if base else ""
+    origin = f" of base model {base!r:.200}" if base else ""
     raise ValueError(
         f"{WHO}: the adapter{origin} must fit the model, got {len(unknown)} of {len(adapted)} "
         f"adapted modules that the model does not have: {_some(unknown)} (it has "

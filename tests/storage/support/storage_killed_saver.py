@@ -1,7 +1,8 @@
 """Kills a process that saves two adapters in turn, again and again, and loads what it left.
 
 Arguments: folder, number of kills. Prints as JSON how often each adapter was loaded, how many
-kills left temporary files behind, and how many came between the two renames; ends with an error where a load fails or gives a mixture.
+kills left temporary files behind, and how many came between the two renames; ends with an error
+where a load fails or gives a mixture.
 """
 
 from __future__ import annotations

@@ -97,6 +97,7 @@ def our_model(base: nn.Module, adapter_name: str = "default", **settings: Any) -
     config = GraLoRAConfig(
         **{"r": 8, "k": 2, "alpha": 16, "target_modules": ["q_proj", "v_proj"], **settings}
     )
+    torch.manual_seed(2)
     model = inject(copy.deepcopy(base), config, adapter_name)
     train_like(model)
     return model.eval()

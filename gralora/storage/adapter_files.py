@@ -19,7 +19,7 @@ from gralora.storage.config_values import WHO
 from gralora.storage.extras import check_copies, split_extras
 from gralora.storage.pair import open_pair, write_pair
 from gralora.storage.peft_config import describe
-from gralora.storage.resolution import resolve
+from gralora.storage.resolution import check_keys, resolve
 from gralora.storage.rslora import remember_alpha, restore_alpha
 from gralora.storage.state_dict import checked_tensors, copy_into, gather, known_record
 from gralora.storage.stored_config import parse_config
@@ -144,6 +144,7 @@ def _write(
     content = describe(model, record, survey(model).modules)
     try:
         parse_config(content)
+        check_keys(tensors)
     except ValueError as error:
         raise ValueError(
             f"save_adapter: the adapter must be one that can be loaded again, got one that is "

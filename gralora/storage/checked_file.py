@@ -23,6 +23,8 @@ MAX_HEADER_BYTES = 100_000_000
 # Ten thousands of full module names, as mixtures of experts have them, stay far below.
 MAX_JSON_BYTES = 16 * 2**20
 _MAX_DIMENSIONS = 16
+# Deeper values would exhaust the stack of whoever prints them.
+_MAX_NESTING = 8
 
 # In the order in which the safetensors package lays out tensors, widest first.
 DTYPES: Mapping[str, torch.dtype] = {
@@ -136,12 +138,32 @@ def _parse_object(blob: bytes, what: str) -> dict[str, Any]:
             parse_constant=_refuse_constant,
         )
     except RecursionError:
-        raise ValueError(f"{what} must not be nested that deeply") from None
+        _refuse_nesting(what)
     except ValueError as error:
         raise ValueError(f"{what} must be a JSON object in UTF-8: {error}") from None
     if not isinstance(content, dict):
         raise ValueError(f"{what} must be a JSON object, got a {type(content).__name__}")
+    _check_nesting(content, what)
     return content
+
+
+def _check_nesting(content: dict[str, Any], what: str) -> None:
+    level: list[Any] = [content]
+    for _ in range(_MAX_NESTING + 1):
+        inner: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inner += [part for part in value.values() if isinstance(part, (dict, list))]
+            else:
+                inner += [part for part in value if isinstance(part, (dict, list))]
+        if not inner:
+            return
+        level = inner
+    _refuse_nesting(what)
+
+
+def _refuse_nesting(what: str) -> NoReturn:
+    raise ValueError(f"{what} must not nest values deeper than {_MAX_NESTING}")
 
 
 def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -44,12 +44,7 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
             list of targets that disagrees with the keys.
 
     """
-    for key in keys:
-        if not key.startswith(PREFIX) or not key.isprintable():
-            raise ValueError(
-                f"{WHO}: the tensors' keys must be printable and begin with {PREFIX!r}, got "
-                f"{key!r:.300}"
-            )
+    check_keys(keys)
     adapted = adapted_modules(iter(keys))
     if not adapted:
         raise ValueError(f"{WHO}: the file must hold factors of an adapter, got {_some(keys)}")
@@ -75,6 +70,16 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
         alpha_pattern=_for_each(adapted, stored.alpha_pattern, stored.alpha, "alpha_pattern"),
         k_pattern=_for_each(adapted, stored.k_pattern, stored.k, "k_pattern"),
     )
+
+
+def check_keys(keys: Collection[str]) -> None:
+    """Raise ValueError for a key that no adapter has."""
+    for key in keys:
+        if not key.startswith(PREFIX) or not key.isprintable():
+            raise ValueError(
+                f"{WHO}: the tensors' keys must be printable and begin with {PREFIX!r}, got "
+                f"{key!r:.300}"
+            )
 
 
 def _check_known(adapted: set[str], found: Survey, stored: StoredConfig) -> None:

@@ -146,7 +146,7 @@ def test_an_adapter_is_saved_in_every_state(state: str, tmp_path: Path) -> None:
     assert _files(tmp_path / "after") == _files(tmp_path / "before")
 
 
-@pytest.mark.parametrize("wrap", ["compiled", "data-parallel", "both"])
+@pytest.mark.parametrize("wrap", ["compiled", "data-parallel", "both", "compiled layer"])
 def test_wrapped_models_give_the_same_files(
     wrap: str, tmp_path: Path, one_process_group: None
 ) -> None:
@@ -157,6 +157,8 @@ def test_wrapped_models_give_the_same_files(
         wrapped = DistributedDataParallel(wrapped)
     if wrap in ("compiled", "both"):
         wrapped = torch.compile(wrapped)
+    if wrap == "compiled layer":
+        model.model.layers[0] = torch.compile(model.model.layers[0])
     save_adapter(wrapped, tmp_path / "wrapped")
     assert _files(tmp_path / "wrapped") == _files(tmp_path / "bare")
 
@@ -277,9 +279,16 @@ def test_pickled_tensors_are_not_read(tmp_path: Path) -> None:
         load_adapter(llama(), tmp_path)
 
 
-def test_a_name_that_would_be_refused_on_loading_is_refused_on_saving(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.ModuleDict({"a/b": nn.Linear(4, 4)}))
-    inject(model, GraLoRAConfig(r=4))
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [("a/b", "a/b"), ("line\nbreak", "line\nbreak"), ("line\nbreak", "plain")],
+    ids=["slash", "line break", "line break in a bias"],
+)
+def test_a_name_that_is_refused_on_loading_is_refused_on_saving(
+    name: str, target: str, tmp_path: Path
+) -> None:
+    model = nn.ModuleDict({"plain": nn.Linear(4, 4), name: nn.Linear(4, 4)})
+    inject(model, GraLoRAConfig(r=4, target_modules=[target], bias="all"))
     with pytest.raises(ValueError, match="must be one that can be loaded again, got one that is"):
         save_adapter(model, tmp_path / "new")
     assert not (tmp_path / "new").exists()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import tracemalloc
 from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from storage_bytes import entry, pack, write
 
 from gralora.storage.checked_file import (
@@ -19,6 +22,7 @@ from gralora.storage.checked_file import (
     read_header,
     read_json,
 )
+from gralora.storage.tensor_file import read_tensors
 
 HOSTILE_JSON = {
     "empty": (b"", "must be a JSON object in UTF-8"),
@@ -30,7 +34,8 @@ HOSTILE_JSON = {
     "Infinity": (b'{"alpha": -Infinity}', "-Infinity is no JSON number"),
     "key twice": (b'{"r": 8, "r": 16}', "the key 'r' is given twice"),
     "key twice below": (b'{"a": {"r": 8, "r": 16}}', "the key 'r' is given twice"),
-    "deep": (b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "must not be nested that deeply"),
+    "deep": (b'{"a":' + b"[" * 200_000 + b"]" * 200_000 + b"}", "must not nest values deeper"),
+    "less deep": (b'{"a":' + b"[" * 900 + b"]" * 900 + b"}", "must not nest values deeper"),
     "number of 10,000 digits": (b'{"r": ' + b"1" * 10_000 + b"}", "must be a JSON object in UTF-8"),
     "too large": (b" " * (MAX_JSON_BYTES + 1), f"at most {MAX_JSON_BYTES} bytes"),
 }
@@ -186,3 +191,25 @@ def test_only_regular_files_are_opened(kind: str, tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error_of_the_system(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "config.json")
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(st.integers(0, 10_000), st.binary(max_size=4))
+def test_what_is_accepted_is_what_the_safetensors_package_accepts(place: int, patch: bytes) -> None:
+    tensors = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(5, dtype=torch.bfloat16)}
+    good = safetensors.torch.save(tensors, metadata={"format": "pt"})
+    place %= len(good)
+    content = good[:place] + patch + good[place + len(patch) :]
+    with tempfile.TemporaryDirectory() as folder:
+        path = write(Path(folder) / "adapter.safetensors", content)
+        with open_regular(path) as file:
+            try:
+                ours = read_tensors(file, read_header(file, path))
+            except ValueError:
+                return
+    theirs = safetensors.torch.load(content)
+    assert ours.keys() == theirs.keys()
+    for name, tensor in theirs.items():
+        assert ours[name].dtype == tensor.dtype
+        assert ours[name].shape == tensor.shape
+        assert bytes(ours[name].untyped_storage()) == bytes(tensor.contiguous().untyped_storage())

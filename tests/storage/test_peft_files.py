@@ -29,6 +29,7 @@ BASES = {
     "tied": lambda: llama(tie_word_embeddings=True),
     "classifier": classifier,
     "bf16": lambda: llama().to(torch.bfloat16),
+    "deep": lambda: llama(num_hidden_layers=4),
 }
 # Settings that are spelled alike in both configurations; the first entry is the base model.
 SHARED: dict[str, tuple[str, dict[str, Any]]] = {
@@ -36,6 +37,8 @@ SHARED: dict[str, tuple[str, dict[str, Any]]] = {
     "hybrid": ("plain", {"hybrid_r": 3}),
     "regular expression": ("plain", {"target_modules": r".*\.1\..*(gate|o)_proj"}),
     "all linear layers": ("plain", {"target_modules": "all-linear"}),
+    "all of many linear layers": ("deep", {"target_modules": "all-linear"}),
+    "some of many linear layers": ("deep", {"target_modules": r".*[012]\..*(q|k|v|o|up)_proj"}),
     "layers to transform": ("plain", {"layers_to_transform": [1]}),
     "layers pattern": ("plain", {"layers_to_transform": [0], "layers_pattern": "layers"}),
     "bias of all": ("biased", {"bias": "all"}),

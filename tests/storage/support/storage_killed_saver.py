@@ -62,14 +62,18 @@ def _whole_adapter(tensors: dict[str, Tensor], model: nn.Module) -> str:
     raise AssertionError(f"a mixture: scales {scales}, values {values}")
 
 
-def _kill_once(models: list[nn.Module], directory: Path, seconds: float) -> None:
+def _kill_once(models: list[nn.Module], directory: Path, chance: random.Random) -> None:
     child = os.fork()
     if child == 0:
         try:
             _save_for_ever(models, directory)
         finally:
             os._exit(1)
-    time.sleep(seconds)
+    time.sleep(chance.uniform(0.001, 0.03))
+    # Who loads while another process saves finds a whole adapter, too.
+    model = load_adapter(_base(), directory)
+    _whole_adapter(adapter_state_dict(model), model)
+    time.sleep(chance.uniform(0, 0.03))
     os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the saving process ended by itself: {status}"
@@ -83,7 +87,7 @@ def main() -> None:
     save_adapter(models[0], directory)
     loaded, cut_off, between = dict.fromkeys(SETTINGS, 0), 0, 0
     for _ in range(kills):
-        _kill_once(models, directory, chance.uniform(0.001, 0.06))
+        _kill_once(models, directory, chance)
         cut_off += any(path.name.endswith(".tmp") for path in directory.iterdir())
         model = load_adapter(_base(), directory)
         name = _whole_adapter(adapter_state_dict(model), model)

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 
 from gralora.nn import GraLoRALinear
+
+_KEPT = "_gralora_fused_settings"
+_SETTINGS = (
+    (nn.TransformerEncoderLayer, "activation_relu_or_gelu", 0),
+    (nn.TransformerEncoder, "use_nested_tensor", False),
+)
 
 
 def disable(model: nn.Module) -> None:
@@ -16,11 +24,22 @@ def disable(model: nn.Module) -> None:
     the fused path.
     """
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoderLayer) and _has_adapters(module):
-            module.activation_relu_or_gelu = 0
+        for kind, setting, value in _SETTINGS:
+            if isinstance(module, kind) and _has_adapters(module) and setting not in _kept(module):
+                _kept(module)[setting] = getattr(module, setting)
+                setattr(module, setting, value)
+
+
+def enable(model: nn.Module) -> None:
+    """Give the fused path back to layers that hold no adapters any more."""
     for module in model.modules():
-        if isinstance(module, nn.TransformerEncoder) and _has_adapters(module):
-            module.use_nested_tensor = False
+        for setting, value in module.__dict__.pop(_KEPT, {}).items():
+            setattr(module, setting, value)
+
+
+def _kept(module: nn.Module) -> dict[str, Any]:
+    kept: dict[str, Any] = module.__dict__.setdefault(_KEPT, {})
+    return kept
 
 
 def _has_adapters(module: nn.Module) -> bool:

@@ -106,6 +106,13 @@ def _check_model(model: object, config: object, who: str) -> None:
                 f"{who}: model must not be wrapped yet, got {where}a {type(module).__name__} "
                 "(inject before wrapping in DistributedDataParallel, and before torch.compile)"
             )
+        # PEFT's layers have this attribute; importing PEFT to ask for their class is not needed.
+        if hasattr(type(module), "adapter_layer_names"):
+            raise ValueError(
+                f"{who}: model must hold no adapters of PEFT, got {name}, a "
+                f"{type(module).__module__}.{type(module).__qualname__} (merge_and_unload() or "
+                "unload() them first)"
+            )
         if isinstance(module, GraLoRALinear) and module.merged:
             raise RuntimeError(
                 f"{who}: no adapter may be merged, got {module.merged_adapters} in {name} "

@@ -72,6 +72,11 @@ def attach_state(model: nn.Module, state: InjectionState) -> None:
     model.__dict__[_ATTRIBUTE] = state
 
 
+def detach_state(model: nn.Module) -> None:
+    """Let an unwrapped model carry nothing any more."""
+    model.__dict__.pop(_ATTRIBUTE, None)
+
+
 def adapter_records(model: nn.Module) -> dict[str, AdapterRecord]:
     """Record of each adapter by name; empty for a model that was never injected.
 

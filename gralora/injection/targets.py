@@ -108,8 +108,8 @@ def check_target(found: Survey, name: str, who: str) -> None:
     # Not isinstance: a torch without distributed has no DTensor.
     if hasattr(module.weight, "placements"):
         raise ValueError(
-            f"{who}: a target must not be sharded yet, got {name} with a "
-            f"{type(module.weight).__name__} (inject before fully_shard)"
+            f"{who}: a target must not be sharded yet, got {name} with a DTensor (inject before "
+            "fully_shard)"
         )
 
 

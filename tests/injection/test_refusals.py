@@ -6,6 +6,8 @@ import pytest
 import torch
 from injection_models import Stack, llama, llama_classifier, snapshot
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations
 
 from gralora.config import GraLoRAConfig
@@ -187,6 +189,31 @@ def test_wrapped(wrap, inner):
     model = nn.Sequential(wrap(Stack())) if inner else wrap(Stack())
     text = r"must not be wrapped yet, got .*\(inject before wrapping"
     refused(model, GraLoRAConfig(r=4), ValueError, text)
+
+
+def test_model_with_adapters_of_peft(model):
+    from peft import LoraConfig, get_peft_model
+
+    peft_model = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    text = r"must hold no adapters of PEFT, got .*q_proj, a peft\.tuners\.lora"
+    refused(peft_model, GraLoRAConfig(r=8), ValueError, text)
+
+
+@pytest.fixture
+def mesh():
+    """A device mesh of this one process."""
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    store = torch.distributed.HashStore()
+    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield init_device_mesh("cpu", (1,))
+    torch.distributed.destroy_process_group()
+
+
+def test_sharded_model(mesh):
+    model = fully_shard(Stack(), mesh=mesh)
+    config = GraLoRAConfig(r=4, target_modules=["head"])
+    refused(model, config, ValueError, r"got head with a DTensor \(inject before fully_shard\)")
 
 
 @pytest.mark.parametrize("model", [nn.Linear(8, 8), GraLoRALinear(8, 8)], ids=["plain", "adapted"])

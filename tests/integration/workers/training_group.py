@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -77,3 +78,13 @@ def share(options: argparse.Namespace) -> tuple[Tensor, Tensor]:
 def loss_of(module: nn.Module, x: Tensor, target: Tensor) -> Tensor:
     """Mean squared error."""
     return (module(x) - target).square().mean()
+
+
+def language_model(**settings: Any) -> nn.Module:
+    """Small causal language model without adapters, in training mode, the same at every call."""
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "vocab_size": 64, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return LlamaForCausalLM(LlamaConfig(**(sizes | heads | settings))).train()

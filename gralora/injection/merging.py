@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -65,7 +66,7 @@ def merge_and_unload(
             cast(GraLoRALinear, layer).check_merge(adapters, safe_merge=safe_merge)
 
     for layer in track(
-        layers, description="merging", total=len(layers), transient=True, disable=not progressbar
+        list(layers), "merging", console=Console(stderr=True), disable=not progressbar
     ):
         adapted = cast(GraLoRALinear, layer)
         if chosen[layer]:

@@ -75,7 +75,8 @@ class MergeableLayer(AdaptedLayer):
         """Add adapters to the weight in place, in one pass over it each.
 
         Every module that holds the same weight tensor changes with it. Other layers of this class
-        are noticed and the merge is refused; a tied module of another class is not.
+        are noticed and the merge is refused; a tied module of another class is not, since a layer
+        does not know its model: :func:`gralora.merge_and_unload` does.
 
         Args:
             safe_merge: try on a copy first, and leave the weight alone when the result would hold
@@ -92,17 +93,9 @@ class MergeableLayer(AdaptedLayer):
                 earlier merge with ``keep=False`` left no base weight to keep.
 
         """
-        wanted = (
-            self._active if adapter_names is None else self._known_names(adapter_names, "merge")
-        )
-        if keep not in ("device", "cpu", False):
-            raise ValueError(f'{WHO}.merge: keep must be "device", "cpu" or False, got {keep!r}')
-        names = tuple(name for name in dict.fromkeys(wanted) if name not in self._merged)
+        names = self.check_merge(adapter_names, safe_merge=safe_merge, keep=keep)
         if not names:
             return
-        self._check_mergeable(keep)
-        if safe_merge:
-            self._try_merge(names)
         before = self._merged
         self._keep_base(keep)
         try:
@@ -112,6 +105,32 @@ class MergeableLayer(AdaptedLayer):
         except Exception:
             self._take_back(before)
             raise
+
+    @torch.no_grad()
+    def check_merge(
+        self,
+        adapter_names: str | Sequence[str] | None = None,
+        *,
+        safe_merge: bool = False,
+        keep: Keep = False,
+    ) -> tuple[str, ...]:
+        """Raise what :meth:`merge` would raise, and change nothing.
+
+        Returns:
+            The names that are still to be merged.
+
+        """
+        wanted = (
+            self._active if adapter_names is None else self._known_names(adapter_names, "merge")
+        )
+        if keep not in ("device", "cpu", False):
+            raise ValueError(f'{WHO}.merge: keep must be "device", "cpu" or False, got {keep!r}')
+        names = tuple(name for name in dict.fromkeys(wanted) if name not in self._merged)
+        if names:
+            self._check_mergeable(keep)
+            if safe_merge:
+                self._try_merge(names)
+        return names
 
     @torch.no_grad()
     def unmerge(self) -> None:

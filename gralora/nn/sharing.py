@@ -16,7 +16,7 @@ def register(layer: nn.Module) -> None:
     _layers.add(layer)
 
 
-def _memory_range(tensor: Tensor) -> tuple[int, int]:
+def memory_range(tensor: Tensor) -> tuple[int, int]:
     """First and one-past-last byte that a tensor can touch."""
     last = sum(
         (size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True)
@@ -28,11 +28,11 @@ def _memory_range(tensor: Tensor) -> tuple[int, int]:
 def layers_sharing_weight(layer: nn.Module) -> Iterator[nn.Module]:
     """Yield every other live layer whose weight overlaps this layer's."""
     weight = cast(Tensor, layer.weight)
-    start, end = _memory_range(weight)
+    start, end = memory_range(weight)
     for other in list(_layers):
         other_weight = cast(Tensor, other.weight)
         if other is layer or other_weight.device != weight.device:
             continue
-        other_start, other_end = _memory_range(other_weight)
+        other_start, other_end = memory_range(other_weight)
         if start < other_end and other_start < end:
             yield other

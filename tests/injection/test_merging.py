@@ -208,9 +208,14 @@ def test_merged_model_can_be_injected_again(x: Tensor) -> None:
     assert torch.equal(_logits(again, x), expected)
 
 
-def test_progressbar_shows_the_merging(capsys: pytest.CaptureFixture[str]) -> None:
-    gralora.merge_and_unload(_injected(), progressbar=True)
-    assert "merging" in capsys.readouterr().out
+@pytest.mark.parametrize("shown", [True, False])
+def test_progressbar_is_shown_where_it_is_asked_for(
+    shown: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gralora.merge_and_unload(_injected(), progressbar=shown)
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert ("merging" in printed.err) == shown
 
 
 def test_a_model_without_adapters_is_left_alone() -> None:

@@ -92,12 +92,11 @@ def check_target(found: Survey, name: str, who: str) -> None:
             f"{who}: the weight of a target must be a parameter, got {name} with one that is "
             "computed (parametrised, pruned or weight-normed; make the computation permanent first)"
         )
-    hooks = [attribute.strip("_") for attribute in _HOOKS if getattr(module, attribute)]
-    if hooks or "forward" in module.__dict__:
+    # Not isinstance: a torch without distributed has no DTensor.
+    if hasattr(module.weight, "placements"):
         raise ValueError(
-            f"{who}: a target must have no hooks and no replaced forward, which would be lost, got "
-            f"{name} with {', '.join(hooks) or 'a forward of its own'} (load the model without "
-            "device_map, and inject before hooks are registered)"
+            f"{who}: a target must not be sharded yet, got {name} with a DTensor (inject before "
+            "fully_shard)"
         )
     if module.weight.shape != (module.out_features, module.in_features):
         raise ValueError(
@@ -105,11 +104,12 @@ def check_target(found: Survey, name: str, who: str) -> None:
             f"got {name} with {list(module.weight.shape)} (inject before weights are partitioned "
             "or packed)"
         )
-    # Not isinstance: a torch without distributed has no DTensor.
-    if hasattr(module.weight, "placements"):
+    hooks = [attribute.strip("_") for attribute in _HOOKS if getattr(module, attribute)]
+    if hooks or "forward" in module.__dict__:
         raise ValueError(
-            f"{who}: a target must not be sharded yet, got {name} with a DTensor (inject before "
-            "fully_shard)"
+            f"{who}: a target must have no hooks and no replaced forward, which would be lost, got "
+            f"{name} with {', '.join(hooks) or 'a forward of its own'} (load the model without "
+            "device_map, and inject before hooks are registered)"
         )
 
 

@@ -56,8 +56,9 @@ def inject(
 
     """
     plan = make_plan(model, config, adapter_name, adapter_dtype=adapter_dtype)
-    apply_plan(model, plan)
+    # First: where warnings are errors, nothing has changed.
     warn(plan)
+    apply_plan(model, plan)
     return model
 
 

@@ -31,7 +31,7 @@ class Plan:
         adapter_dtype: of its factors; None takes each layer's own.
         record: what the model will carry.
         places: every name under which each target and saved module is reachable, by first name.
-        warnings: what the user should know once the plan is carried out.
+        warnings: what the user should know.
 
     """
 
@@ -189,7 +189,8 @@ def _biases(
     biases: dict[int, str] = {}
     for name, module in modules.items():
         bias = None if isinstance(module, SavedModule) else module._parameters.get("bias")
-        wanted = config.bias == "all" or (name and found.first_name(name) in targets)
-        if bias is not None and wanted and not is_inside(name, saved):
+        first = found.first_name(name) if name else name
+        wanted = config.bias == "all" or first in targets
+        if bias is not None and wanted and not is_inside(first, saved):
             biases.setdefault(id(bias), f"{name}.bias" if name else "bias")
     return tuple(biases.values())

@@ -77,10 +77,17 @@ def _tied_partners(model: nn.Module, found: Survey, chosen: set[str], who: str) 
                 f"{who}: a module that is saved must not share a parameter with the model itself, "
                 f"got {inside[id(parameter)]} and {key}"
             )
+    everywhere = {alias for name in chosen for alias in found.names[id(found.modules[name])]}
     partners = set()
     for name, module in found.modules.items():
-        if is_inside(found.first_name(name), chosen) or is_inside(name, chosen):
+        if is_inside(name, everywhere):
             continue
+        first = found.first_name(name)
+        if is_inside(first, everywhere):
+            raise ValueError(
+                f"{who}: a module inside a saved one must not be used outside it, got {first}, "
+                f"which is {name} too (save both by themselves)"
+            )
         for key, parameter in _own(module).items():
             if id(parameter) not in inside:
                 continue
@@ -89,7 +96,7 @@ def _tied_partners(model: nn.Module, found: Survey, chosen: set[str], who: str) 
                     f"{who}: a saved module must not share a weight with an adapted layer, got "
                     f"{inside[id(parameter)]} and {name}.{key}"
                 )
-            partners.add(found.first_name(name))
+            partners.add(first)
     return partners
 
 

@@ -281,6 +281,14 @@ def test_saved_module_that_is_offloaded():
     refused(model, config, ValueError, "got head with one of its own")
 
 
+def test_part_of_a_saved_module_that_is_used_elsewhere():
+    model = Stack()
+    model.body.blocks[2].up = model.body.blocks[1].up
+    config = GraLoRAConfig(r=4, target_modules=["head"], modules_to_save=["blocks.1"])
+    text = r"got body\.blocks\.1\.up, which is body\.blocks\.2\.up too"
+    refused(model, config, ValueError, text)
+
+
 def test_weight_that_the_model_itself_shares():
     model = Stack()
     model.head_weight = model.head.weight

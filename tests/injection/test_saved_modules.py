@@ -164,6 +164,18 @@ def test_module_with_two_names_is_saved_once():
     assert adapter_records(model)["default"].saved_modules == ("head",)
 
 
+def test_container_with_two_names_is_saved_once():
+    model = Stack()
+    model.extra = model.body.blocks[1]
+    config = GraLoRAConfig(r=4, target_modules=["head"], bias="all", modules_to_save=["blocks.1"])
+    inject(model, config)
+    assert model.extra is model.body.blocks[1]
+    assert isinstance(model.extra, SavedModule)
+    record = adapter_records(model)["default"]
+    assert record.saved_modules == ("body.blocks.1",)
+    assert not any(name.startswith(("extra", "body.blocks.1.")) for name in record.biases)
+
+
 def test_mode_reaches_the_copies(stack):
     stack.eval()
     assert not stack.head.modules_to_save["default"].training

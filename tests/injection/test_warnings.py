@@ -66,6 +66,15 @@ def test_warning_points_to_the_caller():
     assert caught[0].filename == __file__
 
 
+def test_nothing_has_changed_where_warnings_are_errors():
+    model = Stack()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="exclude_modules: 'x'"):
+            inject(model, GraLoRAConfig(r=4, exclude_modules=["x"]))
+    assert adapted(model) == set()
+
+
 @pytest.mark.parametrize(
     "settings",
     [

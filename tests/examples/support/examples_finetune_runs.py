@@ -1,0 +1,66 @@
+"""Runs of finetune.py on the tiny model, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "finetune.py"
+WINDOW = 32
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run."""
+
+    folder: Path
+    stdout: str
+
+    @property
+    def record(self) -> dict[str, Any]:
+        record: dict[str, Any] = json.loads((self.folder / "run.json").read_text(encoding="utf-8"))
+        return record
+
+
+def tiny_options(model: Path, text: Path, out: Path) -> list[str]:
+    """The command line of a run that takes a second."""
+    options = ["--model", str(model), "--text", str(text), "--out", str(out), "--device", "cpu"]
+    return [
+        *options,
+        "--seq-len",
+        str(WINDOW),
+        "--batch",
+        "4",
+        "--steps",
+        "30",
+        "-r",
+        "8",
+        "--lr",
+        "1e-2",
+    ]
+
+
+def start(*options: str) -> subprocess.CompletedProcess[str]:
+    """Run the script in a process of its own."""
+    # One thread: the model is too small for two, and other processes may hold the second core.
+    settings = {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, str(SCRIPT), *options],
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+        env={**os.environ, **settings},
+    )
+
+
+def finish(folder: Path, *options: str) -> Run:
+    """Run the script to its end, successfully."""
+    process = start(*options)
+    assert process.returncode == 0, process.stderr
+    return Run(folder, process.stdout)

@@ -121,7 +121,7 @@ def main() -> None:
         options.results.parent.mkdir(parents=True, exist_ok=True)
         write_json(options.results, results)
     options.figure.parent.mkdir(parents=True, exist_ok=True)
-    draw(curves(results), "SmolLM2-135M on the source of Python's library", options.figure)
+    draw(curves(results), "SmolLM2-135M-Instruct on Python's standard library", options.figure)
     print(f"{markdown(results)}\n\n{conditions(results)}")
 
 

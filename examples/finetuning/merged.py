@@ -10,7 +10,8 @@ from torch import Tensor, nn
 import gralora
 from finetuning.errors import FinetuneError
 
-# Adapted and merged layers round differently, and merging rounds the weight. XXX
+# Adapted and merged layers round at different places, and merging rounds the weight once more. With
+# SmolLM2, 210 layers of it, that makes 3e-6 in fp32 and 0.03 in bf16; other models get some room.
 ALLOWED = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 
 

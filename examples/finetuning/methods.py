@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import smollm2
 import torch
 from torch import nn
 
@@ -45,7 +46,8 @@ def adapter_config(options: Options) -> gralora.GraLoRAConfig | None:
             k=k,
             alpha=alpha,
             hybrid_r=hybrid_r,
-            base_model_name_or_path=options.model,
+            # Loaded from a file, the default model would pass for the folder that holds the file.
+            base_model_name_or_path=options.model or smollm2.NAME,
             task_type="CAUSAL_LM",
         )
     except (TypeError, ValueError) as error:

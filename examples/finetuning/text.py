@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from sysconfig import get_path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -40,14 +41,14 @@ class Corpus:
         train: int64 ``[tokens]``.
         held_out: int64 ``[tokens]``; no part of it is in `train`.
         prompt: token ids of a fixed beginning, int64 ``[1, tokens]``.
-        source: in words, for the report.
+        name: in few words, for a title.
 
     """
 
     train: Tensor
     held_out: Tensor
     prompt: Tensor
-    source: str
+    name: str
 
 
 def standard_library(tokenizer: Any) -> Corpus:
@@ -61,7 +62,7 @@ def standard_library(tokenizer: Any) -> Corpus:
         train=_tokens(tokenizer, "".join(map(_module_source, TRAIN_MODULES))),
         held_out=_tokens(tokenizer, "".join(map(_module_source, HELD_OUT_MODULES))),
         prompt=_tokens(tokenizer, PYTHON_PROMPT)[None],
-        source=f"standard library of Python, {', '.join(HELD_OUT_MODULES)} held out",
+        name="Python's standard library",
     )
 
 
@@ -81,7 +82,7 @@ def text_files(tokenizer: Any, paths: Sequence[Path]) -> Corpus:
         train=tokens[:boundary],
         held_out=held_out,
         prompt=held_out[None, :PROMPT_TOKENS],
-        source=f"{', '.join(path.name for path in paths)}, the last tenth held out",
+        name=shorten(", ".join(path.name for path in paths), 50, placeholder=" ..."),
     )
 
 

@@ -20,7 +20,7 @@ def _characters(content: str) -> SimpleNamespace:
 
 
 def _corpus(train: Tensor, held_out: Tensor) -> text.Corpus:
-    return text.Corpus(train=train, held_out=held_out, prompt=train[None, :1], source="")
+    return text.Corpus(train=train, held_out=held_out, prompt=train[None, :1], name="")
 
 
 def test_the_last_tenth_of_all_files_is_held_out(tmp_path: Path) -> None:

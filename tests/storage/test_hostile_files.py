@@ -306,3 +306,12 @@ def test_an_unknown_field_with_a_value_is_warned_about(folder: Path) -> None:
 def test_a_repeated_saved_module_is_no_error(folder: Path) -> None:
     _edit(folder, {"modules_to_save": ["classifier", "score", "classifier"]})
     our_loaded(llama(), folder)
+
+
+def test_a_module_that_is_no_linear_layer_is_refused_under_an_expression(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "adapter_model.safetensors"
+    save_file({**load_file(path), "base_model.model.model.norm.gralora_A": torch.zeros(1)}, path)
+    _edit(folder, {"target_modules": ".*"})
+    _assert_refused(folder, "LlamaRMSNorm", monkeypatch)

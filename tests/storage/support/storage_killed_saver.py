@@ -44,8 +44,10 @@ def _adapter(name: str) -> nn.Module:
     return model
 
 
-def _save_for_ever(models: list[nn.Module], directory: Path) -> None:
-    while True:
+def _save_until_orphaned(models: list[nn.Module], directory: Path) -> None:
+    # Killing the parent must not leave this process behind.
+    parent = os.getppid()
+    while os.getppid() == parent:
         for model in models:
             save_adapter(model, directory)
 
@@ -66,15 +68,17 @@ def _kill_once(models: list[nn.Module], directory: Path, chance: random.Random) 
     child = os.fork()
     if child == 0:
         try:
-            _save_for_ever(models, directory)
+            _save_until_orphaned(models, directory)
         finally:
             os._exit(1)
-    time.sleep(chance.uniform(0.001, 0.03))
-    # Who loads while another process saves finds a whole adapter, too.
-    model = load_adapter(_base(), directory)
-    _whole_adapter(adapter_state_dict(model), model)
-    time.sleep(chance.uniform(0, 0.03))
-    os.kill(child, signal.SIGKILL)
+    try:
+        time.sleep(chance.uniform(0.001, 0.03))
+        # Who loads while another process saves finds a whole adapter, too.
+        model = load_adapter(_base(), directory)
+        _whole_adapter(adapter_state_dict(model), model)
+        time.sleep(chance.uniform(0, 0.03))
+    finally:
+        os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
     assert os.WIFSIGNALED(status), f"the saving process ended by itself: {status}"
 

@@ -29,11 +29,12 @@ steps=" ${STEPS:-build info tests sanitizers layer cold eager memory merge} "
 python=${PYTHON:-python3}
 read -r -a tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
 shapes=${SHAPES:-4096x4096,4096x14336,14336x4096,4096x1024}
-rk=${RK:-32:2,128:4}
+rk=${RK:-32:2,128:4,256:8}
 rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
 read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_merge.py tests/ops/test_delta_weight.py \
-tests/ops/test_dropout.py tests/ops/test_project.py -m cuda_kernels}"
+tests/ops/test_dropout.py tests/ops/test_project.py tests/ops/test_kernel_paths.py \
+-m cuda_kernels}"
 
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
@@ -138,8 +139,8 @@ if wanted layer; then
   measure layer layer --mode graph --tokens 8192 --shapes "$shapes" --rk "$rk" --rounds "$rounds"
 fi
 if wanted cold; then
-  measure cold layer --mode graph --tokens 1,16,512,2048 --shapes 4096x4096 --rk 64:4 \
-    --rounds "$rounds"
+  measure cold layer --mode graph --tokens 1,16,512,2048 \
+    --shapes 4096x4096,4096x14336,4096x1024 --rk 64:4 --rounds "$rounds"
 fi
 if wanted eager; then
   measure eager layer --mode eager --tokens 1,512,2048 --shapes 4096x4096 --rk 64:4 \

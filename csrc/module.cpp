@@ -8,8 +8,11 @@
 #include <string>
 #include <vector>
 
+#include "dispatch/choice.h"
+#include "dispatch/select_expand.h"
 #include "dispatch/select_merge.h"
 #include "dispatch/select_project.h"
+#include "dispatch/select_weight_gradient.h"
 
 namespace py = pybind11;
 
@@ -57,6 +60,14 @@ py::dict select_merge(int64_t m, int64_t n, int64_t row_stride, int64_t column_s
   return choice;
 }
 
+py::dict describe(const gralora::Choice& choice) {
+  py::dict result;
+  result["path"] = choice.kernel ? "kernel" : "library";
+  result["possible"] = choice.possible;
+  result["reason"] = std::string(choice.reason);
+  return result;
+}
+
 py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner, int64_t outer,
                         std::optional<int64_t> x_row_stride, bool factor_transposed,
                         uint64_t address, bool half, int processors) {
@@ -74,12 +85,34 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                                .half = half,
                                .processors = processors});
   const auto tile = gralora::size_of(selection.tile);
-  py::dict choice;
-  choice["path"] = selection.kernel ? "kernel" : "library";
-  choice["tile"] = selection.kernel ? py::object(py::make_tuple(tile.tokens, tile.columns))
-                                    : py::object(py::none());
-  choice["reason"] = std::string(selection.reason);
-  return choice;
+  py::dict result = describe(selection.choice);
+  result["tile"] = py::make_tuple(tile.tokens, tile.columns);
+  return result;
+}
+
+py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool aligned) {
+  return describe(gralora::select_expand(
+      {.T = T, .width = width, .blocks = blocks, .half = half, .aligned = aligned}));
+}
+
+py::dict select_weight_gradient(int64_t T, int64_t tiles, bool half, bool aligned, bool narrow) {
+  return describe(gralora::select_weight_gradient(
+      {.T = T, .tiles = tiles, .half = half, .aligned = aligned, .narrow = narrow}));
+}
+
+std::optional<std::string> forced_path() {
+  const auto path = gralora::forced_path();
+  if (path == gralora::ForcedPath::kNone) return std::nullopt;
+  return std::string(gralora::name_of(path));
+}
+
+void force_path(const std::optional<std::string>& name) {
+  if (!name) return gralora::set_forced_path(gralora::ForcedPath::kNone);
+  const auto path = gralora::forced_path_named(*name);
+  if (!path) {
+    throw py::value_error("path must be \"aten\", \"sm80\" or None, got \"" + *name + "\"");
+  }
+  gralora::set_forced_path(*path);
 }
 
 }  // namespace
@@ -100,7 +133,19 @@ PYBIND11_MODULE(_C, m) {
       py::arg("x_row_stride") = py::none(), py::arg("factor_transposed") = false,
       py::arg("address") = 0, py::arg("half") = true, py::arg("processors") = 132,
       "How an input [T, inner*width] meets a factor [inner, width, columns], or its transpose, to "
-      "become a latent [outer, T, inner*columns/outer] "
-      "on a GPU with so many multiprocessors, and why: {'path': 'kernel' | 'library', 'tile': "
-      "(tokens, columns) | None, 'reason'}.");
+      "become a latent [outer, T, inner*columns/outer] on a GPU with so many multiprocessors: "
+      "{'path': 'kernel' | 'library', 'possible': whether the kernel can run, 'reason', 'tile': "
+      "(tokens, columns)}.");
+  m.def("select_expand", &select_expand, py::kw_only(), py::arg("T"), py::arg("width"),
+        py::arg("blocks") = 2, py::arg("half") = true, py::arg("aligned") = true,
+        "How an adapter's term is written into [T, blocks*width]: {'path', 'possible', 'reason'}.");
+  m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
+        py::arg("tiles"), py::arg("half") = true, py::arg("aligned") = true,
+        py::arg("narrow") = true,
+        "How the factors' gradients, so many tiles of 64 x 64 numbers, are summed over T tokens: "
+        "{'path', 'possible', 'reason'}.");
+  m.def("forced_path", &forced_path, "The forced path, or None.");
+  m.def("force_path", &force_path, py::arg("name"),
+        "Force the products of all adapters to \"aten\", library calls, or to \"sm80\", gralora's "
+        "kernels; None leaves the choice to the choosers.");
 }

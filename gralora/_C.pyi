@@ -13,10 +13,13 @@ class MergeSelection(TypedDict):
     transposed: bool
     reason: str
 
-class ProjectSelection(TypedDict):
+class Choice(TypedDict):
     path: str
-    tile: tuple[int, int] | None
+    possible: bool
     reason: str
+
+class ProjectSelection(Choice):
+    tile: tuple[int, int]
 
 def build_info() -> BuildInfo: ...
 def select_merge(
@@ -42,3 +45,11 @@ def select_project(
     half: bool = True,
     processors: int = 132,
 ) -> ProjectSelection: ...
+def select_expand(
+    *, T: int, width: int, blocks: int = 2, half: bool = True, aligned: bool = True
+) -> Choice: ...
+def select_weight_gradient(
+    *, T: int, tiles: int, half: bool = True, aligned: bool = True, narrow: bool = True
+) -> Choice: ...
+def forced_path() -> str | None: ...
+def force_path(name: str | None) -> None: ...

@@ -32,10 +32,10 @@ ops::Forward add_forward(const Steps& steps, const at::Tensor& y, const at::Tens
   at::Tensor out_rows = out.view({out.numel() / sizes.M, sizes.M});
   if (y.scalar_type() == x.scalar_type()) {
     out.copy_(y);
-    expand_output(out_rows, latents, factors, /*overwrite=*/false);
+    expand_output(out_rows, latents, factors, /*overwrite=*/false, steps);
   } else {
     at::Tensor delta = at::empty(out_rows.sizes(), x.options());
-    expand_output(delta, latents, factors, /*overwrite=*/true);
+    expand_output(delta, latents, factors, /*overwrite=*/true, steps);
     out.copy_(delta.view(y.sizes()).add(y));
   }
   return {out, latents.grid, latents.plain};

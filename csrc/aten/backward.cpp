@@ -41,30 +41,31 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
 
 at::Tensor AdapterBackward::input_gradient() const {
   at::Tensor rows = at::empty({dy_rows_.size(0), sizes_.N}, dy_rows_.options());
-  expand_input(rows, gradients_, factors_, /*overwrite=*/true);
+  expand_input(rows, gradients_, factors_, /*overwrite=*/true, steps_);
   return drop(rows, rng_state_, dropout_p_).view(dx_sizes_);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::factor_gradients()
     const {
   at::Tensor dA, dB, dlora_A, dlora_B;
-  const auto sum = [](const at::Tensor& left, const at::Tensor& right, const at::Tensor& factor) {
-    return sum_over_tokens(left, right, factor.scalar_type());
-  };
-  if (mask_.dA) dA = sum(split_blocks(x_rows_, sizes_.k_in), gradients_.grid, adapter_.A);
-  if (mask_.dB) dB = sum(*H_, split_blocks(dy_rows_, sizes_.k_out), adapter_.B);
+  std::array<TokenSum, 4> sums;
+  if (mask_.dA) {
+    sums[0] = {&dA, split_blocks(x_rows_, sizes_.k_in), gradients_.grid, adapter_.A.scalar_type()};
+  }
+  if (mask_.dB) {
+    sums[1] = {&dB, *H_, split_blocks(dy_rows_, sizes_.k_out), adapter_.B.scalar_type()};
+  }
   if (mask_.dlora_A) {
-    const at::Tensor& lora_G = gradients_.plain;
-    dlora_A = sum(lora_G.unsqueeze(0), x_rows_.unsqueeze(0), adapter_.lora_A).squeeze(0);
+    sums[2] = {&dlora_A, gradients_.plain.unsqueeze(0), x_rows_.unsqueeze(0),
+               adapter_.lora_A.scalar_type()};
   }
   if (mask_.dlora_B) {
-    dlora_B = sum(dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0), adapter_.lora_B).squeeze(0);
+    sums[3] = {&dlora_B, dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0),
+               adapter_.lora_B.scalar_type()};
   }
-  const auto round_to = [](at::Tensor& gradient, const at::Tensor& factor) {
-    return Rounding{&gradient, factor.defined() ? factor.scalar_type() : at::kFloat};
-  };
-  steps_.round({round_to(dA, adapter_.A), round_to(dB, adapter_.B),
-                round_to(dlora_A, adapter_.lora_A), round_to(dlora_B, adapter_.lora_B)});
+  steps_.sum_over_tokens(sums);
+  if (mask_.dlora_A) dlora_A = dlora_A.squeeze(0);
+  if (mask_.dlora_B) dlora_B = dlora_B.squeeze(0);
   return {dA, dB, dlora_A, dlora_B};
 }
 

@@ -1,24 +1,12 @@
 #include "aten/blocks.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/as_strided.h>
-#include <ATen/ops/baddbmm.h>
-#include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
-
-#include <algorithm>
 
 #include "ops/latent.h"
 
 namespace gralora::aten {
 namespace {
-
-/// Tokens whose fp32 copies are alive at once where the library has no fp32 sum of 16-bit operands.
-constexpr int64_t kUpcastTokens = 1024;
-
-// Terms that fit the smallest tile of a library's matrix product along its reduction.
-constexpr int64_t kUnsplitTokens = 32;
 
 /// [planes, T, rank] with rows padded to latent_pitch, the last one too: whole 16-byte loads never
 /// leave the storage. The strides are those that ops/meta.cpp promises, also for T = 0.
@@ -44,30 +32,8 @@ at::Tensor project_plain(const at::Tensor& rows, const at::Tensor& factor, doubl
   return latent.select(0, 0);
 }
 
-void expand(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
-            const at::Tensor& plain_factor, bool overwrite) {
-  int beta = overwrite ? 0 : 1;
-  if (grid_factor.defined()) {
-    split_blocks(rows, grid_factor.size(0)).baddbmm_(latents.grid, grid_factor, beta);
-    beta = 1;
-  }
-  if (plain_factor.defined()) rows.addmm_(latents.plain, plain_factor, beta);
-}
-
 at::Tensor transpose_factor(const at::Tensor& factor) {
   return factor.defined() ? factor.transpose(-2, -1) : factor;
-}
-
-at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
-  const int64_t T = left.size(1);
-  at::Tensor sum =
-      at::zeros({left.size(0), left.size(2), right.size(2)}, left.options().dtype(at::kFloat));
-  for (int64_t start = 0; start < T; start += kUpcastTokens) {
-    const int64_t length = std::min(kUpcastTokens, T - start);
-    sum.baddbmm_(left.narrow(1, start, length).to(at::kFloat).transpose(1, 2),
-                 right.narrow(1, start, length).to(at::kFloat));
-  }
-  return sum;
 }
 
 }  // namespace
@@ -124,25 +90,13 @@ Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, 
 }
 
 void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
-                   bool overwrite) {
-  expand(rows, latents, factors.B, transpose_factor(factors.lora_B), overwrite);
+                   bool overwrite, const Steps& steps) {
+  steps.expand(rows, latents, factors.B, transpose_factor(factors.lora_B), overwrite);
 }
 
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
-                  bool overwrite) {
-  expand(rows, latents, transpose_factor(factors.A), factors.lora_A, overwrite);
-}
-
-at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype) {
-  const at::ScalarType compute = left.scalar_type();
-  if (compute == at::kFloat || compute == at::kDouble) {
-    return at::bmm(left.transpose(1, 2), right);
-  }
-  if (!left.is_cuda()) return sum_upcast_chunks(left, right);
-  // A 16-bit product of many tokens may add split sums in 16 bits; one of few is never split.
-  const bool rounds_once = dtype == compute && left.size(1) <= kUnsplitTokens;
-  return rounds_once ? at::bmm(left.transpose(1, 2), right)
-                     : at::bmm(left.transpose(1, 2), right, at::kFloat);
+                  bool overwrite, const Steps& steps) {
+  steps.expand(rows, latents, transpose_factor(factors.A), factors.lora_A, overwrite);
 }
 
 }  // namespace gralora::aten

@@ -23,12 +23,6 @@ struct ComputeFactors {
   ComputeFactors(const Adapter& adapter, at::ScalarType compute, const Steps& steps);
 };
 
-/// The adapter's latents: H [k_out, T, k_in*s] and lora_H [T, r0] forward, G [k_in, T, k_out*s] and
-/// lora_G [T, r0] backward. A part that the adapter does not have is an empty [0] tensor.
-struct Latents {
-  at::Tensor grid, plain;
-};
-
 /// [..., width] as [T, width] rows with unit column stride; copies only what BLAS cannot address.
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width);
 
@@ -45,14 +39,10 @@ Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, 
 
 /// y (+)= H B + lora_H lora_B^T into `rows` [T, M]; `overwrite` ignores what `rows` holds.
 void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
-                   bool overwrite);
+                   bool overwrite, const Steps& steps);
 
 /// dx (+)= G A^T + lora_G lora_A into `rows` [T, N]; `overwrite` ignores what `rows` holds.
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
-                  bool overwrite);
-
-/// left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q], summed over T in fp32 (fp64 for
-/// fp64) and returned so, or as `dtype` already where the library's own rounding is the only one.
-at::Tensor sum_over_tokens(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype);
+                  bool overwrite, const Steps& steps);
 
 }  // namespace gralora::aten

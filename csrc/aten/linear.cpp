@@ -42,10 +42,10 @@ ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::T
     // The bias rides in the base product's epilogue, so that comes first. The other order would
     // spread the bias over y in a pass of its own before the adapter term could be added to it.
     at::addmm_out(y_rows, *bias, rows, weight.t());
-    expand_output(y_rows, latents, factors, /*overwrite=*/false);
+    expand_output(y_rows, latents, factors, /*overwrite=*/false, steps);
   } else {
     // Adapter term first: the compute-bound base product then hides the second visit to y.
-    expand_output(y_rows, latents, factors, /*overwrite=*/true);
+    expand_output(y_rows, latents, factors, /*overwrite=*/true, steps);
     y_rows.addmm_(rows, weight.t());
   }
   return {y, latents.grid, latents.plain};

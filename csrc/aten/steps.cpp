@@ -1,11 +1,24 @@
 #include "aten/steps.h"
 
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/as_strided.h>
+#include <ATen/ops/baddbmm.h>
+#include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+
+#include <algorithm>
 
 #include "aten/blocks.h"
 
 namespace gralora::aten {
 namespace {
+
+// Rows of fp32 copies that are live at once where the library has no fp32 sum of 16-bit operands.
+constexpr int64_t kUpcastTokens = 1024;
+
+// Terms that fit the smallest tile of a library's matrix product along its reduction.
+constexpr int64_t kUnsplitTokens = 32;
 
 void exchange(at::Tensor& latent, const at::Tensor& product) {
   const int64_t inner = product.size(0);
@@ -21,15 +34,46 @@ void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& facto
   project_by_product(latent, rows, factor, scaling, exchange);
 }
 
+void expand(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
+            const at::Tensor& plain_factor, bool overwrite) {
+  int beta = overwrite ? 0 : 1;
+  if (grid_factor.defined()) {
+    split_blocks(rows, grid_factor.size(0)).baddbmm_(latents.grid, grid_factor, beta);
+    beta = 1;
+  }
+  if (plain_factor.defined()) rows.addmm_(latents.plain, plain_factor, beta);
+}
+
+at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
+  const int64_t T = left.size(1);
+  at::Tensor sum =
+      at::zeros({left.size(0), left.size(2), right.size(2)}, left.options().dtype(at::kFloat));
+  for (int64_t start = 0; start < T; start += kUpcastTokens) {
+    const int64_t length = std::min(kUpcastTokens, T - start);
+    sum.baddbmm_(left.narrow(1, start, length).to(at::kFloat).transpose(1, 2),
+                 right.narrow(1, start, length).to(at::kFloat));
+  }
+  return sum;
+}
+
+void sum_over_tokens(const std::array<TokenSum, 4>& sums) {
+  for (const TokenSum& entry : sums) {
+    if (entry.left.defined()) {
+      *entry.sum = sum_by_product(entry.left, entry.right, entry.dtype).to(entry.dtype);
+    }
+  }
+}
+
 void round(std::initializer_list<Rounding> roundings) {
   for (const Rounding& rounding : roundings) {
-    if (rounding.tensor->defined()) *rounding.tensor = rounding.tensor->to(rounding.dtype);
+    if (rounding.tensor == nullptr || !rounding.tensor->defined()) continue;
+    *rounding.tensor = rounding.tensor->to(rounding.dtype);
   }
 }
 
 }  // namespace
 
-const Steps kLibrarySteps{project, round};
+const Steps kLibrarySteps{project, expand, sum_over_tokens, round};
 
 void project_by_product(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor,
                         double scaling,
@@ -47,6 +91,18 @@ void project_by_product(at::Tensor& latent, const at::Tensor& rows, const at::Te
   at::Tensor product = at::empty({inner, T, factor.size(2)}, rows.options());
   product.baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
   exchange(latent, product);
+}
+
+at::Tensor sum_by_product(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype) {
+  const at::ScalarType compute = left.scalar_type();
+  if (compute == at::kFloat || compute == at::kDouble) {
+    return at::bmm(left.transpose(1, 2), right);
+  }
+  if (!left.is_cuda()) return sum_upcast_chunks(left, right);
+  // A 16-bit product of many tokens may add split sums in 16 bits; one of few is never split.
+  const bool rounds_once = dtype == compute && left.size(1) <= kUnsplitTokens;
+  return rounds_once ? at::bmm(left.transpose(1, 2), right)
+                     : at::bmm(left.transpose(1, 2), right, at::kFloat);
 }
 
 }  // namespace gralora::aten

@@ -4,14 +4,29 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <array>
 #include <initializer_list>
 
 namespace gralora::aten {
 
-/// A tensor that is to have another dtype; skipped where it is undefined or has it already.
+/// The adapter's latents: H [k_out, T, k_in*s] and lora_H [T, r0] forward, G [k_in, T, k_out*s] and
+/// lora_G [T, r0] backward. A part that the adapter does not have is an empty [0] tensor, or none.
+struct Latents {
+  at::Tensor grid, plain;
+};
+
+/// A tensor that is to have another dtype; skipped where it is null, undefined or has it already.
 struct Rounding {
   at::Tensor* tensor;
   at::ScalarType dtype;
+};
+
+/// *sum = left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q]: summed over the tokens in
+/// fp32 (fp64 for fp64) and rounded once, to `dtype`. Skipped where `left` is undefined.
+struct TokenSum {
+  at::Tensor* sum = nullptr;
+  at::Tensor left, right;
+  at::ScalarType dtype = at::kFloat;
 };
 
 struct Steps {
@@ -20,6 +35,15 @@ struct Steps {
   /// outer*s] with any strides. The scale enters the sum before it is rounded.
   void (*project)(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor,
                   double scaling);
+
+  /// rows[t, (i, o)] (+)= sum_q grid[i, t, q] * grid_factor[i, q, o] + sum_q plain[t, q] *
+  /// plain_factor[q, (i, o)]: `rows` [T, k*width] contiguous, `grid_factor` [k, rank, width],
+  /// `plain_factor` [r0, k*width], undefined where the adapter has no such part. `overwrite`
+  /// ignores what `rows` holds.
+  void (*expand)(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
+                 const at::Tensor& plain_factor, bool overwrite);
+
+  void (*sum_over_tokens)(const std::array<TokenSum, 4>& sums);
 
   /// Replaces each tensor by one of its dtype.
   void (*round)(std::initializer_list<Rounding> roundings);
@@ -33,6 +57,10 @@ extern const Steps kLibrarySteps;
 void project_by_product(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor,
                         double scaling,
                         void (*exchange)(at::Tensor& latent, const at::Tensor& product));
+
+/// left^T right per block by a library product, in fp32 (fp64 for fp64), or in `dtype` already
+/// where the library's own rounding is the only one.
+at::Tensor sum_by_product(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype);
 
 /// A composition with its steps fixed, as the dispatcher calls it.
 template <auto composition, const Steps& steps>

@@ -4,6 +4,7 @@
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
 
+#include "dispatch/choice.h"
 #include "kernels/element_type.h"
 
 namespace gralora::cuda {
@@ -23,12 +24,43 @@ inline ElementType element_type(const at::Tensor& tensor) {
   }
 }
 
+inline bool is_half(const at::Tensor& tensor) {
+  return tensor.scalar_type() == at::kBFloat16 || tensor.scalar_type() == at::kHalf;
+}
+
+/// Whether 16-byte accesses can walk along the last axis of a 16-bit tensor, or along `axis`: unit
+/// stride there, and all other strides and the address multiples of 16 bytes.
+inline bool has_aligned_rows(const at::Tensor& tensor, int64_t axis = -1) {
+  const int64_t along = axis < 0 ? tensor.dim() + axis : axis;
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (d == along ? tensor.stride(d) != 1 : tensor.size(d) > 1 && tensor.stride(d) % 8 != 0) {
+      return false;
+    }
+  }
+  return reinterpret_cast<uint64_t>(tensor.const_data_ptr()) % 16 == 0;
+}
+
 /// Multiprocessors of the current device.
 inline int count_processors() {
   int device = 0, count = 0;
   C10_CUDA_CHECK(cudaGetDevice(&device));
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
+}
+
+/// Whether an operator's step takes the kernel: the chooser's word, or that of a forced path.
+inline bool takes_kernel(const char* step, const Choice& choice) {
+  switch (forced_path()) {
+    case ForcedPath::kAten:
+      return false;
+    case ForcedPath::kSm80:
+      TORCH_CHECK(choice.possible, "gralora: the path \"sm80\" is forced, yet the kernel of ", step,
+                  " cannot run: ", choice.reason);
+      return true;
+    case ForcedPath::kNone:
+      break;
+  }
+  return choice.kernel;
 }
 
 /// Raises when a launcher reports an error, naming the operator.

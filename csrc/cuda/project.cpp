@@ -30,20 +30,20 @@ void exchange(at::Tensor& latent, const at::Tensor& product) {
 
 void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor, double scaling) {
   const int64_t inner = factor.size(0);
-  const ProjectSelection selection = select_project(
-      {.T = rows.size(0),
-       .inner = inner,
-       .outer = latent.size(0),
-       .width = factor.size(1),
-       .columns = factor.size(2),
-       .x_row_stride = rows.stride(0),
-       .factor_width_stride = factor.stride(1),
-       .factor_column_stride = factor.stride(2),
-       .x_address = reinterpret_cast<uint64_t>(rows.const_data_ptr()),
-       .factor_address = reinterpret_cast<uint64_t>(factor.const_data_ptr()),
-       .half = rows.scalar_type() == at::kBFloat16 || rows.scalar_type() == at::kHalf,
-       .processors = count_processors()});
-  if (!selection.kernel) {
+  const ProjectSelection selection =
+      select_project({.T = rows.size(0),
+                      .inner = inner,
+                      .outer = latent.size(0),
+                      .width = factor.size(1),
+                      .columns = factor.size(2),
+                      .x_row_stride = rows.stride(0),
+                      .factor_width_stride = factor.stride(1),
+                      .factor_column_stride = factor.stride(2),
+                      .x_address = reinterpret_cast<uint64_t>(rows.const_data_ptr()),
+                      .factor_address = reinterpret_cast<uint64_t>(factor.const_data_ptr()),
+                      .half = is_half(rows),
+                      .processors = count_processors()});
+  if (!takes_kernel("project", selection.choice)) {
     aten::project_by_product(latent, rows, factor, scaling, exchange);
     return;
   }

@@ -18,7 +18,7 @@ void round(std::initializer_list<aten::Rounding> roundings) {
   // Sources live until the launch: memory of one that is freed before could become a result's.
   std::array<at::Tensor, kMaxRoundings> sources;
   for (const auto& [tensor, dtype] : roundings) {
-    if (!tensor->defined() || tensor->scalar_type() == dtype) continue;
+    if (tensor == nullptr || !tensor->defined() || tensor->scalar_type() == dtype) continue;
     const bool to_half = dtype == at::kBFloat16 || dtype == at::kHalf;
     // Dense memory in any order: the result takes over the strides, so the order does not matter.
     if (tensor->scalar_type() != at::kFloat || !to_half ||

@@ -7,8 +7,13 @@ namespace gralora::cuda {
 
 void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor, double scaling);
 
+void expand(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
+            const at::Tensor& plain_factor, bool overwrite);
+
+void sum_over_tokens(const std::array<aten::TokenSum, 4>& sums);
+
 void round(std::initializer_list<aten::Rounding> roundings);
 
-inline constexpr aten::Steps kKernelSteps{project, round};
+inline constexpr aten::Steps kKernelSteps{project, expand, sum_over_tokens, round};
 
 }  // namespace gralora::cuda

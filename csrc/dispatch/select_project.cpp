@@ -10,7 +10,7 @@ constexpr int64_t kMaxExtent = 1 << 30;  // of axes that the kernel counts in 32
 // Measured on an H100 (4096 and 1024 wide): the kernel is faster than a library product and an
 // exchange of its blocks up to one slice of columns, or up to so many latents of a block.
 constexpr int64_t kSliceColumns = size_of(ProjectTile::k64x32).columns;
-constexpr int64_t kFewLatents = 1 << 17;
+constexpr int64_t kFewLatents = 1 << 16;
 
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
 
@@ -23,35 +23,38 @@ ProjectTile choose_tile(const ProjectProblem& problem) {
   return blocks * 4 >= problem.processors * 3 ? ProjectTile::k64x32 : ProjectTile::k16x32;
 }
 
-}  // namespace
-
-ProjectSelection select_project(const ProjectProblem& problem) {
-  const auto library = [](std::string_view reason) {
-    return ProjectSelection{false, ProjectTile::k16x32, false, reason};
-  };
-  if (!problem.half) return library("operands are not of 16 bits");
-  if (problem.outer == 1) return library("one outer block: the product needs no exchange");
-  if (problem.columns > kSliceColumns && problem.T * problem.columns > kFewLatents) {
-    return library("more than 32 columns and 2^17 latents");
+Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
+  if (!problem.half) return Choice::impossible("operands are not of 16 bits");
+  if (problem.width % kGroup != 0) {
+    return Choice::impossible("the block width is not a multiple of 8");
   }
-  if (problem.width % kGroup != 0) return library("the block width is not a multiple of 8");
   if (problem.width > kMaxExtent || problem.columns > kMaxExtent) {
-    return library("a block is wider than 2^30");
+    return Choice::impossible("a block is wider than 2^30");
   }
   if (problem.x_row_stride % kGroup != 0 || !is_aligned(problem.x_address)) {
-    return library("rows of the input are not 16-byte aligned");
+    return Choice::impossible("rows of the input are not 16-byte aligned");
   }
-  const bool width_is_contiguous =
-      problem.factor_width_stride == 1 && problem.factor_column_stride != 1;
   if (!width_is_contiguous && problem.factor_column_stride != 1) {
-    return library("no axis of the factor has unit stride");
+    return Choice::impossible("no axis of the factor has unit stride");
   }
   const int64_t pitch =
       width_is_contiguous ? problem.factor_column_stride : problem.factor_width_stride;
   if (pitch % kGroup != 0 || !is_aligned(problem.factor_address)) {
-    return library("rows of the factor are not 16-byte aligned");
+    return Choice::impossible("rows of the factor are not 16-byte aligned");
   }
-  return {true, choose_tile(problem), width_is_contiguous, "aligned 16-bit operands"};
+  if (problem.outer == 1) return Choice::library("one outer block: the product needs no exchange");
+  if (problem.columns > kSliceColumns && problem.T * problem.columns > kFewLatents) {
+    return Choice::library("more than 32 columns and 2^16 latents");
+  }
+  return Choice::own("aligned 16-bit operands");
+}
+
+}  // namespace
+
+ProjectSelection select_project(const ProjectProblem& problem) {
+  const bool width_is_contiguous =
+      problem.factor_width_stride == 1 && problem.factor_column_stride != 1;
+  return {choose_way(problem, width_is_contiguous), choose_tile(problem), width_is_contiguous};
 }
 
 }  // namespace gralora

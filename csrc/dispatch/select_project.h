@@ -3,8 +3,8 @@
 #pragma once
 
 #include <cstdint>
-#include <string_view>
 
+#include "dispatch/choice.h"
 #include "kernels/project_tiles.h"
 
 namespace gralora {
@@ -20,10 +20,9 @@ struct ProjectProblem {
 };
 
 struct ProjectSelection {
-  bool kernel;  // gralora's own; otherwise library calls
+  Choice choice;
   ProjectTile tile;
   bool width_is_contiguous;  // of the factor
-  std::string_view reason;   // one clause, for people
 };
 
 ProjectSelection select_project(const ProjectProblem& problem);

@@ -6,7 +6,8 @@
 // width apart; neighbouring threads write neighbouring words, and read whole runs, 32 bytes for
 // s = 16 in 16 bits. What it reads was just written and comes from L2.
 //
-// Grid: x over (token, word), y over q. No shared memory; about 70 registers, most of them addresses.
+// Grid: x over (token, word), y over q. No shared memory; about 70 registers, most of them
+// addresses.
 #include <algorithm>
 
 #include "kernels/exchange.h"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -231,11 +232,18 @@ class AdaptedLayer(nn.Module):
     def _factors(self, name: str) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         hybrid = self.adapters[name].hybrid_r > 0
         return (
-            self.gralora_A[name],
-            self.gralora_B[name],
-            self.lora_A[name] if hybrid else None,
-            self.lora_B[name] if hybrid else None,
+            self._factor("gralora_A", name),
+            self._factor("gralora_B", name),
+            self._factor("lora_A", name) if hybrid else None,
+            self._factor("lora_B", name) if hybrid else None,
         )
+
+    def _factor(self, kind: str, name: str) -> Tensor:
+        # Indexing goes through two attribute lookups of nn.Module, which for a small layer cost as
+        # much as a kernel's launch. A tensor that stands in for a parameter is an attribute only.
+        factors = cast(nn.ParameterDict, self._modules[kind])
+        factor = factors._parameters.get(name)
+        return factors[name] if factor is None else factor
 
     def _way_out(self) -> str:
         if self._base_weight is not None:

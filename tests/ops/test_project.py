@@ -30,7 +30,7 @@ SHAPES = {
     "slices_120": (300, 2, 96, 5, 24),
     "one_input_block": (300, 1, 96, 4, 8),
     "large_tile": (9000, 2, 72, 2, 16),
-    "large_tile_slices": (2000, 2, 136, 2, 32),
+    "large_tile_slices": (1000, 4, 136, 2, 32),
     "large_tile_odd_sub_rank": (9001, 2, 72, 8, 3),
 }
 shapes = pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
@@ -215,34 +215,32 @@ def test_gradients_of_few_tokens_are_rounded_once(T: int) -> None:
         assert rounded.dtype == torch.bfloat16
         # The order of the fp32 sum is the library's: a tie apart, half a place is the whole error.
         error = (rounded.double() - exact.double()).abs()
-        assert (error <= 2**-9 * exact.double().abs() * 1.001 + 1e-5).all()
+        assert (error <= 2**-8 * exact.double().abs() * 1.001 + 1e-5).all()
 
 
 ALIGNED: dict[str, Any] = {"T": 8192, "width": 2048, "columns": 32, "inner": 2, "outer": 2}
 
 
 @pytest.mark.parametrize(
-    ("change", "reason"),
+    ("change", "possible", "reason"),
     [
-        ({"half": False}, "operands are not of 16 bits"),
-        ({"outer": 1}, "one outer block: the product needs no exchange"),
-        ({"columns": 40}, "more than 32 columns and 2^17 latents"),
-        ({"width": 2044}, "the block width is not a multiple of 8"),
-        ({"width": 2**30 + 8}, "a block is wider than 2^30"),
-        ({"x_row_stride": 4100}, "rows of the input are not 16-byte aligned"),
-        ({"address": 8}, "rows of the input are not 16-byte aligned"),
-        ({"columns": 30}, "rows of the factor are not 16-byte aligned"),
+        ({"half": False}, False, "operands are not of 16 bits"),
+        ({"width": 2044}, False, "the block width is not a multiple of 8"),
+        ({"width": 2**30 + 8}, False, "a block is wider than 2^30"),
+        ({"x_row_stride": 4100}, False, "rows of the input are not 16-byte aligned"),
+        ({"address": 8}, False, "rows of the input are not 16-byte aligned"),
+        ({"columns": 30}, False, "rows of the factor are not 16-byte aligned"),
+        ({"outer": 1}, True, "one outer block: the product needs no exchange"),
+        ({"columns": 40}, True, "more than 32 columns and 2^16 latents"),
     ],
-    ids=lambda value: None if isinstance(value, str) else "-".join(map(str, value.items())),
+    ids=lambda value: "-".join(map(str, value.items())) if isinstance(value, dict) else None,
 )
-def test_what_goes_to_library_products(change: dict[str, Any], reason: str) -> None:
-    assert _C.select_project(**ALIGNED) == {
-        "path": "kernel",
-        "tile": (64, 32),
-        "reason": "aligned 16-bit operands",
-    }
+def test_what_goes_to_library_products(change: dict[str, Any], possible: bool, reason: str) -> None:
+    choice = _C.select_project(**ALIGNED)
+    assert (choice["path"], choice["possible"], choice["tile"]) == ("kernel", True, (64, 32))
     choice = _C.select_project(**{**ALIGNED, **change})
-    assert choice == {"path": "library", "tile": None, "reason": reason}
+    assert choice["path"] == "library"
+    assert (choice["possible"], choice["reason"]) == (possible, reason)
 
 
 @pytest.mark.parametrize(

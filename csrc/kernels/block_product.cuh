@@ -1,0 +1,256 @@
+// The product at the heart of projection, expansion and weight gradient: a CTA's tile of
+// left [rows, depth] x right [depth, columns], 16-bit operands, sums in fp32.
+//
+// The CTA walks along the depth in steps of kDepth through a ring of kStages buffers in shared
+// memory that cp.async fills. Fragments leave the swizzled buffers by ldmatrix, transposed on the
+// way where an operand lies with its depth along rows, and meet in mma.sync m16n8k16.
+//
+// Beyond the last row, the last column and the end of the depth the buffers hold zeros, in both
+// operands along the depth: an Inf or NaN reaches only its own row or column.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/mma.cuh"
+
+namespace gralora {
+
+inline constexpr int kChunk = 8;  // 16-bit elements of a 16-byte copy
+
+/// kWarpsDepth > 1 lets warps share a tile by splitting its depth: add_over_depth() adds their
+/// sums.
+template <int kRows_, int kColumns_, int kDepth_, int kWarpsRows_, int kWarpsColumns_,
+          int kWarpsDepth_, int kStages_>
+struct Tile {
+  static constexpr int kRows = kRows_, kColumns = kColumns_, kDepth = kDepth_;
+  static constexpr int kWarpsRows = kWarpsRows_, kWarpsColumns = kWarpsColumns_;
+  static constexpr int kWarpsDepth = kWarpsDepth_, kStages = kStages_;
+  static constexpr int kThreads = 32 * kWarpsRows * kWarpsColumns * kWarpsDepth;
+  static constexpr int kWarpRows = kRows / kWarpsRows;
+  static constexpr int kWarpColumns = kColumns / kWarpsColumns;
+  static constexpr int kStageBytes = (kRows + kColumns) * kDepth * 2;
+  static constexpr int kSharedBytes = kStages * kStageBytes;
+  static constexpr int kSums = kWarpRows / 16 * (kWarpColumns / 8) * 4;  // of one thread
+
+  static_assert(kThreads == 256, "the copies are dealt out among eight warps");
+  static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0, "whole fragments");
+  static_assert(kDepth / 16 % kWarpsDepth == 0, "whole MMA steps per warp");
+  static_assert(kSums <= 16, "three CTAs share an SM's registers");
+  static_assert(kSharedBytes <= 96 * 1024, "must fit consumer GPUs");
+  static_assert((kWarpsDepth - 1) * kWarpsRows * kWarpsColumns * 32 * kSums * 4 <= kSharedBytes,
+                "the warps' sums are exchanged in the memory of the ring");
+};
+
+/// An operand from the CTA's first row or column on, of which `extent` exist; `pitch` elements lie
+/// between neighbours along the axis that is not contiguous.
+template <class T>
+struct Operand {
+  const T* data;
+  int64_t pitch;
+  int extent;
+};
+
+/// The part of the tile that this thread's warp owns.
+template <class Tile>
+struct WarpPlace {
+  int lane, row, column, depth;  // depth: the warp's turn among those that share the tile
+
+  __device__ WarpPlace() {
+    const int warp = static_cast<int>(threadIdx.x) / 32;
+    lane = static_cast<int>(threadIdx.x) % 32;
+    row = warp / Tile::kWarpsColumns % Tile::kWarpsRows * Tile::kWarpRows;
+    column = warp % Tile::kWarpsColumns * Tile::kWarpColumns;
+    depth = warp / (Tile::kWarpsRows * Tile::kWarpsColumns);
+  }
+};
+
+/// A thread's sums: [u][v][e] belongs to row u*16 + e/2*8 + lane/4 and column v*8 + lane%4*2 + e%2
+/// of its warp's part.
+template <class Tile>
+struct Sums {
+  float value[Tile::kWarpRows / 16][Tile::kWarpColumns / 8][4] = {};
+};
+
+/// Copies tiles of `kRows` x `kColumns` elements to shared memory. What a thread copies keeps its
+/// place in the tile, so all but the advance along the tensor is computed once.
+template <int kThreads, int kRows, int kColumns, class T>
+class TileCopy {
+ public:
+  /// `source` is the tensor's first element of the first tile, rows are `pitch` apart.
+  __device__ TileCopy(const T* source, int64_t pitch)
+      : row_(static_cast<int>(threadIdx.x) / kChunks),
+        column_(static_cast<int>(threadIdx.x) % kChunks * kChunk),
+        offset_((row_ * kChunks + mma::swizzle<kChunks>(row_, column_ / kChunk)) * 16),
+        source_(source),
+        from_(source + row_ * pitch + column_),
+        step_(kRowsAtOnce * pitch) {}
+
+  /// The tile that starts `advance` elements further, of which `rows` rows and `columns` columns
+  /// exist; zeros elsewhere.
+  __device__ void operator()(uint32_t to, int64_t advance, int rows, int columns) const {
+    const int inside = min(max(columns - column_, 0), kChunk) * 2;
+    const T* from = from_ + advance;
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int row = row_ + turn * kRowsAtOnce;
+      if (kRows % kRowsAtOnce != 0 && row >= kRows) break;
+      const int bytes = row < rows ? inside : 0;
+      mma::copy_16_bytes_async(to + offset_ + turn * kRowsAtOnce * kChunks * 16,
+                               bytes > 0 ? from : source_, bytes);
+      from += step_;
+    }
+  }
+
+ private:
+  static constexpr int kChunks = kColumns / kChunk;
+  static constexpr int kRowsAtOnce = kThreads / kChunks;
+  static constexpr int kTurns = (kRows + kRowsAtOnce - 1) / kRowsAtOnce;
+  static_assert(kRowsAtOnce % 8 == 0, "the swizzle repeats every eight rows");
+
+  int row_, column_;
+  uint32_t offset_;
+  const T* source_;
+  const T* from_;
+  int64_t step_;
+};
+
+/// One operand's way into shared memory: [kExtent, kDepth] with the depth contiguous, or
+/// [kDepth, kExtent] with the depth along rows.
+template <class Tile, int kExtent, bool kDepthIsContiguous, class T>
+class OperandCopy {
+ public:
+  __device__ explicit OperandCopy(const Operand<T>& operand)
+      : copy_(operand.data, operand.pitch), pitch_(operand.pitch), extent_(operand.extent) {}
+
+  __device__ void operator()(uint32_t to, int done, int depth) const {
+    if constexpr (kDepthIsContiguous) {
+      copy_(to, done, extent_, depth - done);
+    } else {
+      copy_(to, done * pitch_, depth - done, extent_);
+    }
+  }
+
+ private:
+  std::conditional_t<kDepthIsContiguous, TileCopy<Tile::kThreads, kExtent, Tile::kDepth, T>,
+                     TileCopy<Tile::kThreads, Tile::kDepth, kExtent, T>>
+      copy_;
+  int64_t pitch_;
+  int extent_;
+};
+
+/// sums += left x right over `depth`. Every thread of the CTA calls it; `ring` is free again when
+/// it returns. kLeftDepth, kRightDepth: whether the operand's depth is its contiguous axis.
+template <class T, class Tile, bool kLeftDepth, bool kRightDepth>
+__device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operand<T>& left,
+                                   const Operand<T>& right, int depth) {
+  const WarpPlace<Tile> place;
+  const OperandCopy<Tile, Tile::kRows, kLeftDepth, T> copy_left(left);
+  const OperandCopy<Tile, Tile::kColumns, kRightDepth, T> copy_right(right);
+  constexpr int kDepthChunks = Tile::kDepth / kChunk;
+  constexpr int kRowChunks = Tile::kRows / kChunk;
+  constexpr int kColumnChunks = Tile::kColumns / kChunk;
+  constexpr uint32_t kRightOffset = Tile::kRows * Tile::kDepth * 2;
+  const int steps = (depth + Tile::kDepth - 1) / Tile::kDepth;
+  const int lane = place.lane;
+
+  const auto stage = [&](int step) {
+    return ring + static_cast<uint32_t>(step % Tile::kStages * Tile::kStageBytes);
+  };
+  const auto copy_stage = [&](int step) {
+    copy_left(stage(step), step * Tile::kDepth, depth);
+    copy_right(stage(step) + kRightOffset, step * Tile::kDepth, depth);
+  };
+  const auto address = [](uint32_t tile, int row, int chunk) {
+    return tile + static_cast<uint32_t>(row + chunk) * 16;
+  };
+  const auto load_left = [&](uint32_t(&a)[4], uint32_t tile, int row, int k) {
+    if constexpr (kLeftDepth) {
+      const int r = row + lane % 16;
+      const int chunk = mma::swizzle<kDepthChunks>(r, k / kChunk + lane / 16);
+      mma::load_matrices(a, address(tile, r * kDepthChunks, chunk));
+    } else {
+      const int r = k + lane % 8 + lane / 16 * 8;
+      const int chunk = mma::swizzle<kRowChunks>(r, row / kChunk + lane / 8 % 2);
+      mma::load_matrices_transposed(a, address(tile, r * kRowChunks, chunk));
+    }
+  };
+  const auto load_right = [&](uint32_t(&b)[4], uint32_t tile, int column, int k) {
+    if constexpr (kRightDepth) {
+      const int r = column + lane % 8 + lane / 16 * 8;
+      const int chunk = mma::swizzle<kDepthChunks>(r, k / kChunk + lane / 8 % 2);
+      mma::load_matrices(b, address(tile, r * kDepthChunks, chunk));
+    } else {
+      const int r = k + lane % 16;
+      const int chunk = mma::swizzle<kColumnChunks>(r, column / kChunk + lane / 16);
+      mma::load_matrices_transposed(b, address(tile, r * kColumnChunks, chunk));
+    }
+  };
+  const auto multiply_stage = [&](int step) {
+#pragma unroll
+    for (int turn = 0; turn < Tile::kDepth / 16 / Tile::kWarpsDepth; ++turn) {
+      const int k = (turn * Tile::kWarpsDepth + place.depth) * 16;
+      uint32_t a[Tile::kWarpRows / 16][4];
+#pragma unroll
+      for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
+        load_left(a[u], stage(step), place.row + u * 16, k);
+      }
+#pragma unroll
+      for (int v = 0; v < Tile::kWarpColumns / 16; ++v) {
+        uint32_t b[4];  // two fragments of 8 columns
+        load_right(b, stage(step) + kRightOffset, place.column + v * 16, k);
+#pragma unroll
+        for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
+          mma::multiply_add<T>(sums.value[u][2 * v], a[u], b[0], b[1]);
+          mma::multiply_add<T>(sums.value[u][2 * v + 1], a[u], b[2], b[3]);
+        }
+      }
+    }
+  };
+
+  // Every step commits one group, an empty one past the end, so the wait counts steps.
+#pragma unroll
+  for (int step = 0; step < Tile::kStages - 1; ++step) {
+    if (step < steps) copy_stage(step);
+    mma::commit_copies();
+  }
+  for (int step = 0; step < steps; ++step) {
+    mma::wait_for_copies<Tile::kStages - 2>();
+    // Makes the copies of all threads visible, and frees the buffer that the next copy overwrites.
+    __syncthreads();
+    if (step + Tile::kStages - 1 < steps) copy_stage(step + Tile::kStages - 1);
+    mma::commit_copies();
+    multiply_stage(step);
+  }
+  __syncthreads();
+}
+
+/// Adds the sums of the warps that share a tile, in the order of the warps, so that the same inputs
+/// give the same bits. True for the warps that hold the result.
+template <class Tile>
+__device__ bool add_over_depth(Sums<Tile>& sums, unsigned char* ring) {
+  if constexpr (Tile::kWarpsDepth > 1) {
+    const WarpPlace<Tile> place;
+    constexpr int kWarps = Tile::kWarpsRows * Tile::kWarpsColumns;
+    const int warp = static_cast<int>(threadIdx.x) / 32 % kWarps;
+    float* exchange = reinterpret_cast<float*>(ring) + warp * 32 * Tile::kSums + place.lane;
+    float* flat = &sums.value[0][0][0];
+    if (place.depth > 0) {
+#pragma unroll
+      for (int e = 0; e < Tile::kSums; ++e) {
+        exchange[(place.depth - 1) * kWarps * 32 * Tile::kSums + e * 32] = flat[e];
+      }
+    }
+    __syncthreads();
+    if (place.depth > 0) return false;
+#pragma unroll
+    for (int other = 0; other < Tile::kWarpsDepth - 1; ++other) {
+#pragma unroll
+      for (int e = 0; e < Tile::kSums; ++e) {
+        flat[e] += exchange[other * kWarps * 32 * Tile::kSums + e * 32];
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace gralora

@@ -1,0 +1,33 @@
+"""Which way adapters' products take on CUDA: gralora's kernels, or library calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+from gralora import _C
+
+Path = Literal["aten", "sm80"]
+
+
+@contextmanager
+def forced(path: Path | None) -> Iterator[None]:
+    """Force one path while the block runs, in all threads; for tests and comparisons.
+
+    The environment variable ``GRALORA_KERNEL`` forces one for the whole process.
+
+    Args:
+        path: ``"aten"`` for library calls; ``"sm80"`` for the kernels, with an error where they
+            cannot run; None for the faster one of both.
+
+    Raises:
+        ValueError: another name.
+
+    """
+    before = _C.forced_path()
+    _C.force_path(path)
+    try:
+        yield
+    finally:
+        _C.force_path(before)

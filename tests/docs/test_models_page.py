@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from docs_pages import Block, Session, python_blocks
+from docs_pages import Block, Reading, python_blocks
 
 from gralora import GraLoRAConfig
 
@@ -46,7 +46,7 @@ def _free_port() -> str:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
     """A reader who follows the page in an empty folder, as the only process of a group."""
     for package in ("transformers", "peft", "accelerate"):
         pytest.importorskip(package)
@@ -66,7 +66,7 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
         # The default backend calls a C++ compiler for most of a minute.
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
         try:
-            yield Session(PATH, BLOCKS, {"path": str(folder / "base")})
+            yield Reading(PATH, BLOCKS, {"path": str(folder / "base")})
         finally:
             if torch.distributed.is_initialized():
                 torch.distributed.destroy_process_group()
@@ -75,15 +75,15 @@ def session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
 
 @pytest.mark.parametrize("block", BLOCKS, ids=str)
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_block_runs_and_prints_what_the_page_says(block: Block, session: Session) -> None:
-    printed = session.run(block)
+def test_block_runs_and_prints_what_the_page_says(block: Block, reading: Reading) -> None:
+    printed = reading.run(block)
     if block.printed is not None:
         assert printed == block.printed
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_checkpoints_hold_what_the_page_says(session: Session) -> None:
-    session.run(BLOCKS[-1])
+def test_checkpoints_hold_what_the_page_says(reading: Reading) -> None:
+    reading.run(BLOCKS[-1])
     files = {name.name for name in Path("run/checkpoint-4").iterdir()}
     table = PAGE[PAGE.index("What is in `run/checkpoint-4`") :].split("\n\n")[1]
     named = {
@@ -96,8 +96,8 @@ def test_checkpoints_hold_what_the_page_says(session: Session) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_callback_and_checkpoint_give_the_same_adapter(session: Session) -> None:
-    session.run(BLOCKS[-1])
+def test_callback_and_checkpoint_give_the_same_adapter(reading: Reading) -> None:
+    reading.run(BLOCKS[-1])
     for file in ("adapter_config.json", "adapter_model.safetensors"):
         by_callback = Path("run/checkpoint-4/adapter", file).read_bytes()
         assert Path("run/adapter", file).read_bytes() == by_callback

@@ -48,7 +48,7 @@ def python_blocks(page: str) -> list[Block]:
     return blocks
 
 
-class Session:
+class Reading:
     """Runs the blocks of a page one after the other in one namespace.
 
     Args:

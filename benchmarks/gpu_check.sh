@@ -5,7 +5,7 @@
 #
 # A step that fails is reported and does not stop the others; the exit status is 0 only if all
 # passed. The environment decides what runs and with what:
-#   STEPS            of: build info tests sanitizers layer cold eager memory merge  (all)
+#   STEPS            of: build info kernels tests sanitizers layer cold eager memory merge  (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
 #   TEST_ARGS        arguments of pytest                                            (tests)
@@ -25,7 +25,7 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-steps=" ${STEPS:-build info tests sanitizers layer cold eager memory merge} "
+steps=" ${STEPS:-build info kernels tests sanitizers layer cold eager memory merge} "
 python=${PYTHON:-python3}
 read -r -a tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
 shapes=${SHAPES:-4096x4096,4096x14336,14336x4096,4096x1024}
@@ -33,8 +33,7 @@ rk=${RK:-32:2,128:4,256:8}
 rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
 read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_merge.py tests/ops/test_delta_weight.py \
-tests/ops/test_dropout.py tests/ops/test_project.py tests/ops/test_kernel_paths.py \
--m cuda_kernels}"
+tests/ops/test_dropout.py -m cuda_kernels}"
 
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}
@@ -51,15 +50,24 @@ timed() {
   echo "$status $((SECONDS - start))" >"$work/$name.status"
 }
 
-# sanitize TOOL: its report goes to a file of its own, since the tools run side by side.
+# sanitize TOOL: over the kernels by themselves, and over those that need no library product beside
+# them as the operators start them. The report goes to a file of its own, since the tools run side
+# by side.
 sanitize() {
   local tool=$1 filter=(--kernel-name kernel_substring=gralora)
+  local options=(--tool "$tool" --error-exitcode 99 --report-api-errors no)
   # initcheck must see the kernels that write our inputs, or every read of them looks wrong.
   if [ "$tool" = initcheck ]; then filter=(); fi
+  timed "$tool-kernels" "$work/$tool.log" 240 compute-sanitizer "${options[@]}" "$check_kernels"
   # Without the caching allocator each tensor is an allocation of its own, whose end is checked.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" 240 \
-    compute-sanitizer --tool "$tool" --error-exitcode 99 --report-api-errors no "${filter[@]}" \
-    "${pytest[@]}" "${kernel_tests[@]}"
+    compute-sanitizer "${options[@]}" "${filter[@]}" "${pytest[@]}" "${kernel_tests[@]}"
+}
+
+# build_kernels: the kernels and their checks without torch.
+build_kernels() {
+  cmake -S tests/kernels -B "$work/kernels" -G Ninja -DCMAKE_BUILD_TYPE=Release &&
+    cmake --build "$work/kernels"
 }
 
 # measure NAME SUITE ARGUMENTS...: one process for the whole suite, results in OUT_DIR/NAME.json.
@@ -72,8 +80,9 @@ measure() {
 
 summary() {
   local name status seconds verdict
-  printf '\n%-11s %-18s %s\n' step status seconds
-  for name in build info tests memcheck racecheck initcheck synccheck "${suites[@]}"; do
+  printf '\n%-17s %-18s %s\n' step status seconds
+  for name in build info build-kernels kernels tests {memcheck,racecheck,initcheck,synccheck}{-kernels,} \
+    "${suites[@]}"; do
     [ -f "$work/$name.status" ] || continue
     read -r status seconds <"$work/$name.status"
     case $status in
@@ -83,7 +92,7 @@ summary() {
       *) verdict="failed ($status)" ;;
     esac
     if [ "$status" -ne 0 ]; then failures=$((failures + 1)); fi
-    printf '%-11s %-18s %s\n' "$name" "$verdict" "$seconds"
+    printf '%-17s %-18s %s\n' "$name" "$verdict" "$seconds"
   done
   for name in tests "${tools[@]}"; do
     tail -n 1 "$out/$name.log" "$work/$name.log" 2>/dev/null | grep -E 'passed|failed|error'
@@ -121,6 +130,14 @@ if wanted build; then
 fi
 if wanted info; then
   timed info "$out/check.log" 60 "$python" -P -m gralora info
+fi
+
+check_kernels=$work/kernels/check_kernels
+if wanted kernels || wanted sanitizers; then
+  timed build-kernels "$out/check.log" 300 build_kernels
+fi
+if wanted kernels; then
+  timed kernels "$out/check.log" 120 "$check_kernels"
 fi
 
 # Nothing is timed yet, so tests and sanitizers share the machine.

@@ -70,6 +70,7 @@ void sum_over_tokens(const Sums& sums) {
                                    .columns = static_cast<int32_t>(right.size(2)),
                                    .out_type = element_type(*sum)};
   }
+  if (params.count == 0) return;
   check_launch("weight_gradient",
                launch_weight_gradient(params, c10::cuda::getCurrentCUDAStream()));
 }

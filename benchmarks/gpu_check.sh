@@ -64,12 +64,6 @@ sanitize() {
     compute-sanitizer "${options[@]}" "${filter[@]}" "${pytest[@]}" "${kernel_tests[@]}"
 }
 
-# build_kernels: the kernels and their checks without torch.
-build_kernels() {
-  cmake -S tests/kernels -B "$work/kernels" -G Ninja -DCMAKE_BUILD_TYPE=Release &&
-    cmake --build "$work/kernels"
-}
-
 # measure NAME SUITE ARGUMENTS...: one process for the whole suite, results in OUT_DIR/NAME.json.
 measure() {
   local name=$1 suite=$2
@@ -134,7 +128,10 @@ fi
 
 check_kernels=$work/kernels/check_kernels
 if wanted kernels || wanted sanitizers; then
-  timed build-kernels "$out/check.log" 300 build_kernels
+  # shellcheck disable=SC2016  # the folder is the inner shell's argument
+  timed build-kernels "$out/check.log" 300 bash -c \
+    'cmake -S tests/kernels -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Release && cmake --build "$1"' \
+    build-kernels "$work/kernels"
 fi
 if wanted kernels; then
   timed kernels "$out/check.log" 120 "$check_kernels"

@@ -1,8 +1,8 @@
 // Every kernel of the adapter products against a plain loop on the host, without torch: what
 // compute-sanitizer runs over, since library products in the same process get in its way.
 //
-// Each array is an allocation of its own, so that memcheck sees its end, and the padding of latents
-// is never written, so that initcheck sees whether it is used. Prints one line per case; the exit
+// Each array is an allocation of its own, so that memcheck sees its end, and the padding of rows is
+// NaN, so that its use would show in a result. Prints one line per case; the exit
 // status is the number of cases that failed.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -38,7 +38,7 @@ void check_cuda(cudaError_t status, const char* what) {
 
 int64_t padded(int64_t rank) { return (rank + 7) / 8 * 8; }
 
-/// Numbers on host and device; elements outside `used` are left uninitialised on the device.
+/// Numbers on host and device.
 template <class T>
 class Array {
  public:
@@ -52,12 +52,11 @@ class Array {
   /// Random rows of `width` elements, `pitch` apart.
   Array& fill(int64_t width, int64_t pitch) {
     std::normal_distribution<float> normal;
-    for (int64_t row = 0; row < static_cast<int64_t>(host.size()) / pitch; ++row) {
-      for (int64_t c = 0; c < width; ++c) host[row * pitch + c] = T(normal(generator));
-      check_cuda(cudaMemcpy(device_ + row * pitch, &host[row * pitch], width * sizeof(T),
-                            cudaMemcpyHostToDevice),
-                 "copy to the device");
+    for (int64_t e = 0; e < static_cast<int64_t>(host.size()); ++e) {
+      host[e] = T(e % pitch < width ? normal(generator) : NAN);
     }
+    check_cuda(cudaMemcpy(device_, host.data(), host.size() * sizeof(T), cudaMemcpyHostToDevice),
+               "copy to the device");
     return *this;
   }
   void fetch() {

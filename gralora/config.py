@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any, Literal
 
+from gralora.injection.patterns import compile_layers, parse_key
 from gralora.nn.grid import Grid
 from gralora.nn.spec import check_int, make_spec
 
@@ -123,23 +124,25 @@ class GraLoRAConfig:
             _check_layer(1 if k == "auto" else _blocks_in(k), k, None, 0, 0.0)
 
     def _check_patterns(self) -> None:
-        expressions: list[tuple[str, str]] = []
-        if isinstance(self.target_modules, str):
-            expressions.append(("target_modules", self.target_modules))
-        if isinstance(self.exclude_modules, str):
-            expressions.append(("exclude_modules", self.exclude_modules))
+        for name in ("target_modules", "exclude_modules"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                _check_expression(name, value, re.compile)
         patterns = self.layers_pattern or ()
         for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-            expressions.append(("layers_pattern", pattern))
+            _check_expression("layers_pattern", pattern, compile_layers)
         for name in ("rank_pattern", "alpha_pattern", "k_pattern"):
-            expressions += [(name, key) for key in getattr(self, name)]
-        for name, expression in expressions:
-            try:
-                re.compile(expression)
-            except re.error as error:
-                raise ValueError(
-                    f"{WHO}: {name} must be a regular expression, got {expression!r} ({error})"
-                ) from None
+            for key in getattr(self, name):
+                _check_expression(name, key, parse_key)
+
+
+def _check_expression(name: str, expression: str, compiled: Callable[[str], object]) -> None:
+    try:
+        compiled(expression)
+    except re.error as error:
+        raise ValueError(
+            f"{WHO}: {name} must be a regular expression, got {expression!r} ({error})"
+        ) from None
 
 
 def _check_layer(r: object, k: Any, alpha: Any, hybrid_r: Any, dropout: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -12,8 +13,10 @@ from gralora.injection import checkpointing, fused
 from gralora.injection.plan import Plan, make_plan, warn
 from gralora.injection.record import attach_state, injection_state
 from gralora.injection.saved_module import SavedModule, copy_modules
-from gralora.injection.switching import enable_adapters, set_adapter
+from gralora.injection.switching import drop_adapter, enable_adapters, set_adapter
 from gralora.nn import GraLoRALinear
+
+Fill = Callable[[Mapping[str, nn.Module]], None]
 
 
 def inject(
@@ -62,23 +65,33 @@ def inject(
     return model
 
 
-def apply_plan(model: nn.Module, plan: Plan) -> None:
-    """Carry out a plan made for this very model; where memory runs out, nothing has changed."""
+def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
+    """Carry out a plan made for this very model.
+
+    Args:
+        model: bare, or with other adapters.
+        plan: what to do.
+        fill: gives the new adapter its values before the model gets it, from the adapted layers and
+            the wrappers of saved modules by their names. Where it fails, or memory runs out before,
+            nothing has changed.
+
+    """
     checkpointing.remove(model)
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
         layers = _build_layers(model, plan)
         wrappers = _build_saved_modules(model, plan)
+        built = layers | wrappers
+        if fill is not None:
+            names = (*plan.record.targets, *plan.record.saved_modules)
+            fill({name: built.get(name) or model.get_submodule(name) for name in names})
     except BaseException:
         for parameter, requires_grad in trained.items():
             parameter.requires_grad_(requires_grad)
-        for name in plan.record.targets:
-            layer = model.get_submodule(name)
-            if isinstance(layer, GraLoRALinear) and plan.adapter_name in layer.adapters:
-                layer.delete_adapter(plan.adapter_name)
+        drop_adapter(model, plan.adapter_name)
         checkpointing.install(model)
         raise
-    for name, module in (layers | wrappers).items():
+    for name, module in built.items():
         _replace(model, plan.places[name], module)
     fused.disable(model)
     model.requires_grad_(False)

@@ -5,16 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import cast
 
-import torch
-from rich.console import Console
-from rich.progress import track
-from torch import Tensor, nn
+from torch import nn
 
 from gralora.injection import checkpointing, fused
+from gralora.injection.overlaps import check_unshared
 from gralora.injection.record import detach_state, unwrap
 from gralora.injection.saved_module import SavedModule
 from gralora.nn import GraLoRALinear
-from gralora.nn.sharing import memory_range
 
 WHO = "merge_and_unload"
 
@@ -39,7 +36,7 @@ def merge_and_unload(
         progressbar: show the layers as they are merged.
         safe_merge: check first that no weight of any layer would become Inf or NaN. It merges
             twice, and takes one more weight's memory at a time.
-        adapter_names: which; None means each layer's active ones.
+        adapter_names: which; None means each layer's active ones, also while adapters are off.
 
     Returns:
         The model without wrappers: `model` itself where it was bare.
@@ -59,18 +56,13 @@ def merge_and_unload(
     names = _check_names(layers, copies, adapter_names)
     chosen = {layer: _adapters_of(cast(GraLoRALinear, layer), names) for layer in layers}
     replacements = {saved: _copy_of(cast(SavedModule, saved), names, copies) for saved in copies}
+    _check_whole(layers | copies)
     _check_merged(layers, chosen)
-    _check_shared(base, layers, chosen)
-    for layer, adapters in chosen.items():
-        if adapters:
-            cast(GraLoRALinear, layer).check_merge(adapters, safe_merge=safe_merge)
-
-    for layer in track(
-        list(layers), "merging", console=Console(stderr=True), disable=not progressbar
-    ):
+    check_unshared(base, {layer for layer, adapters in chosen.items() if adapters}, WHO)
+    pending = _check_layers(layers, chosen, safe_merge)
+    for layer in _shown(list(layers), progressbar):
         adapted = cast(GraLoRALinear, layer)
-        if chosen[layer]:
-            adapted.merge(adapter_names=chosen[layer], keep=False)
+        adapted.merge_checked(pending[layer])
         replacements[layer] = _plain(adapted)
     checkpointing.remove(base)
     for module, places in (layers | copies).items():
@@ -82,6 +74,17 @@ def merge_and_unload(
     fused.enable(base)
     detach_state(base)
     return base
+
+
+def _shown(layers: list[nn.Module], progressbar: bool) -> Iterable[nn.Module]:
+    """The layers one by one, with a bar on the terminal where one is asked for."""
+    if not progressbar:
+        return layers
+    # Here, because importing gralora must not cost what drawing bars does.
+    from rich.console import Console
+    from rich.progress import track
+
+    return track(layers, "merging", console=Console(stderr=True))
 
 
 def _find(model: nn.Module, kind: type[nn.Module]) -> Places:
@@ -123,7 +126,7 @@ def _adapters_of(layer: GraLoRALinear, names: tuple[str, ...] | None) -> list[st
 
 def _copy_of(saved: SavedModule, names: tuple[str, ...] | None, copies: Places) -> nn.Module:
     if names is None:
-        return saved.active_module
+        names = () if saved.active_adapter is None else (saved.active_adapter,)
     present = [name for name in names if name in saved.modules_to_save]
     if len(present) > 1:
         raise ValueError(
@@ -131,6 +134,31 @@ def _copy_of(saved: SavedModule, names: tuple[str, ...] | None, copies: Places) 
             f"which all save {copies[saved][0]}"
         )
     return saved.modules_to_save[present[0]] if present else saved.original_module
+
+
+def _check_whole(modules: Places) -> None:
+    """Refuse parameters of which this process holds a part alone."""
+    for module, names in modules.items():
+        for key, parameter in module.named_parameters():
+            # Not isinstance: a torch without distributed has no DTensor.
+            if hasattr(parameter, "placements"):
+                raise RuntimeError(
+                    f"{WHO}: model must not be sharded, got {names[0]}.{key} as a DTensor (save "
+                    "the adapter, load it into a whole model and merge there)"
+                )
+
+
+def _check_layers(
+    layers: Places, chosen: dict[nn.Module, list[str]], safe_merge: bool
+) -> dict[nn.Module, tuple[str, ...]]:
+    """What each layer still has to merge, once every layer is known to be able to."""
+    pending = {}
+    for layer, adapters in chosen.items():
+        try:
+            pending[layer] = cast(GraLoRALinear, layer).check_merge(adapters, safe_merge=safe_merge)
+        except (ValueError, RuntimeError) as error:
+            raise type(error)(f"{WHO}: {layers[layer][0]}: {error}") from None
+    return pending
 
 
 def _check_merged(layers: Places, chosen: dict[nn.Module, list[str]]) -> None:
@@ -142,36 +170,6 @@ def _check_merged(layers: Places, chosen: dict[nn.Module, list[str]]) -> None:
                 f"{WHO}: only adapters that are asked for may be merged already, got {others} in "
                 f"{names[0]} (unmerge() first, or name them in adapter_names)"
             )
-
-
-def _check_shared(model: nn.Module, layers: Places, chosen: dict[nn.Module, list[str]]) -> None:
-    """Refuse a weight that overlaps with any other tensor of the model."""
-    ranges: list[tuple[torch.device, int, int, str, nn.Module | None]] = []
-    for prefix, module in model.named_modules():
-        tensors = [*module._parameters.items(), *module._buffers.items()]
-        for key, tensor in tensors:
-            if tensor is None or tensor.is_meta or not _has_memory(tensor):
-                continue
-            start, end = memory_range(tensor)
-            owner = module if module in layers and key == "weight" else None
-            name = f"{prefix}.{key}" if prefix else key
-            ranges.append((tensor.device, start, end, name, owner))
-    ranges.sort(key=lambda item: (str(item[0]), item[1]))
-    widest: tuple[torch.device, int, int, str, nn.Module | None] | None = None
-    for current in ranges:
-        if widest and widest[0] == current[0] and current[1] < widest[2]:
-            for one, other in ((widest, current), (current, widest)):
-                if one[4] is not None and chosen[one[4]]:
-                    raise RuntimeError(
-                        f"{WHO}: a weight that is merged must be its layer's alone, got {one[3]} "
-                        f"and {other[3]} in the same memory (give each a tensor of its own)"
-                    )
-        if widest is None or widest[0] != current[0] or current[2] > widest[2]:
-            widest = current
-
-
-def _has_memory(tensor: Tensor) -> bool:
-    return type(tensor) in (Tensor, nn.Parameter, nn.Buffer) and tensor.numel() > 0
 
 
 def _plain(layer: GraLoRALinear) -> nn.Linear:

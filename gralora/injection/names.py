@@ -1,18 +1,17 @@
 """Which module names a configuration selects; the rules are PEFT's.
 
-Source: ``check_target_module_exists``, ``get_pattern_key`` and ``_set_trainable`` of PEFT 0.21.
+Source: ``check_target_module_exists`` and ``_set_trainable`` of PEFT 0.21.
 One rule is wider here: `layers_to_transform` holds for every kind of `target_modules`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from typing import TypeVar
+from collections.abc import Sequence
 
 from gralora.config import ALL_LINEAR, GraLoRAConfig
-
-Value = TypeVar("Value")
+from gralora.injection.paths import Suffixes, endings
+from gralora.injection.patterns import compile_layers
 
 _CLASSIFIER_HEADS = ("classifier", "score")
 _TASK_HEADS = {
@@ -46,19 +45,13 @@ class NameMatcher:
         if self._expression is not None:
             return [self._expression.pattern] if self._expression.fullmatch(name) else []
         # Looking up every ending keeps lists of thousands of full names fast.
-        starts = [0, *(dot.end() for dot in re.finditer(r"\.", name))]
-        return [name[start:] for start in starts if name[start:] in self._endings]
+        return [ending for ending in endings(name) if ending in self._endings]
 
 
-def saved_entries(config: GraLoRAConfig) -> tuple[str, ...]:
-    """Endings of the names of saved modules: `modules_to_save` and the head of the task."""
+def saved_entries(config: GraLoRAConfig) -> Suffixes:
+    """Ends of the names of saved modules: `modules_to_save` and the head of the task."""
     heads = _TASK_HEADS.get(config.task_type or "", ())
-    return tuple(dict.fromkeys((*(config.modules_to_save or ()), *heads)))
-
-
-def matching_saved_entries(config: GraLoRAConfig, name: str) -> list[str]:
-    """Entries that make `name` a saved module; an ending need not start at a dot."""
-    return [entry for entry in saved_entries(config) if name.endswith(entry)]
+    return Suffixes((*(config.modules_to_save or ()), *heads))
 
 
 def layer_index(config: GraLoRAConfig, name: str) -> int | None:
@@ -69,7 +62,7 @@ def layer_index(config: GraLoRAConfig, name: str) -> int | None:
         match = re.match(r".*?\.[^.]*\.(?P<index>\d+)\.", name)
         return int(match["index"]) if match else None
     for pattern in (patterns,) if isinstance(patterns, str) else patterns:
-        match = re.match(rf"(?:^|.*?\.){pattern}\.(?P<index>\d+)\.", name)
+        match = compile_layers(pattern).match(name)
         if match:
             return int(match["index"])
     return None
@@ -87,18 +80,3 @@ def is_in_wanted_layers(config: GraLoRAConfig, name: str) -> bool:
     """Whether `layers_to_transform` lets `name` through."""
     indices = wanted_layers(config)
     return not indices or layer_index(config, name) in indices
-
-
-def pattern_matches(key: str, name: str) -> bool:
-    """Whether a key of `rank_pattern`, `alpha_pattern` or `k_pattern` holds for `name`."""
-    return key == name or re.match(rf"(.*\.)?({key})$", name) is not None
-
-
-def pattern_value(patterns: Mapping[str, Value], name: str, default: Value) -> Value:
-    """Value for `name`: that of the key that is the name itself, else of the first that matches."""
-    if name in patterns:
-        return patterns[name]
-    for key, value in patterns.items():
-        if pattern_matches(key, name):
-            return value
-    return default

@@ -8,8 +8,9 @@ from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
+from gralora.injection.paths import is_inside
+from gralora.injection.patterns import PatternTable
 from gralora.injection.record import AdapterRecord
-from gralora.injection.saving import is_inside
 from gralora.injection.survey import Survey
 from gralora.injection.targets import reads_weights_itself
 
@@ -31,13 +32,14 @@ def _skipped(found: Survey, config: GraLoRAConfig, saved: tuple[str, ...], who: 
     if not names.is_all_linear(config):
         return []
     excluding = names.NameMatcher(config.exclude_modules)
+    copied = frozenset(saved)
     skipped = [
         name
         for name, module in found.modules.items()
         if isinstance(module, nn.Linear)
         and reads_weights_itself(found, name)
         and not excluding.matching(name)
-        and not is_inside(name, saved)
+        and not is_inside(name, copied)
     ]
     if not skipped:
         return []
@@ -67,15 +69,14 @@ def _unmatched(found: Survey, record: AdapterRecord, who: str) -> list[str]:
     excluding = names.NameMatcher(config.exclude_modules)
     matched = (entry for name in all_names for entry in excluding.matching(name))
     unused["exclude_modules"] = missing(excluding.entries, matched)
-    matched = (entry for name in all_names for entry in names.matching_saved_entries(config, name))
+    saved = names.saved_entries(config)
+    matched = (entry for name in all_names for entry in saved.of(name))
     unused["modules_to_save"] = missing(config.modules_to_save or (), matched)
     for setting in ("rank_pattern", "alpha_pattern", "k_pattern"):
         patterns = getattr(config, setting)
-        unused[setting] = [
-            repr(key)
-            for key in patterns
-            if not any(names.pattern_matches(key, name) for name in record.targets)
-        ]
+        table = PatternTable(patterns)
+        matched = (key for name in record.targets for key in table.matching(name))
+        unused[setting] = missing(patterns, matched)
     indices = {names.layer_index(config, name) for name in adapted}
     unused["layers_to_transform"] = [
         str(index) for index in names.wanted_layers(config) if index not in indices

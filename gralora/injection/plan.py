@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from gralora.config import GraLoRAConfig
-from gralora.injection import names
 from gralora.injection.notices import notices
+from gralora.injection.paths import is_inside
+from gralora.injection.patterns import PatternTable
 from gralora.injection.record import AdapterRecord, injection_state, unwrap
 from gralora.injection.saved_module import SavedModule
-from gralora.injection.saving import is_inside, modules_to_save, with_tied_modules
+from gralora.injection.saving import modules_to_save, with_tied_modules
 from gralora.injection.survey import Survey, survey
 from gralora.injection.targets import check_target, choose_targets
 from gralora.nn import AdapterSpec, GraLoRALinear
@@ -75,7 +76,7 @@ def make_plan(
     for name in targets:
         check_target(found, name, who)
     _check_shared(found, targets, saved, who)
-    specs = {name: _make_spec(found.modules[name], name, config, who) for name in targets}
+    specs = _make_specs(found, targets, config, who)
     for name in targets:
         check_dtypes(cast(nn.Linear, found.modules[name]).weight.dtype, adapter_dtype, who=who)
     record = AdapterRecord(config, specs, saved, _biases(model, found, config, targets, saved))
@@ -159,21 +160,28 @@ def _check_shared(
             )
 
 
-def _make_spec(module: nn.Module, name: str, config: GraLoRAConfig, who: str) -> AdapterSpec:
-    layer = cast(nn.Linear, module)
-    check_int(f"{who}: {name}", "in_features", layer.in_features, 1)
-    check_int(f"{who}: {name}", "out_features", layer.out_features, 1)
-    return make_spec(
-        layer.in_features,
-        layer.out_features,
-        r=names.pattern_value(config.rank_pattern, name, config.r),
-        k=names.pattern_value(config.k_pattern, name, config.k),
-        alpha=names.pattern_value(config.alpha_pattern, name, config.alpha),
-        hybrid_r=config.hybrid_r,
-        dropout=config.dropout,
-        use_rslora=config.use_rslora,
-        who=f"{who}: {name}",
-    )
+def _make_specs(
+    found: Survey, targets: tuple[str, ...], config: GraLoRAConfig, who: str
+) -> dict[str, AdapterSpec]:
+    ranks, grids = PatternTable(config.rank_pattern), PatternTable(config.k_pattern)
+    alphas = PatternTable[float | None](config.alpha_pattern)
+    specs = {}
+    for name in targets:
+        layer = cast(nn.Linear, found.modules[name])
+        check_int(f"{who}: {name}", "in_features", layer.in_features, 1)
+        check_int(f"{who}: {name}", "out_features", layer.out_features, 1)
+        specs[name] = make_spec(
+            layer.in_features,
+            layer.out_features,
+            r=ranks.value(name, config.r),
+            k=grids.value(name, config.k),
+            alpha=alphas.value(name, config.alpha),
+            hybrid_r=config.hybrid_r,
+            dropout=config.dropout,
+            use_rslora=config.use_rslora,
+            who=f"{who}: {name}",
+        )
+    return specs
 
 
 def _biases(
@@ -186,11 +194,12 @@ def _biases(
     if config.bias == "none":
         return ()
     modules = {"": model} | found.modules
+    adapted, copied = frozenset(targets), frozenset(saved)
     biases: dict[int, str] = {}
     for name, module in modules.items():
         bias = None if isinstance(module, SavedModule) else module._parameters.get("bias")
         first = found.first_name(name) if name else name
-        wanted = config.bias == "all" or first in targets
-        if bias is not None and wanted and not is_inside(first, saved):
+        wanted = config.bias == "all" or first in adapted
+        if bias is not None and wanted and not is_inside(first, copied):
             biases.setdefault(id(bias), f"{name}.bias" if name else "bias")
     return tuple(biases.values())

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
+from gralora.injection.paths import is_inside, outermost
 from gralora.injection.saved_module import SavedModule
 from gralora.injection.survey import Survey
 from gralora.nn import GraLoRALinear
@@ -17,12 +16,9 @@ _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
 def modules_to_save(found: Survey, config: GraLoRAConfig) -> tuple[str, ...]:
     """First names of the modules that a configuration names; one inside another is left out."""
-    chosen = {
-        found.first_name(name)
-        for name in found.modules
-        if names.matching_saved_entries(config, name)
-    }
-    return _ordered(found, _outermost(chosen))
+    entries = names.saved_entries(config)
+    chosen = {found.first_name(name) for name in found.modules if entries.of(name)}
+    return _ordered(found, outermost(chosen))
 
 
 def with_tied_modules(
@@ -38,23 +34,14 @@ def with_tied_modules(
     """
     chosen = set(named)
     while partners := _tied_partners(model, found, chosen, who):
-        chosen = _outermost(chosen | partners)
+        chosen = outermost(chosen | partners)
     for name in chosen:
         _check_savable(name, found, who)
     return _ordered(found, chosen)
 
 
-def is_inside(name: str, modules: Iterable[str]) -> bool:
-    """Whether `name` is one of `modules`, or inside one."""
-    return any(name == outer or name.startswith(f"{outer}.") for outer in modules)
-
-
 def _ordered(found: Survey, chosen: set[str]) -> tuple[str, ...]:
     return tuple(name for name in found.modules if name in chosen)
-
-
-def _outermost(chosen: set[str]) -> set[str]:
-    return {name for name in chosen if not is_inside(name, chosen - {name})}
 
 
 def _own(module: nn.Module) -> dict[str, nn.Parameter]:

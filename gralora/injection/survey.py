@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import nn
 
@@ -24,15 +25,26 @@ class Survey:
     modules: dict[str, nn.Module]
     names: dict[int, tuple[str, ...]]
 
+    @cached_property
+    def _order(self) -> list[str]:
+        return list(self.modules)
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        return {name: place for place, name in enumerate(self.modules)}
+
     def first_name(self, name: str) -> str:
         """Name that stands for the module called `name`."""
         return self.names[id(self.modules[name])][0]
 
     def inside(self, name: str) -> Iterator[tuple[str, nn.Module]]:
         """The modules inside the one called `name`, with their names."""
-        for inner, module in self.modules.items():
-            if inner.startswith(f"{name}."):
-                yield inner, module
+        # The model's order has them next to each other.
+        for place in range(self._places[name] + 1, len(self._order)):
+            inner = self._order[place]
+            if not inner.startswith(f"{name}."):
+                return
+            yield inner, self.modules[inner]
 
 
 def survey(model: nn.Module) -> Survey:

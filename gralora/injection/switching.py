@@ -100,13 +100,18 @@ def delete_adapter(model: nn.Module, name: str) -> None:
     state = injection_state(base)
     state.active = tuple(active for active in state.active if active != name)
     _train_biases(base, state)
-    for layer in _layers(base):
+    drop_adapter(base, name)
+    state.records.pop(name, None)
+
+
+def drop_adapter(model: nn.Module, name: str) -> None:
+    """Take an adapter out of all layers and saved modules that have it, whatever is recorded."""
+    for layer in _layers(model):
         if name in layer.adapters:
             layer.delete_adapter(name)
-    for saved in _saved_modules(base):
+    for saved in _saved_modules(model):
         if name in saved.modules_to_save:
             saved.delete_adapter(name)
-    state.records.pop(name, None)
 
 
 def _layers(model: nn.Module) -> Iterator[GraLoRALinear]:

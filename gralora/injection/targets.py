@@ -8,7 +8,7 @@ from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
-from gralora.injection.saving import is_inside
+from gralora.injection.paths import is_inside
 from gralora.injection.survey import Survey
 from gralora.nn import GraLoRALinear
 from gralora.nn.linear import has_computed_weight, is_plain_linear
@@ -40,11 +40,12 @@ def choose_targets(
     candidates = _linear_names(model, found) if names.is_all_linear(config) else None
     targeted = names.NameMatcher(config.target_modules)
     excluding = names.NameMatcher(config.exclude_modules)
+    copied = frozenset(saved)
     chosen: set[str] = set()
     excluded: set[str] = set()
     for name in found.modules:
         first = found.first_name(name)
-        if excluding.matching(name) or is_inside(name, saved):
+        if excluding.matching(name) or is_inside(name, copied):
             excluded.add(first)
         elif names.is_in_wanted_layers(config, name):
             wanted = targeted.matching(name) if candidates is None else name in candidates
@@ -79,6 +80,12 @@ def check_target(found: Survey, name: str, who: str) -> None:
             "torch.nn.MultiheadAttention reads itself, so that an adapter would be ignored (leave "
             "it out with exclude_modules)"
         )
+    # Not isinstance: a torch without distributed has no DTensor.
+    if hasattr(getattr(module, "weight", None), "placements"):
+        raise ValueError(
+            f"{who}: a target must not be sharded yet, got {name} with a DTensor (inject before "
+            "fully_shard)"
+        )
     if isinstance(module, GraLoRALinear):
         return
     if not is_plain_linear(module):
@@ -91,12 +98,6 @@ def check_target(found: Survey, name: str, who: str) -> None:
         raise TypeError(
             f"{who}: the weight of a target must be a parameter, got {name} with one that is "
             "computed (parametrised, pruned or weight-normed; make the computation permanent first)"
-        )
-    # Not isinstance: a torch without distributed has no DTensor.
-    if hasattr(module.weight, "placements"):
-        raise ValueError(
-            f"{who}: a target must not be sharded yet, got {name} with a DTensor (inject before "
-            "fully_shard)"
         )
     if module.weight.shape != (module.out_features, module.in_features):
         raise ValueError(

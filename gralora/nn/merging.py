@@ -94,8 +94,19 @@ class MergeableLayer(AdaptedLayer):
 
         """
         names = self.check_merge(adapter_names, safe_merge=safe_merge, keep=keep)
-        if not names:
-            return
+        if names:
+            self._check_unshared()
+            self.merge_checked(names, keep=keep)
+
+    @torch.no_grad()
+    def merge_checked(self, names: Sequence[str], *, keep: Keep = False) -> None:
+        """Do what :meth:`merge` does after its checks, for whoever has made them.
+
+        Args:
+            names: as :meth:`check_merge` gives them.
+            keep: as in :meth:`merge`.
+
+        """
         before = self._merged
         self._keep_base(keep)
         try:
@@ -114,7 +125,7 @@ class MergeableLayer(AdaptedLayer):
         safe_merge: bool = False,
         keep: Keep = False,
     ) -> tuple[str, ...]:
-        """Raise what :meth:`merge` would raise, and change nothing.
+        """Raise what :meth:`merge` would raise, but for a shared weight, and change nothing.
 
         Returns:
             The names that are still to be merged.
@@ -164,6 +175,8 @@ class MergeableLayer(AdaptedLayer):
                 f"{WHO}.merge: keep={keep!r} asks for the base weight, which the earlier merge of "
                 f"{list(self._merged)} with keep=False did not keep; use keep=False again"
             )
+
+    def _check_unshared(self) -> None:
         if next(sharing.layers_sharing_weight(self), None) is not None:
             raise RuntimeError(
                 f"{WHO}.merge: the weight is shared with another GraLoRALinear, which would "

@@ -16,6 +16,11 @@ def register(layer: nn.Module) -> None:
     _layers.add(layer)
 
 
+def live_layers() -> list[nn.Module]:
+    """All layers that were registered and still live."""
+    return list(_layers)
+
+
 def memory_range(tensor: Tensor) -> tuple[int, int]:
     """First and one-past-last byte that a tensor can touch."""
     last = sum(
@@ -29,7 +34,7 @@ def layers_sharing_weight(layer: nn.Module) -> Iterator[nn.Module]:
     """Yield every other live layer whose weight overlaps this layer's."""
     weight = cast(Tensor, layer.weight)
     start, end = memory_range(weight)
-    for other in list(_layers):
+    for other in live_layers():
         other_weight = cast(Tensor, other.weight)
         if other is layer or other_weight.device != weight.device:
             continue

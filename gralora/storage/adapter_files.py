@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor
 
 from gralora.injection.inject import apply_plan
-from gralora.injection.plan import make_plan
+from gralora.injection.plan import Plan, make_plan
 from gralora.injection.record import AdapterRecord, adapter_records, unwrap
 from gralora.injection.survey import survey
 from gralora.nn.spec import check_adapter_name
@@ -24,7 +25,7 @@ from gralora.storage.rslora import remember_alpha, restore_alpha
 from gralora.storage.state_dict import checked_tensors, copy_into, gather, known_record
 from gralora.storage.stored_config import parse_config
 from gralora.storage.tensor_file import read_tensors
-from gralora.storage.tensor_names import live_tensors, wanted_tensors
+from gralora.storage.tensor_names import bias_keys, live_tensors, wanted_tensors
 from gralora.storage.tying import drop_partners, separate
 
 Directory = str | os.PathLike[str]
@@ -111,7 +112,7 @@ def load_adapter(
         TypeError: tensors of integers, a target that is no linear layer.
         RuntimeError: an adapter is merged, or the model is on the meta device.
 
-    In each case nothing has changed.
+    In each case, and where memory runs out, nothing has changed.
 
     Warns:
         UserWarning: unknown fields in the config, or values that untie tied modules.
@@ -129,10 +130,8 @@ def load_adapter(
         check_agreement(wanted, received, who=WHO)
         tensors = read_tensors(pair.file, pair.header)
     check_copies(copies, tensors)
-    apply_plan(model, plan)
     values = {key: tensors[key] for key in received}
-    separate(model, plan.record, adapter_name, values)
-    copy_into(live_tensors(model, plan.record, adapter_name), values)
+    apply_plan(model, plan, lambda modules: _fill(model, plan, modules, values))
     return model
 
 
@@ -152,6 +151,21 @@ def _write(
         ) from None
     directory.mkdir(parents=True, exist_ok=True)
     write_pair(directory, content, tensors, remember_alpha(record))
+
+
+def _fill(
+    model: nn.Module, plan: Plan, modules: Mapping[str, nn.Module], values: Mapping[str, Tensor]
+) -> None:
+    """Copy values into an adapter that `model` does not have yet, or change nothing in `model`."""
+    record, name = plan.record, plan.adapter_name
+    separate(live_tensors(model, record, name, modules), record, name, modules, values)
+    live = live_tensors(model, record, name, modules)
+    kept = {key: live[key].detach().clone() for key in bias_keys(record)}
+    try:
+        copy_into(live, values)
+    except BaseException:
+        copy_into(live, kept)
+        raise
 
 
 def _check_model(model: nn.Module, adapter_name: str) -> None:

@@ -72,11 +72,13 @@ def check_copies(copies: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> 
 
 def _is_duplicate(key: str, record: AdapterRecord, wanted: Mapping[str, Wanted]) -> bool:
     """Whether PEFT stored a trained bias of a saved module a second time."""
-    for name in record.saved_modules:
-        start = f"{PREFIX}{name}.modules_to_save."
-        if key.startswith(start) and f"{PREFIX}{name}.{key.removeprefix(start)}" in wanted:
-            return record.config.bias == "all"
-    return False
+    name, marker, inner = key.removeprefix(PREFIX).partition(".modules_to_save.")
+    return (
+        bool(marker)
+        and record.config.bias == "all"
+        and name in record.saved_modules
+        and f"{PREFIX}{name}.{inner}" in wanted
+    )
 
 
 def _own_tensor(model: nn.Module, key: str) -> Tensor | None:

@@ -1,19 +1,11 @@
-"""PEFT's rule for the ends of module names, and lists that mean the same under it."""
+"""Lists of full names that mean the same under PEFT's rule for the ends of names."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable
 
-
-def ends_in(name: str, endings: Collection[str]) -> bool:
-    """Whether a module's name is one of `endings` or ends in one after a dot."""
-    while True:
-        if name in endings:
-            return True
-        _, dot, name = name.partition(".")
-        if not dot:
-            return False
+from gralora.injection.paths import endings
 
 
 def list_or_expression(targets: Collection[str], module_names: Iterable[str]) -> list[str] | str:
@@ -25,6 +17,7 @@ def list_or_expression(targets: Collection[str], module_names: Iterable[str]) ->
 
     """
     wanted = set(targets)
-    if any(ends_in(name, wanted) for name in module_names if name not in wanted):
+    others = (name for name in module_names if name not in wanted)
+    if any(ending in wanted for name in others for ending in endings(name)):
         return "|".join(re.escape(name) for name in sorted(wanted))
     return sorted(wanted)

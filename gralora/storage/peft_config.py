@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from gralora.injection.paths import Suffixes, is_inside
 from gralora.injection.record import AdapterRecord
-from gralora.injection.saving import is_inside
 from gralora.nn.spec import AdapterSpec
 from gralora.storage.naming import list_or_expression
 from gralora.storage.scale import bake, whole
@@ -99,16 +99,16 @@ def _base_name(model: nn.Module, record: AdapterRecord) -> str | None:
 
 
 def _saved_names(record: AdapterRecord, module_names: Iterable[str]) -> list[str] | None:
-    saved = sorted(record.saved_modules)
+    # PEFT compares the ends of names here without looking for a dot.
+    saved = Suffixes(record.saved_modules)
     for name in module_names:
-        # PEFT compares the ends of names here without looking for a dot.
-        ends = [ending for ending in saved if name.endswith(ending)]
-        if ends and not is_inside(name, saved):
+        ends = saved.of(name)
+        if ends and not is_inside(name, saved.texts):
             raise ValueError(
                 "save_adapter: no other module's name may end in that of a saved module, got "
                 f"{ends[0]} and {name}, which would be taken for it where the adapter is loaded"
             )
-    return saved or None
+    return sorted(saved.texts) or None
 
 
 def _why_not_peft(record: AdapterRecord) -> str | None:

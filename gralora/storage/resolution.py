@@ -14,11 +14,11 @@ from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
-from gralora.injection.saving import is_inside
+from gralora.injection.paths import Suffixes, is_inside
 from gralora.injection.survey import Survey, survey
 from gralora.nn import GraLoRALinear
 from gralora.storage.config_values import WHO
-from gralora.storage.naming import ends_in, list_or_expression
+from gralora.storage.naming import list_or_expression
 from gralora.storage.stored_config import StoredConfig
 from gralora.storage.tensor_names import PREFIX, adapted_modules
 
@@ -97,18 +97,18 @@ def _check_known(adapted: set[str], found: Survey, stored: StoredConfig) -> None
 
 def _saved_names(stored: StoredConfig, found: Survey) -> tuple[str, ...]:
     """First names of the modules that the config saves as a whole, in the model's order."""
-    endings = tuple(stored.modules_to_save)
-    chosen = {found.first_name(name) for name in found.modules if name.endswith(endings)}
-    return tuple(name for name in found.modules if endings and name in chosen)
+    entries = Suffixes(stored.modules_to_save)
+    chosen = {found.first_name(name) for name in found.modules if entries.of(name)}
+    return tuple(name for name in found.modules if name in chosen)
 
 
 def _check_list(
     adapted: set[str], stored: StoredConfig, found: Survey, saved: tuple[str, ...]
 ) -> None:
     """Refuse tensors and a list of targets that select different layers of the model."""
-    endings = set(stored.target_modules)
+    targeted, copied = names.NameMatcher(stored.target_modules), frozenset(saved)
     asked = {
-        name for name in found.modules if ends_in(name, endings) and not is_inside(name, saved)
+        name for name in found.modules if targeted.matching(name) and not is_inside(name, copied)
     }
     first = {found.first_name(name) for name in asked}
     strange = sorted(name for name in adapted if found.first_name(name) not in first)

@@ -17,7 +17,7 @@ Source: what ``save_pretrained`` of PEFT 0.21 writes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -78,28 +78,40 @@ def wanted_tensors(model: nn.Module, record: AdapterRecord) -> dict[str, Wanted]
     return wanted
 
 
-def live_tensors(model: nn.Module, record: AdapterRecord, adapter_name: str) -> dict[str, Tensor]:
+def live_tensors(
+    model: nn.Module,
+    record: AdapterRecord,
+    adapter_name: str,
+    modules: Mapping[str, nn.Module] | None = None,
+) -> dict[str, Tensor]:
     """The very tensors that an injected model computes with, by key.
 
     Args:
         model: unwrapped.
         record: the adapter's.
         adapter_name: its name.
+        modules: the adapted layers and saved modules where the model does not have them yet.
 
     """
+    find = model.get_submodule if modules is None else modules.__getitem__
     tensors = {}
     for name, spec in record.targets.items():
-        layer = model.get_submodule(name)
+        layer = find(name)
         for suffix, attribute in _present_factors(spec):
             tensors[PREFIX + name + suffix] = getattr(layer, attribute)[adapter_name]
-    for name in record.biases:
-        tensors[_bias_key(name, record)] = _own_tensor(model, name)
+    for key, name in zip(bias_keys(record), record.biases, strict=True):
+        tensors[key] = _own_tensor(model, name)
     for name in record.saved_modules:
-        module = model.get_submodule(name)
+        module = find(name)
         assert isinstance(module, SavedModule)
         for inner, tensor in _state(module.modules_to_save[adapter_name]):
             tensors[f"{PREFIX}{name}.{inner}"] = tensor
     return tensors
+
+
+def bias_keys(record: AdapterRecord) -> list[str]:
+    """Keys of the tensors that are the model's own: all others are the adapter's."""
+    return [_bias_key(name, record) for name in record.biases]
 
 
 def adapted_modules(keys: Iterator[str]) -> set[str]:

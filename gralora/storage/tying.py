@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
+from gralora.injection.paths import is_inside, owner
 from gralora.injection.record import AdapterRecord
 from gralora.injection.saved_module import SavedModule
 from gralora.storage.config_values import WHO
-from gralora.storage.tensor_names import PREFIX, Wanted, live_tensors
+from gralora.storage.tensor_names import PREFIX, Wanted
 
 
 def drop_partners(
@@ -26,24 +27,32 @@ def drop_partners(
 
     Such modules are saved here only since they are tied to one that the file names.
     """
-    named = record.config.modules_to_save or ()
-    dropped: set[str] = set()
-    for name in record.saved_modules:
-        own = {key for key in wanted if key.startswith(f"{PREFIX}{name}.")}
-        if name not in named and not own & set(keys):
-            dropped |= own
-    return {key: want for key, want in wanted.items() if key not in dropped}
+    kept = {
+        *(record.config.modules_to_save or ()),
+        *_saved_owners(record, wanted.keys() & set(keys)),
+    }
+    dropped = set(record.saved_modules) - kept
+    return {
+        key: want
+        for key, want in wanted.items()
+        if not is_inside(key.removeprefix(PREFIX), dropped)
+    }
 
 
 def separate(
-    model: nn.Module, record: AdapterRecord, adapter_name: str, values: Mapping[str, Tensor]
+    live: Mapping[str, Tensor],
+    record: AdapterRecord,
+    adapter_name: str,
+    modules: Mapping[str, nn.Module],
+    values: Mapping[str, Tensor],
 ) -> None:
     """Untie an adapter's copies of those modules for which a file has no common values.
 
     Args:
-        model: injected.
+        live: the adapter's tensors, by key; those of untied copies are others afterwards.
         record: the adapter's.
         adapter_name: its name.
+        modules: its saved modules by name, where it is not active yet.
         values: from the file, by key.
 
     Warns:
@@ -51,25 +60,28 @@ def separate(
 
     """
     groups: dict[int, list[str]] = {}
-    for key, tensor in live_tensors(model, record, adapter_name).items():
+    for key, tensor in live.items():
         groups.setdefault(id(tensor), []).append(key)
     keys = [key for group in groups.values() if not _agree(group, values) for key in group]
-    names = [
-        name
-        for name in record.saved_modules
-        if any(key.startswith(f"{PREFIX}{name}.") for key in keys)
-    ]
+    untied = _saved_owners(record, keys)
+    names = [name for name in record.saved_modules if name in untied]
     for name in names:
-        saved = model.get_submodule(name)
+        saved = modules[name]
         assert isinstance(saved, SavedModule)
         saved.add_copy(adapter_name, copy.deepcopy(saved.original_module))
-        saved.set_adapter([adapter_name])
     if names:
         warnings.warn(
             f"{WHO}: the file has no common values for {', '.join(names)}, which are tied in the "
             "model; the adapter's copies of them are not tied",
-            stacklevel=3,
+            stacklevel=6,
         )
+
+
+def _saved_owners(record: AdapterRecord, keys: Iterable[str]) -> set[str]:
+    """The saved modules that keys of a file belong to."""
+    saved = frozenset(record.saved_modules)
+    owners = (owner(key.removeprefix(PREFIX), saved) for key in keys)
+    return {name for name in owners if name is not None}
 
 
 def _agree(group: list[str], values: Mapping[str, Tensor]) -> bool:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from injection_models import Stack, adapted, llama, llama_classifier, tokens
 from torch import Tensor, nn
+from torch.distributed.fsdp import fully_shard
 
 import gralora
 from gralora.injection.record import adapter_records
@@ -268,11 +269,57 @@ def test_tied_weight_of_a_layer_that_is_not_merged_is_no_obstacle() -> None:
     assert merged.lm_head.weight is merged.model.embed_tokens.weight
 
 
+def test_weight_that_a_layer_of_another_model_has_is_refused() -> None:
+    model = _injected(Stack)
+    other = GraLoRALinear.from_linear(nn.Linear(8, 16), r=4)
+    other.weight = model.body["blocks"][0].up.weight
+    before = _snapshot(model)
+    with pytest.raises(RuntimeError, match=r"body\.blocks\.0\.up\.weight and the weight of a GraL"):
+        gralora.merge_and_unload(model)
+    _assert_unchanged(model, before)
+
+
+def test_sharded_model_is_refused(mesh: Any) -> None:
+    model = fully_shard(_injected(Stack, modules_to_save=["norm"]), mesh=mesh)
+    before = {name: value.full_tensor().clone() for name, value in model.state_dict().items()}
+    message = (
+        r"^merge_and_unload: model must not be sharded, got body\.blocks\.0\.down\.weight as a"
+    )
+    with pytest.raises(RuntimeError, match=message):
+        gralora.merge_and_unload(model)
+    assert all(torch.equal(v.full_tensor(), before[n]) for n, v in model.state_dict().items())
+    assert adapted(model)
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
+def test_active_adapters_are_merged_also_while_they_are_off(
+    settings: dict[str, Any], x: Tensor
+) -> None:
+    model = _injected(**settings)
+    before = _logits(model, x)
+    gralora.enable_adapters(model, False)
+    merged = gralora.merge_and_unload(model)
+    torch.testing.assert_close(_logits(merged, x), before, rtol=1e-4, atol=1e-5)
+
+
+def test_saved_modules_in_containers_are_unwrapped_at_every_place() -> None:
+    model = nn.ModuleDict({"parts": nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8))})
+    model["list"] = nn.ModuleList([model["parts"][1]])
+    gralora.inject(model, Config(r=4, modules_to_save=["parts.1"]))
+    assert model["list"][0] is model["parts"][1]
+    trained = model["parts"][1].modules_to_save["default"]
+    gralora.merge_and_unload(model)
+    assert model["parts"][1] is trained
+    assert model["list"][0] is trained
+
+
 def test_safe_merge_changes_nothing_where_one_layer_would_not_be_finite() -> None:
     model = _injected()
     model.model.layers[1].mlp.down_proj.gralora_B["default"].data[0, 0, 0] = float("inf")
     before = _snapshot(model)
-    with pytest.raises(ValueError, match="Inf or NaN"):
+    with pytest.raises(
+        ValueError, match=r"^merge_and_unload: model\.layers\.1\.mlp\.down_proj: .*Inf or NaN"
+    ):
         gralora.merge_and_unload(model, safe_merge=True)
     _assert_unchanged(model, before)
 
@@ -320,7 +367,7 @@ def test_meta_weights_are_refused() -> None:
     with torch.device("meta"):
         model = Stack()
     gralora.inject(model, Config(r=4, k=2, target_modules=["head"]))
-    with pytest.raises(RuntimeError, match="meta device"):
+    with pytest.raises(RuntimeError, match=r"^merge_and_unload: head: .*meta device"):
         gralora.merge_and_unload(model)
 
 

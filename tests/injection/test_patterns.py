@@ -32,6 +32,9 @@ PATTERNS = [
     pytest.param({".*mlp.*": 16, "q_proj": 4}, id="two-expressions"),
     pytest.param({"q_proj": 4, "self_attn.q_proj": 16}, id="first-match-wins"),
     pytest.param({"self_attn.(q|k)_proj": 4}, id="alternatives"),
+    pytest.param({"layers.0.*": 4, "q_proj": 16}, id="expression-before-ending"),
+    pytest.param({"q_proj": 16, "layers.0.*": 4}, id="ending-before-expression"),
+    pytest.param({"self.attn.q.proj": 4, "s0mlp": 16, "....proj": 2}, id="dots-are-any-letter"),
     pytest.param({"proj": 4, "roj": 16}, id="no-match"),
 ]
 

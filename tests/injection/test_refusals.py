@@ -6,7 +6,6 @@ import pytest
 import torch
 from injection_models import Stack, llama, llama_classifier, snapshot
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.utils import parametrizations
 
@@ -199,21 +198,17 @@ def test_model_with_adapters_of_peft(model):
     refused(peft_model, GraLoRAConfig(r=8), ValueError, text)
 
 
-@pytest.fixture
-def mesh():
-    """A device mesh of this one process."""
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield init_device_mesh("cpu", (1,))
-    torch.distributed.destroy_process_group()
-
-
 def test_sharded_model(mesh):
     model = fully_shard(Stack(), mesh=mesh)
     config = GraLoRAConfig(r=4, target_modules=["head"])
     refused(model, config, ValueError, r"got head with a DTensor \(inject before fully_shard\)")
+
+
+def test_sharded_model_with_an_adapter_already(mesh):
+    config = GraLoRAConfig(r=4, target_modules=["head"])
+    model = fully_shard(inject(Stack(), config), mesh=mesh)
+    text = r"got head with a DTensor \(inject before fully_shard\)"
+    refused(model, config, ValueError, text, "second")
 
 
 @pytest.mark.parametrize("model", [nn.Linear(8, 8), GraLoRALinear(8, 8)], ids=["plain", "adapted"])

@@ -73,6 +73,7 @@ def run(options: Options, console: Console) -> merged.LogitsDifference | None:
         },
         "timings": {
             "training_s": history.seconds,
+            "training_cpu_s": history.cpu_seconds,
             "tokens_per_s": history.tokens / history.seconds,
             "total_s": time.perf_counter() - start,
         },
@@ -136,7 +137,7 @@ def main() -> None:
             f"error: {error}\nLess memory: a smaller --batch or --seq-len, --grad-checkpointing"
         ) from error
     except KeyboardInterrupt:
-        raise SystemExit("interrupted") from None
+        raise SystemExit(130) from None  # the shell's status of a program that Ctrl-C ended
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,8 +87,6 @@ def load(weights: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
     Raises:
         MissingPackageError: transformers or gguf is not installed.
     """
-    # transformers draws a bar of its own while it converts; tqdm reads this when it is imported.
-    os.environ.setdefault("TQDM_DISABLE", "1")
     try:
         importlib.import_module("gguf")  # transformers reads the file with it
         transformers = importlib.import_module("transformers")
@@ -99,7 +98,11 @@ def load(weights: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
     transformers.logging.disable_progress_bar()
     folder, name = weights.parent, weights.name
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=name, dtype=dtype)
+    # While it converts, transformers draws a bar of its own that no setting of its turns off.
+    with redirect_stderr(StringIO()):
+        model = transformers.AutoModelForCausalLM.from_pretrained(
+            folder, gguf_file=name, dtype=dtype
+        )
     return model.to(device), tokenizer
 
 

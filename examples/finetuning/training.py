@@ -73,6 +73,8 @@ class History:
         losses: of each step, before its update.
         held_out: number of steps taken, and the held-out loss then.
         seconds: of the steps alone.
+        cpu_seconds: of all threads, likewise; on a CPU far below `seconds` times their number
+            where other programs took their time.
         tokens: trained on.
 
     """
@@ -80,6 +82,7 @@ class History:
     losses: list[float] = field(default_factory=list)
     held_out: dict[int, float] = field(default_factory=dict)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     tokens: int = 0
 
 
@@ -113,7 +116,7 @@ def train(
     losses: list[Tensor] = []
     shown = -math.inf
     for step in range(steps):
-        start = time.perf_counter()
+        start, cpu_start = time.perf_counter(), time.process_time()
         ids = next(batches)
         losses.append(_step(trainer, optimizer, ids, learning_rate(step, steps, trainer.lr)))
         # Reading a loss waits for the GPU, so not every step does.
@@ -123,6 +126,7 @@ def train(
             if not math.isfinite(latest):
                 raise FinetuneError(f"the loss became {latest} at step {step + 1}; lower --lr")
         history.seconds += time.perf_counter() - start
+        history.cpu_seconds += time.process_time() - cpu_start
         history.tokens += ids.numel()
         display(step + 1, latest, history.tokens / history.seconds)
         if step + 1 in (steps // 2, steps):

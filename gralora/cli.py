@@ -20,21 +20,52 @@ def main() -> None:
 
 @main.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
-def info(as_json: bool) -> None:
+@click.option(
+    "--explain",
+    "shape",
+    nargs=6,
+    type=(int, int, int, int, int, str),
+    metavar="T N M R K DTYPE",
+    help="Print which kernels a layer takes on a GPU, and why: tokens, in- and out-features, "
+    "rank, blocks per axis, bf16 | fp16 | fp32 | fp64.",
+)
+def info(as_json: bool, shape: tuple[int, int, int, int, int, str] | None) -> None:
     r"""Show what was built, what runs and what is missing.
 
     \b
     Examples:
       gralora info
       gralora info --json
+      gralora info --explain 8192 4096 4096 64 4 bf16
     """
     from gralora.info import collect
 
+    if shape is not None:
+        _explain(shape, as_json)
+        return
     facts = collect()
     if as_json:
         click.echo(json.dumps(facts, indent=2))
     else:
         _print_info(facts)
+
+
+def _explain(shape: tuple[int, int, int, int, int, str], as_json: bool) -> None:
+    from gralora.explain import explain
+
+    try:
+        steps = explain(*shape)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--explain") from error
+    if as_json:
+        click.echo(json.dumps(steps, indent=2))
+        return
+    table = Table(title="T {} N {} M {} r {} k {} {}".format(*shape), title_justify="left")
+    for column in ("step", "path", "reason"):
+        table.add_column(column)
+    for step in steps:
+        table.add_row(step["step"], step["path"], step["reason"])
+    Console().print(table)
 
 
 def _print_info(facts: dict[str, Any]) -> None:

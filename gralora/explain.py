@@ -1,0 +1,85 @@
+"""Which kernels a layer's forward and backward pass take on a GPU, and why."""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+import torch
+
+from gralora import _C
+from gralora.nn.spec import check_int, make_spec
+
+DTYPES = ("bf16", "fp16", "fp32", "fp64")
+_H100_PROCESSORS = 132
+_GRADIENT_TILE = 64  # kernels/weight_gradient.h
+
+
+class Step(TypedDict):
+    """One step of the adapter: which way it takes, and why."""
+
+    step: str
+    path: str
+    reason: str
+
+
+def explain(
+    T: int, N: int, M: int, r: int, k: int, dtype: str = "bf16", processors: int | None = None
+) -> list[Step]:
+    """List the steps of a forward and a backward pass with the choice that is made for each.
+
+    It holds for contiguous tensors and factors in `dtype`; rows that are not 16-byte aligned send a
+    step to library calls. Needs no GPU.
+
+    Args:
+        T: tokens.
+        N: in-features.
+        M: out-features.
+        r: rank that each output block sees.
+        k: blocks per axis.
+        dtype: of x, one of :data:`DTYPES`.
+        processors: multiprocessors of the GPU; None means those of the first GPU, or of an H100.
+
+    Raises:
+        TypeError: a size that is no int.
+        ValueError: a size out of range, a grid that does not fit, or another dtype.
+
+    """
+    who = "explain"
+    for name, value in (("T", T), ("N", N), ("M", M)):
+        check_int(who, name, value, 1)
+    if dtype not in DTYPES:
+        raise ValueError(f"{who}: dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    s = make_spec(
+        N, M, r=r, k=k, alpha=None, hybrid_r=0, dropout=0.0, use_rslora=False, who=who
+    ).s  # fmt: skip
+    half = dtype in ("bf16", "fp16")
+    if processors is None:
+        processors = _count_processors()
+    n, m, columns = N // k, M // k, k * s
+
+    def project(width: int, *, transposed: bool) -> _C.Choice:
+        return _C.select_project(
+            T=T, width=width, columns=columns, inner=k, outer=k, factor_transposed=transposed,
+            half=half, processors=processors,
+        )  # fmt: skip
+
+    # Rows of A, of B and of x: what starts on 16-byte boundaries in contiguous tensors.
+    aligned = columns % 8 == 0 and n % 8 == 0 and m % 8 == 0
+    tiles = sum(k * -(-width // _GRADIENT_TILE) * -(-columns // _GRADIENT_TILE) for width in (n, m))
+    choices = {
+        "H = x A": project(n, transposed=False),
+        "y = H B": _C.select_expand(T=T, width=m, blocks=k, half=half, aligned=aligned),
+        "G = dy B^T": project(m, transposed=True),
+        "dx = G A^T": _C.select_expand(T=T, width=n, blocks=k, half=half, aligned=aligned),
+        "dA, dB": _C.select_weight_gradient(T=T, tiles=tiles, half=half, aligned=aligned),
+    }
+    return [
+        {"step": step, "path": choice["path"], "reason": choice["reason"]}
+        for step, choice in choices.items()
+    ]
+
+
+def _count_processors() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(0).multi_processor_count
+    return _H100_PROCESSORS

@@ -1,0 +1,72 @@
+"""``gralora info --explain``: which kernels a shape takes, and why."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from click.testing import CliRunner, Result
+
+from gralora.cli import main
+from gralora.explain import explain
+
+
+def _run(*arguments: str) -> Result:
+    return CliRunner().invoke(main, ["info", "--explain", *arguments])
+
+
+def test_few_tokens_take_the_kernels_throughout():
+    steps = explain(16, 4096, 4096, 64, 4, "bf16", processors=132)
+    assert [step["step"] for step in steps] == [
+        "H = x A",
+        "y = H B",
+        "G = dy B^T",
+        "dx = G A^T",
+        "dA, dB",
+    ]
+    assert {step["path"] for step in steps} == {"kernel"}
+
+
+def test_many_tokens_and_a_large_rank_take_library_products():
+    steps = explain(8192, 4096, 4096, 128, 4, "bf16", processors=132)
+    assert {step["path"] for step in steps} == {"library"}
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "fp64"])
+def test_wide_dtypes_take_library_calls(dtype):
+    steps = explain(16, 4096, 4096, 64, 4, dtype)
+    assert {step["reason"] for step in steps} == {"operands are not of 16 bits"}
+
+
+def test_odd_blocks_take_library_calls():
+    steps = {step["step"]: step for step in explain(16, 36, 64, 8, 2, "bf16")}
+    assert steps["H = x A"]["reason"] == "the block width is not a multiple of 8"
+    assert steps["G = dy B^T"]["path"] == "kernel"
+    assert steps["dA, dB"]["path"] == "library"
+
+
+def test_table_shows_every_step_with_its_reason():
+    result = _run("8192", "4096", "4096", "64", "4", "bf16")
+    assert result.exit_code == 0
+    for part in ("H = x A", "dA, dB", "library", "more than 512 tokens"):
+        assert part in result.output
+
+
+def test_json_is_the_list_of_steps():
+    result = _run("16", "4096", "4096", "64", "4", "bf16", "--json")
+    assert json.loads(result.output) == explain(16, 4096, 4096, 64, 4, "bf16")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("16", "4097", "4096", "64", "4", "bf16"), "in_features must be divisible by k_in"),
+        (("0", "4096", "4096", "64", "4", "bf16"), "T must be at least 1, got T=0"),
+        (("16", "4096", "4096", "64", "4", "int8"), "dtype must be one of bf16, fp16, fp32, fp64"),
+    ],
+    ids=["grid", "no_tokens", "dtype"],
+)
+def test_a_shape_that_cannot_be_is_an_error_without_a_traceback(arguments, message):
+    result = _run(*arguments)
+    assert result.exit_code == 2
+    assert message in " ".join(result.output.replace("│", " ").split())

@@ -8,6 +8,7 @@ from typing import cast
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from gralora.config import GraLoRAConfig
 from gralora.injection.notices import notices
@@ -76,9 +77,8 @@ def make_plan(
     for name in targets:
         check_target(found, name, who)
     _check_shared(found, targets, saved, who)
+    check_dtypes(torch.float32, adapter_dtype, who=who)
     specs = _make_specs(found, targets, config, who)
-    for name in targets:
-        check_dtypes(cast(nn.Linear, found.modules[name]).weight.dtype, adapter_dtype, who=who)
     record = AdapterRecord(config, specs, saved, _biases(model, found, config, targets, saved))
     places = {name: found.names[id(found.modules[name])] for name in (*targets, *saved)}
     return Plan(adapter_name, adapter_dtype, record, places, notices(found, record, who))
@@ -118,6 +118,12 @@ def _check_model(model: object, config: object, who: str) -> None:
             raise RuntimeError(
                 f"{who}: no adapter may be merged, got {module.merged_adapters} in {name} "
                 "(unmerge() first)"
+            )
+    for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ValueError(
+                f"{who}: the parameters of a model must have shapes, got {name}, whose module is "
+                "lazy (call the model once first)"
             )
 
 
@@ -170,6 +176,7 @@ def _make_specs(
         layer = cast(nn.Linear, found.modules[name])
         check_int(f"{who}: {name}", "in_features", layer.in_features, 1)
         check_int(f"{who}: {name}", "out_features", layer.out_features, 1)
+        check_dtypes(layer.weight.dtype, None, who=f"{who}: {name}")
         specs[name] = make_spec(
             layer.in_features,
             layer.out_features,

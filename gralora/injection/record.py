@@ -50,7 +50,14 @@ class InjectionState:
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Model inside the wrappers of data parallelism, FSDP 1 and torch.compile; else itself."""
+    """Model inside the wrappers of data parallelism, FSDP 1 and torch.compile; else itself.
+
+    Raises:
+        TypeError: `model` is no module.
+
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"gralora: model must be a torch.nn.Module, got {type(model).__name__}")
     while True:
         inner = model._modules.get("_orig_mod") or model._modules.get("_fsdp_wrapped_module")
         if isinstance(model, (DistributedDataParallel, DataParallel)):

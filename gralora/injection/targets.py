@@ -99,6 +99,13 @@ def check_target(found: Survey, name: str, who: str) -> None:
             f"{who}: the weight of a target must be a parameter, got {name} with one that is "
             "computed (parametrised, pruned or weight-normed; make the computation permanent first)"
         )
+    # What wrapper subclasses of torch.Tensor have, such as torchao's quantised ones.
+    if hasattr(module.weight, "__tensor_flatten__"):
+        raise TypeError(
+            f"{who}: the weight of a target must be an ordinary tensor, got {name} with a "
+            f"{type(module.weight).__module__}.{type(module.weight).__qualname__} (load the model "
+            "without quantisation, or leave it out with exclude_modules)"
+        )
     if module.weight.shape != (module.out_features, module.in_features):
         raise ValueError(
             f"{who}: the weight of a target must be [{module.out_features}, {module.in_features}], "

@@ -54,13 +54,17 @@ def load_adapter_state_dict(
     Raises:
         ValueError: an unknown name, missing or unexpected keys, another shape, or two values for
             tensors that are tied. The model is unchanged then, as with the other errors.
-        TypeError: a value that is no tensor, or not of floating dtype where it must be.
+        TypeError: no mapping, a value that is no tensor, or not of floating dtype where it must be.
         RuntimeError: the adapter is merged into a weight.
 
     """
     who = "load_adapter_state_dict"
     record = known_record(model, adapter_name, who)
     bare = unwrap(model)
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(
+            f"{who}: state_dict must be a mapping of tensors, got a {type(state_dict).__name__}"
+        )
     for key, value in state_dict.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{who}: {key} must be a tensor, got a {type(value).__name__}")

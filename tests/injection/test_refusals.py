@@ -90,7 +90,41 @@ def test_computed_weight():
 def test_weight_of_a_dtype_without_arithmetic():
     model = Stack()
     model.head.weight = nn.Parameter(torch.ones(4, 16, dtype=torch.int8), requires_grad=False)
-    refused(model, GraLoRAConfig(r=4), TypeError, "got torch.int8")
+    refused(model, GraLoRAConfig(r=4), TypeError, "head: dtype must be .*, got torch.int8")
+
+
+class Wrapped(torch.Tensor):
+    """A tensor that holds another one, as quantised ones do."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
+
+    def __init__(self, inner):
+        self.inner = inner
+
+    def __tensor_flatten__(self):
+        return ["inner"], None
+
+    @classmethod
+    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+        assert func is torch.ops.aten.detach.default
+        return cls(args[0].inner)
+
+
+def test_weight_that_wraps_another_tensor():
+    model = Stack()
+    model.head.weight = nn.Parameter(Wrapped(torch.ones(4, 16)), requires_grad=False)
+    text = r"must be an ordinary tensor, got head with a .*\.Wrapped"
+    refused(model, GraLoRAConfig(r=4), TypeError, text)
+
+
+@pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["head"]}], ids=["other", "saved"])
+def test_parameter_without_a_shape(settings):
+    model = Stack()
+    model.head = nn.LazyLinear(4)
+    config = GraLoRAConfig(r=4, target_modules=["up"], **settings)
+    refused(model, config, ValueError, r"got head\.weight, whose module is lazy")
 
 
 def test_weight_that_is_partitioned_elsewhere():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,7 @@ from storage_models import (
     snapshot,
 )
 from torch import nn
+from transformers import BertConfig, BertForMaskedLM
 
 from gralora.storage.adapter_files import load_adapter, save_adapter
 
@@ -127,3 +129,40 @@ def test_a_saved_module_whose_name_ends_another_is_refused(tmp_path: Path) -> No
     ):
         save_adapter(model, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def _masked_language_model() -> BertForMaskedLM:
+    """A model that has the bias of its head under two names."""
+    torch.manual_seed(0)
+    config = BertConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        vocab_size=64,
+    )
+    return BertForMaskedLM(config).eval()
+
+
+TIED_BIAS: dict[str, Any] = {"target_modules": ["query"], "bias": "all"}
+
+
+def test_a_trained_bias_with_two_names_is_loaded(tmp_path: Path) -> None:
+    expected = peft_saved(_masked_language_model(), tmp_path, **TIED_BIAS)
+    names = ("bias", "decoder.bias")
+    assert {f"base_model.model.cls.predictions.{name}" for name in names} <= layout(tmp_path).keys()
+    model = load_adapter(_masked_language_model(), tmp_path).eval()
+    torch.testing.assert_close(outputs(model), expected, **EXACT)
+
+
+def test_two_values_for_a_bias_with_two_names_are_refused(tmp_path: Path) -> None:
+    peft_saved(_masked_language_model(), tmp_path, **TIED_BIAS)
+    path = tmp_path / "adapter_model.safetensors"
+    tensors = load_file(path)
+    tensors["base_model.model.cls.predictions.decoder.bias"] += 1
+    save_file(tensors, path)
+    model = _masked_language_model()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match=r"decoder\.bias and .* are one tensor of the model"):
+        load_adapter(model, tmp_path)
+    assert_unchanged(model, before)

@@ -72,7 +72,8 @@ def merge_and_unload(
             parent, _, attribute = place.rpartition(".")
             setattr(base.get_submodule(parent), attribute, replacements[module])
     fused.enable(base)
-    detach_state(base)
+    for module in base.modules():
+        detach_state(module)
     return base
 
 

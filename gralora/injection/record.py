@@ -80,7 +80,7 @@ def attach_state(model: nn.Module, state: InjectionState) -> None:
 
 
 def detach_state(model: nn.Module) -> None:
-    """Let an unwrapped model carry nothing any more."""
+    """Let a module carry nothing any more."""
     model.__dict__.pop(_ATTRIBUTE, None)
 
 

@@ -98,7 +98,7 @@ def _check_savable(name: str, found: Survey, who: str) -> None:
         if isinstance(part, GraLoRALinear) or (isinstance(part, SavedModule) and inner != name):
             raise TypeError(
                 f"{who}: a saved module must hold no adapters, got {name} with {inner}, which "
-                "another adapter has changed"
+                "another adapter has changed (merge_and_unload() gives the plain model back)"
             )
         if "forward" in part.__dict__:
             raise ValueError(

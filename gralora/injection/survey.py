@@ -37,6 +37,12 @@ class Survey:
         """Name that stands for the module called `name`."""
         return self.names[id(self.modules[name])][0]
 
+    def linear_names(self) -> Iterator[str]:
+        """Names of the linear layers, adapted ones included."""
+        for name, module in self.modules.items():
+            if isinstance(module, (nn.Linear, GraLoRALinear)):
+                yield name
+
     def inside(self, name: str) -> Iterator[tuple[str, nn.Module]]:
         """The modules inside the one called `name`, with their names."""
         # The model's order has them next to each other.

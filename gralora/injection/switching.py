@@ -58,7 +58,6 @@ def enable_adapters(model: nn.Module, enabled: bool) -> None:
     base = unwrap(model)
     state = injection_state(base)
     if not enabled:
-        _unmerge(base, "enable_adapters", warning=False)
         if any(record.biases for record in state.records.values()):
             warnings.warn(
                 "enable_adapters: trained biases stay in the model while adapters are off, so that "
@@ -66,6 +65,7 @@ def enable_adapters(model: nn.Module, enabled: bool) -> None:
                 UserWarning,
                 stacklevel=2,
             )
+        _unmerge(base, "enable_adapters", warning=False)
     state.enabled = bool(enabled)
     attach_state(base, state)
     for layer in _layers(base):
@@ -78,7 +78,8 @@ def enable_adapters(model: nn.Module, enabled: bool) -> None:
 def delete_adapter(model: nn.Module, name: str) -> None:
     """Remove an adapter from a model; where it was active, no other takes its place.
 
-    Its trained biases stay in the model, frozen.
+    Its trained biases stay in the model, frozen. So do the layers that it was attached to, without
+    it; merge_and_unload() gives the plain model back.
 
     Args:
         model: bare, data-parallel or compiled.

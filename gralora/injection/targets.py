@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
+from gralora.injection.listing import some
 from gralora.injection.paths import is_inside
 from gralora.injection.survey import Survey
 from gralora.nn import GraLoRALinear
@@ -23,7 +22,6 @@ _HOOKS = (
     "_load_state_dict_pre_hooks",
     "_load_state_dict_post_hooks",
 )
-_EXAMPLES = 5
 
 
 def choose_targets(
@@ -129,10 +127,8 @@ def _linear_names(model: nn.Module, found: Survey) -> set[str]:
         heads.add(id(get_head()))
     return {
         name
-        for name, module in found.modules.items()
-        if isinstance(module, (nn.Linear, GraLoRALinear))
-        and id(module) not in heads
-        and not reads_weights_itself(found, name)
+        for name in found.linear_names()
+        if id(found.modules[name]) not in heads and not reads_weights_itself(found, name)
     }
 
 
@@ -142,15 +138,7 @@ def _describe_no_target(found: Survey, config: GraLoRAConfig, who: str) -> str:
         value = getattr(config, setting)
         if value is not None:
             settings.append(f"{setting}={value!r}")
-    examples = list(_linear_layers(found))
-    shown = ", ".join(examples[:_EXAMPLES]) + (", …" if len(examples) > _EXAMPLES else "")
     return (
         f"{who}: target_modules must select a layer of the model, got {', '.join(settings)} "
-        f"(linear layers of the model: {shown or 'none'})"
+        f"(linear layers of the model: {some(found.linear_names())})"
     )
-
-
-def _linear_layers(found: Survey) -> Iterator[str]:
-    for name, module in found.modules.items():
-        if isinstance(module, (nn.Linear, GraLoRALinear)):
-            yield name

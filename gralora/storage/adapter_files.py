@@ -57,6 +57,7 @@ def save_adapter(model: nn.Module, directory: Directory, adapter_name: str = "de
 
     """
     who = "save_adapter"
+    folder = _as_path(directory, who)
     record = known_record(model, adapter_name, who)
     live = checked_tensors(model, adapter_name, who)
     sharded = any(isinstance(tensor, DTensor) for tensor in live.values())
@@ -67,12 +68,12 @@ def save_adapter(model: nn.Module, directory: Directory, adapter_name: str = "de
         if writes:
             tensors[key] = whole.cpu().contiguous()
     if not sharded:
-        _write(unwrap(model), record, Path(directory), tensors)
+        _write(unwrap(model), record, folder, tensors)
         return
     failure: list[str | None] = [None]
     try:
         if writes:
-            _write(unwrap(model), record, Path(directory), tensors)
+            _write(unwrap(model), record, folder, tensors)
     except Exception as error:
         failure = [str(error)]
         raise
@@ -119,7 +120,7 @@ def load_adapter(
 
     """
     _check_model(model, adapter_name)
-    with open_pair(Path(directory)) as pair:
+    with open_pair(_as_path(directory, WHO)) as pair:
         stored = restore_alpha(parse_config(pair.content), pair.header.metadata)
         config = resolve(model, stored, pair.header.tensors.keys())
         plan = make_plan(model, config, adapter_name, adapter_dtype=adapter_dtype, who=WHO)
@@ -151,6 +152,14 @@ def _write(
         ) from None
     directory.mkdir(parents=True, exist_ok=True)
     write_pair(directory, content, tensors, remember_alpha(record))
+
+
+def _as_path(directory: Directory, who: str) -> Path:
+    if not isinstance(directory, (str, os.PathLike)):
+        raise TypeError(
+            f"{who}: directory must be a str or os.PathLike, got a {type(directory).__name__}"
+        )
+    return Path(directory)
 
 
 def _fill(

@@ -7,9 +7,9 @@ from typing import Protocol
 
 import torch
 
+from gralora.injection.listing import some
 from gralora.storage.tensor_names import Wanted
 
-_SHOWN = 5
 _FLOATING = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -39,7 +39,7 @@ def check_agreement(
     unexpected = [key for key in received if key not in wanted]
     if missing or unexpected:
         parts = [
-            f"{len(keys)} {kind} ({_some(keys)})"
+            f"{len(keys)} {kind} ({some(map(repr, keys))})"
             for kind, keys in (("missing", missing), ("unexpected", unexpected))
             if keys
         ]
@@ -60,8 +60,3 @@ def _check_dtype(key: str, want: Wanted, dtype: torch.dtype, who: str) -> None:
             raise TypeError(f"{who}: {key} must be floating ({accepted}), got {dtype}")
     elif dtype != want.dtype:
         raise TypeError(f"{who}: {key} must have dtype {want.dtype}, got {dtype}")
-
-
-def _some(keys: Collection[str]) -> str:
-    shown = list(keys)[:_SHOWN]
-    return ", ".join(f"{key!r:.300}" for key in shown) + (", …" if len(keys) > _SHOWN else "")

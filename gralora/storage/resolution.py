@@ -7,16 +7,16 @@ a regular expression is not, since it may be hostile and says nothing that the k
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import TypeVar
 
 from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
+from gralora.injection.listing import some
 from gralora.injection.paths import Suffixes, is_inside
 from gralora.injection.survey import Survey, survey
-from gralora.nn import GraLoRALinear
 from gralora.storage.config_values import WHO
 from gralora.storage.naming import list_or_expression
 from gralora.storage.stored_config import StoredConfig
@@ -24,7 +24,6 @@ from gralora.storage.tensor_names import PREFIX, adapted_modules
 
 T = TypeVar("T")
 
-_SHOWN = 5
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_]+")
 
 
@@ -47,7 +46,7 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
     check_keys(keys)
     adapted = adapted_modules(iter(keys))
     if not adapted:
-        raise ValueError(f"{WHO}: the file must hold factors of an adapter, got {_some(keys)}")
+        raise ValueError(f"{WHO}: the file must hold factors of an adapter, got {some(keys)}")
     found = survey(model)
     _check_known(adapted, found, stored)
     saved = _saved_names(stored, found)
@@ -90,8 +89,8 @@ def _check_known(adapted: set[str], found: Survey, stored: StoredConfig) -> None
     origin = f" of base model {base!r:.200}" if base else ""
     raise ValueError(
         f"{WHO}: the adapter{origin} must fit the model, got {len(unknown)} of {len(adapted)} "
-        f"adapted modules that the model does not have: {_some(unknown)} (it has "
-        f"{_some(_linear_names(found))})"
+        f"adapted modules that the model does not have: {some(unknown)} (it has "
+        f"{some(found.linear_names())})"
     )
 
 
@@ -115,7 +114,7 @@ def _check_list(
     if strange:
         raise ValueError(
             f"{WHO}: target_modules of the config must name the modules that the tensors adapt, "
-            f"got none for {_some(strange)} (the two files do not belong together)"
+            f"got none for {some(strange)} (the two files do not belong together)"
         )
     # Which layers a regular expression means is not asked.
     if not all(_PLAIN_WORD.fullmatch(pattern) for pattern in stored.layers_pattern):
@@ -126,22 +125,14 @@ def _check_list(
     covered = {found.first_name(name) for name in adapted}
     lacking = sorted(
         name
-        for name in asked & _linear_names(found).keys()
+        for name in asked & set(found.linear_names())
         if found.first_name(name) not in covered and names.is_in_wanted_layers(rule, name)
     )
     if lacking:
         raise ValueError(
             f"{WHO}: the tensors must cover what target_modules names in the model, got none for "
-            f"{_some(lacking)} (the adapter is another model's, or incomplete)"
+            f"{some(lacking)} (the adapter is another model's, or incomplete)"
         )
-
-
-def _linear_names(found: Survey) -> dict[str, None]:
-    return {
-        name: None
-        for name, module in found.modules.items()
-        if isinstance(module, (nn.Linear, GraLoRALinear))
-    }
 
 
 def _for_each(adapted: set[str], pattern: Mapping[str, T], default: T, field: str) -> dict[str, T]:
@@ -152,12 +143,6 @@ def _for_each(adapted: set[str], pattern: Mapping[str, T], default: T, field: st
     if strange:
         raise ValueError(
             f"{WHO}: {field} of the config must name modules that the tensors adapt, got "
-            f"{_some(strange)}"
+            f"{some(strange)}"
         )
     return {name: pattern.get(name, default) for name in sorted(adapted)}
-
-
-def _some(entries: Iterable[str]) -> str:
-    listed = list(entries)
-    more = ", …" if len(listed) > _SHOWN else ""
-    return (", ".join(f"{entry:.300}" for entry in listed[:_SHOWN]) or "none") + more

@@ -15,15 +15,14 @@ import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, cast
 
+from gralora.config import Bias
 from gralora.storage import config_values as values
 from gralora.storage.config_values import WHO, refuse, take
 
 PEFT_TYPE = "GRALORA"
 EXTENDED_TYPE = "GRALORA_EXT"
-
-Bias = Literal["none", "all", "gralora_only"]
 
 _EXTENSIONS = frozenset({"rank_pattern", "alpha_pattern", "k_pattern", "use_rslora"})
 _MEANING = frozenset(

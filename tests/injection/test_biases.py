@@ -95,3 +95,15 @@ def test_deleted_adapter_leaves_its_biases_frozen():
     delete_adapter(model, "default")
     assert trained_biases(model) == set()
     assert model.body.blocks[0].up.bias.eq(7).all()
+
+
+def test_warning_that_is_an_error_leaves_merged_adapters_merged():
+    model = inject(Stack(), GraLoRAConfig(r=4, target_modules=["up"], bias="gralora_only"))
+    layer = model.body.blocks[0].up
+    layer.merge()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="trained biases stay in the model"):
+            enable_adapters(model, False)
+    assert layer.merged
+    assert trained_biases(model)

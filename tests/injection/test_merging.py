@@ -219,6 +219,14 @@ def test_progressbar_is_shown_where_it_is_asked_for(
     assert ("merging" in printed.err) == shown
 
 
+def test_model_injected_as_a_part_of_another_can_be_injected_again() -> None:
+    model = llama()
+    gralora.inject(model.model, Config(r=4, k=2))
+    gralora.merge_and_unload(model)
+    assert adapter_records(model.model) == {}
+    gralora.inject(model.model, Config(r=4, k=2))
+
+
 def test_a_model_without_adapters_is_left_alone() -> None:
     model = llama()
     state = {name: value.clone() for name, value in model.state_dict().items()}

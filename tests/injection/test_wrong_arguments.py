@@ -25,6 +25,15 @@ def test_no_module_is_refused(call, model):
         call(model)
 
 
+@pytest.mark.parametrize("function", ["save_adapter", "load_adapter"])
+def test_directory_of_another_kind_is_refused(function, model):
+    if function == "save_adapter":
+        gralora.inject(model, gralora.GraLoRAConfig(r=8))
+    text = rf"^{function}: directory must be a str or os\.PathLike, got a int$"
+    with pytest.raises(TypeError, match=text):
+        getattr(gralora, function)(model, 3)
+
+
 def test_state_dict_of_another_kind_is_refused(model):
     gralora.inject(model, gralora.GraLoRAConfig(r=8))
     text = "^load_adapter_state_dict: state_dict must be a mapping of tensors, got a list$"

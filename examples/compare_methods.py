@@ -29,21 +29,17 @@ _GIB = 1 << 30
 _LOCAL_OPTIONS = ("model", "text", "out", "cache")
 
 
-def measure(arguments: list[str]) -> dict[str, Any]:
-    """Run all methods one after the other; return what is worth keeping of their records."""
-    runs: dict[str, Any] = {}
-    for method in METHODS:
-        with tempfile.TemporaryDirectory() as folder:
-            command = [sys.executable, str(EXAMPLES / "finetune.py"), "--method", method]
-            print(f"{method}:", flush=True)
-            subprocess.run([*command, "--out", folder, *arguments], check=True)
-            runs[method] = json.loads(Path(folder, "run.json").read_text(encoding="utf-8"))
-    environment = runs[METHODS[0]]["environment"]
-    for run in runs.values():
-        del run["environment"], run["files"]
-        for name in _LOCAL_OPTIONS:
-            del run["options"][name]
-    return {"environment": environment, "runs": runs}
+def measure(method: str, arguments: list[str]) -> dict[str, Any]:
+    """Run one method; return what is worth keeping of its record."""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(EXAMPLES / "finetune.py"), "--method", method]
+        print(f"{method}:", flush=True)
+        subprocess.run([*command, "--out", folder, *arguments], check=True)
+        run: dict[str, Any] = json.loads(Path(folder, "run.json").read_text(encoding="utf-8"))
+    del run["files"]
+    for name in _LOCAL_OPTIONS:
+        del run["options"][name]
+    return run
 
 
 def curves(results: dict[str, Any]) -> list[Curve]:
@@ -61,7 +57,7 @@ def markdown(results: dict[str, Any]) -> str:
         "| --- | --: | --: | --: | --: | --: |",
     ]
     for method, computed in _computations(results):
-        run = results["runs"][method]
+        run = results[method]
         trainable, total = computed["trainable_parameters"], computed["parameters"]
         losses = list(computed["held_out_losses"].values())
         cells = [
@@ -78,8 +74,8 @@ def markdown(results: dict[str, Any]) -> str:
 
 def conditions(results: dict[str, Any]) -> str:
     """What was run on what, in one line."""
-    environment = results["environment"]
-    options = results["runs"][METHODS[0]]["options"]
+    run = next(iter(results.values()))
+    environment, options = run["environment"], run["options"]
     where = environment.get("gpu") or f"{environment['cpu']}, {environment['threads']} threads"
     size = f"{options['steps']} steps of {options['batch']} x {options['seq_len']} tokens"
     torch_version = environment["packages"]["torch"]
@@ -87,7 +83,7 @@ def conditions(results: dict[str, Any]) -> str:
 
 
 def _computations(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    return [(method, run["computation"]) for method, run in results["runs"].items()]
+    return [(method, run["computation"]) for method, run in results.items()]
 
 
 def _by_step(losses: dict[str, float]) -> dict[int, float]:
@@ -104,22 +100,31 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file (%(default)s)")
     parser.add_argument("--figure", type=Path, default=FIGURE, help="PNG file (%(default)s)")
     parser.add_argument(
-        "--redraw", action="store_true", help="measure nothing, draw what --results holds"
+        "--methods",
+        nargs="*",
+        choices=METHODS,
+        default=METHODS,
+        metavar="METHOD",
+        help="measure only these and take the others from --results; without any, only draw",
     )
     return parser.parse_args()
 
 
 def main() -> None:
-    """Measure, or read what was measured; draw and print."""
+    """Measure, keep each result at once, draw and print."""
     options = parse_options()
-    if options.redraw:
+    given = [(f"--{name}", getattr(options, name)) for name in ("steps", "seed", "device")]
+    arguments = [part for pair in given if pair[1] is not None for part in pair]
+    results: dict[str, Any] = {}
+    if options.results.exists() and set(options.methods) != set(METHODS):
         results = json.loads(options.results.read_text(encoding="utf-8"))
-    else:
-        given = [(f"--{name}", getattr(options, name)) for name in ("steps", "seed", "device")]
-        arguments = [part for pair in given if pair[1] is not None for part in pair]
-        results = measure(arguments)
-        options.results.parent.mkdir(parents=True, exist_ok=True)
+    options.results.parent.mkdir(parents=True, exist_ok=True)
+    for method in options.methods:
+        results[method] = measure(method, arguments)
+        results = {name: results[name] for name in METHODS if name in results}
         write_json(options.results, results)
+    if not results:
+        raise SystemExit(f"error: --results: nothing to draw, {options.results} does not exist")
     options.figure.parent.mkdir(parents=True, exist_ok=True)
     draw(curves(results), "SmolLM2-135M-Instruct on Python's standard library", options.figure)
     print(f"{markdown(results)}\n\n{conditions(results)}")

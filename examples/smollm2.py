@@ -103,7 +103,16 @@ def load(weights: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
         model = transformers.AutoModelForCausalLM.from_pretrained(
             folder, gguf_file=name, dtype=dtype
         )
+    _forget_quantization(model)
     return model.to(device), tokenizer
+
+
+def _forget_quantization(model: Any) -> None:
+    """Let the model be saved: its weights are plain floating point, which transformers doubts."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        model.hf_quantizer = None
+    if hasattr(model.config, "quantization_config"):
+        del model.config.quantization_config
 
 
 def _download(folder: Path, target: Path) -> Path:

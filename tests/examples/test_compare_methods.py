@@ -98,7 +98,7 @@ def test_redrawing_measures_nothing(
     _main(compare, monkeypatch, tmp_path)
     (tmp_path / "loss.png").unlink()
     compare.commands.clear()
-    _main(compare, monkeypatch, tmp_path, "--redraw")
+    _main(compare, monkeypatch, tmp_path, "--methods")
     assert (compare.commands, (tmp_path / "loss.png").exists()) == ([], True)
 
 

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import zipfile
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
@@ -146,6 +146,20 @@ def test_load_names_the_missing_package(
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(smollm2.MissingPackageError, match=f"needs {package}: run `pip install"):
         smollm2.load(tmp_path / "model.gguf", torch.device("cpu"), torch.float32)
+
+
+def test_a_model_that_was_converted_can_be_saved(
+    smollm2: ModuleType, tiny_llama: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_llama)
+    # What transformers leaves on a model that it read from a GGUF file.
+    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(quant_method="gguf"))
+    model.config.quantization_config = {"quant_method": "gguf"}
+    smollm2._forget_quantization(model)
+    model.save_pretrained(tmp_path)
+    assert "quantization_config" not in (tmp_path / "config.json").read_text(encoding="utf-8")
 
 
 @pytest.fixture

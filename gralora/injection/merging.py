@@ -141,11 +141,14 @@ def _check_whole(modules: Places) -> None:
     """Refuse parameters of which this process holds a part alone."""
     for module, names in modules.items():
         for key, parameter in module.named_parameters():
-            # Not isinstance: a torch without distributed has no DTensor.
-            if hasattr(parameter, "placements"):
+            # DTensors have placements; DeepSpeed and FSDP 1 leave nothing of the shape.
+            part = "a DTensor" if hasattr(parameter, "placements") else list(parameter.shape)
+            if part == "a DTensor" or (
+                parameter.numel() == 0 and isinstance(module, GraLoRALinear)
+            ):
                 raise RuntimeError(
-                    f"{WHO}: model must not be sharded, got {names[0]}.{key} as a DTensor (save "
-                    "the adapter, load it into a whole model and merge there)"
+                    f"{WHO}: model must not be sharded, got {names[0]}.{key} as {part} (save the "
+                    "adapter, load it into a whole model and merge there)"
                 )
 
 

@@ -9,11 +9,11 @@ carry no digest and are taken as they are.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, ParamSpec, TypeVar
 
 from torch import Tensor
 
@@ -22,6 +22,9 @@ from gralora.storage.checked_file import Header, open_regular, read_header, read
 from gralora.storage.config_values import WHO
 from gralora.storage.stored_config import digest
 from gralora.storage.tensor_file import write_tensors
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 CONFIG_NAME = "adapter_config.json"
 TENSORS_NAME = "adapter_model.safetensors"
@@ -95,14 +98,14 @@ def open_pair(directory: Path) -> Iterator[OpenPair]:
         if (directory / _PICKLE_NAME).exists():
             why = f"; {_PICKLE_NAME} holds pickled code, save it anew as safetensors with PEFT"
         raise FileNotFoundError(f"{WHO}: {directory} must hold {TENSORS_NAME}{why}")
-    with locked(directory, exclusive=False), open_regular(path) as file:
-        header = read_header(file, path)
+    with locked(directory, exclusive=False), _named(open_regular, path) as file:
+        header = _named(read_header, file, path)
         yield OpenPair(_find_config(directory, header.metadata.get(_DIGEST)), header, file)
 
 
 def _find_config(directory: Path, wanted: str | None) -> dict[str, Any]:
     path = directory / CONFIG_NAME
-    content = read_json(path) if path.exists() else None
+    content = _named(read_json, path) if path.exists() else None
     if content is not None and (wanted is None or digest(content) == wanted):
         return content
     if wanted is not None:
@@ -116,6 +119,14 @@ def _find_config(directory: Path, wanted: str | None) -> dict[str, Any]:
         f"{WHO}: {CONFIG_NAME} and {TENSORS_NAME} in {directory} do not belong together: the "
         "tensors were saved with another config, or it was changed since; save the adapter again"
     )
+
+
+def _named(read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """What `read` returns; its refusals get the name of the function that users called."""
+    try:
+        return read(*args, **kwargs)
+    except ValueError as error:
+        raise ValueError(f"{WHO}: {error}") from None
 
 
 def _read_leftover(path: Path) -> dict[str, Any] | None:

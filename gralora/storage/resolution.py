@@ -53,22 +53,28 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
     if not isinstance(stored.target_modules, str):
         _check_list(adapted, stored, found, saved)
     k_out, k_in = stored.k
-    return GraLoRAConfig(
-        r=stored.r,
-        k=k_in if k_in == k_out else stored.k,
-        alpha=stored.alpha,
-        target_modules=list_or_expression(adapted, found.modules),
-        hybrid_r=stored.hybrid_r,
-        dropout=stored.dropout,
-        use_rslora=stored.use_rslora,
-        bias=stored.bias,
-        modules_to_save=saved or None,
-        base_model_name_or_path=stored.base_model_name_or_path,
-        task_type=stored.task_type,
-        rank_pattern=_for_each(adapted, stored.rank_pattern, stored.r, "rank_pattern"),
-        alpha_pattern=_for_each(adapted, stored.alpha_pattern, stored.alpha, "alpha_pattern"),
-        k_pattern=_for_each(adapted, stored.k_pattern, stored.k, "k_pattern"),
-    )
+    ranks = _for_each(adapted, stored.rank_pattern, stored.r, "rank_pattern")
+    alphas = _for_each(adapted, stored.alpha_pattern, stored.alpha, "alpha_pattern")
+    grids = _for_each(adapted, stored.k_pattern, stored.k, "k_pattern")
+    try:
+        return GraLoRAConfig(
+            r=stored.r,
+            k=k_in if k_in == k_out else stored.k,
+            alpha=stored.alpha,
+            target_modules=list_or_expression(adapted, found.modules),
+            hybrid_r=stored.hybrid_r,
+            dropout=stored.dropout,
+            use_rslora=stored.use_rslora,
+            bias=stored.bias,
+            modules_to_save=saved or None,
+            base_model_name_or_path=stored.base_model_name_or_path,
+            task_type=stored.task_type,
+            rank_pattern=ranks,
+            alpha_pattern=alphas,
+            k_pattern=grids,
+        )
+    except ValueError as error:
+        raise ValueError(f"{WHO}: the config must fit the method, got {error}") from None
 
 
 def check_keys(keys: Collection[str]) -> None:

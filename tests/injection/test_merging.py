@@ -299,6 +299,16 @@ def test_sharded_model_is_refused(mesh: Any) -> None:
     assert adapted(model)
 
 
+def test_partitioned_weight_is_refused_before_anything_changes() -> None:
+    model = _injected(Stack)
+    model.head.weight.data = torch.empty(0)
+    before = _snapshot(model)
+    message = r"^merge_and_unload: model must not be sharded, got head\.weight as \[0\]"
+    with pytest.raises(RuntimeError, match=message):
+        gralora.merge_and_unload(model)
+    _assert_unchanged(model, before)
+
+
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS.keys())
 def test_active_adapters_are_merged_also_while_they_are_off(
     settings: dict[str, Any], x: Tensor

@@ -43,7 +43,7 @@ CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "grid a bool": ({"gralora_k": True}, "gralora_k of the config must be an int from 1 up"),
     "grid rectangular": ({"gralora_k": [2, 4]}, "gralora_k of the config must be an int"),
     "grid of three": ({"gralora_k": [2, 2, 2]}, "gralora_k of the config must be an int from 1"),
-    "grid that does not fit": ({"gralora_k": 3}, "must be divisible by k_in"),
+    "grid that does not fit": ({"gralora_k": 3}, "must fit the method, got GraLoRAConfig: r must"),
     "alpha a string": ({"alpha": "16"}, "alpha of the config must be a number"),
     "alpha a bool": ({"alpha": True}, "alpha of the config must be a number"),
     "alpha huge": ({"alpha": 10**400}, "alpha of the config must be a number within"),
@@ -197,6 +197,7 @@ def _assert_refused(folder: Path, message: str, monkeypatch: pytest.MonkeyPatch)
         with pytest.raises((ValueError, TypeError)) as caught:
             load_adapter(model, folder, "second")
         assert message in str(caught.value)
+        assert str(caught.value).startswith("load_adapter: ")
         assert_unchanged(model, before)
 
 

@@ -69,7 +69,8 @@ py::dict describe(const gralora::Choice& choice) {
 }
 
 py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner, int64_t outer,
-                        std::optional<int64_t> x_row_stride, bool factor_transposed,
+                        std::optional<int64_t> x_row_stride,
+                        std::optional<int64_t> factor_block_stride, bool factor_transposed,
                         uint64_t address, bool half, int processors) {
   const auto selection =
       gralora::select_project({.T = T,
@@ -78,6 +79,7 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                                .width = width,
                                .columns = columns,
                                .x_row_stride = x_row_stride.value_or(inner * width),
+                               .factor_block_stride = factor_block_stride.value_or(width * columns),
                                .factor_width_stride = factor_transposed ? 1 : columns,
                                .factor_column_stride = factor_transposed ? width : 1,
                                .x_address = address,
@@ -130,8 +132,9 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "select_project", &select_project, py::kw_only(), py::arg("T"), py::arg("width"),
       py::arg("columns"), py::arg("inner") = 2, py::arg("outer") = 2,
-      py::arg("x_row_stride") = py::none(), py::arg("factor_transposed") = false,
-      py::arg("address") = 0, py::arg("half") = true, py::arg("processors") = 132,
+      py::arg("x_row_stride") = py::none(), py::arg("factor_block_stride") = py::none(),
+      py::arg("factor_transposed") = false, py::arg("address") = 0, py::arg("half") = true,
+      py::arg("processors") = 132,
       "How an input [T, inner*width] meets a factor [inner, width, columns], or its transpose, to "
       "become a latent [outer, T, inner*columns/outer] on a GPU with so many multiprocessors: "
       "{'path': 'kernel' | 'library', 'possible': whether the kernel can run, 'reason', 'tile': "

@@ -85,14 +85,15 @@ def load(weights: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
     """Return ``(model, tokenizer)``: the model in ``dtype`` on ``device``.
 
     Raises:
-        MissingPackageError: transformers or gguf is not installed.
+        MissingPackageError: transformers, gguf or accelerate is not installed.
     """
     try:
-        importlib.import_module("gguf")  # transformers reads the file with it
+        for helper in ("gguf", "accelerate"):  # transformers reads the file with both
+            importlib.import_module(helper)
         transformers = importlib.import_module("transformers")
     except ImportError as error:
         raise MissingPackageError(
-            f"this example needs {error.name}: run `pip install transformers gguf`"
+            f"this example needs {error.name}: run `pip install transformers gguf accelerate`"
         ) from error
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()

@@ -40,6 +40,7 @@ def select_project(
     inner: int = 2,
     outer: int = 2,
     x_row_stride: int | None = None,
+    factor_block_stride: int | None = None,
     factor_transposed: bool = False,
     address: int = 0,
     half: bool = True,

@@ -63,15 +63,17 @@ def explain(
             half=half, processors=processors,
         )  # fmt: skip
 
-    # Rows of A, of B and of x: what starts on 16-byte boundaries in contiguous tensors.
-    aligned = columns % 8 == 0 and n % 8 == 0 and m % 8 == 0
+    # Rows of latents are padded; those of A, x and dy start on 16-byte boundaries in contiguous
+    # tensors where their length is a multiple of eight.
     tiles = sum(k * -(-width // _GRADIENT_TILE) * -(-columns // _GRADIENT_TILE) for width in (n, m))
     choices = {
         "H = x A": project(n, transposed=False),
-        "y = H B": _C.select_expand(T=T, width=m, blocks=k, half=half, aligned=aligned),
+        "y = H B": _C.select_expand(T=T, width=m, blocks=k, half=half),
         "G = dy B^T": project(m, transposed=True),
-        "dx = G A^T": _C.select_expand(T=T, width=n, blocks=k, half=half, aligned=aligned),
-        "dA, dB": _C.select_weight_gradient(T=T, tiles=tiles, half=half, aligned=aligned),
+        "dx = G A^T": _C.select_expand(T=T, width=n, blocks=k, half=half, aligned=columns % 8 == 0),
+        "dA, dB": _C.select_weight_gradient(
+            T=T, tiles=tiles, half=half, aligned=n % 8 == 0 and m % 8 == 0
+        ),
     }
     return [
         {"step": step, "path": choice["path"], "reason": choice["reason"]}

@@ -18,7 +18,8 @@ def forced(path: Path | None) -> Iterator[None]:
     The environment variable ``GRALORA_KERNEL`` forces one for the whole process.
 
     Args:
-        path: ``"aten"`` for library calls; ``"sm80"`` for the kernels, with an error where they
+        path: ``"aten"`` for products by library calls (rounding, and bringing the blocks of their
+            results in order, stay kernels); ``"sm80"`` for the kernels, with an error where they
             cannot run; None for the faster one of both.
 
     Raises:

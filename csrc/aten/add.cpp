@@ -1,5 +1,6 @@
-// add_forward and add_backward from library calls, built from aten/blocks.h. The adapter computes
-// in x's dtype; the sum has y's, which a quantised base layer may choose differently.
+// add_forward and add_backward as compositions of steps (aten/steps.h), built from aten/blocks.h.
+// The adapter computes in x's dtype; the sum has y's, which a quantised base layer may choose
+// differently.
 #include "aten/add.h"
 
 #include <ATen/ops/empty.h>

@@ -1,4 +1,4 @@
-// add_forward and add_backward as compositions of library calls; the arguments are those of the
+// add_forward and add_backward as compositions of steps; the other arguments are those of the
 // operators in ops/schema.cpp.
 #pragma once
 

@@ -1,6 +1,6 @@
-// project, expand and the weight gradient as compositions of library calls, on any device and in
-// every dtype. aten/linear.cpp and aten/add.cpp put them together; tensors are 2-D rows [T, width]
-// or 3-D blocks [k, T, width/k], the latter views of the former.
+// What the compositions of aten/linear.cpp and aten/add.cpp are built from: factors in the compute
+// dtype, views, latents, and the steps (aten/steps.h) applied to them. Tensors are 2-D rows [T,
+// width] or 3-D blocks [k, T, width/k], the latter views of the former.
 #pragma once
 
 #include <ATen/core/Tensor.h>

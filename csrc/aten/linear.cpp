@@ -1,5 +1,5 @@
-// linear_forward and linear_backward from library calls: the kernels of every device that has none
-// of its own, and today's end of the CUDA path too. Built from aten/blocks.h.
+// linear_forward and linear_backward as compositions of steps (aten/steps.h): library calls on
+// every device, with CUDA's kernels for the adapter's steps there. Built from aten/blocks.h.
 #include "aten/linear.h"
 
 #include <ATen/ops/addmm.h>

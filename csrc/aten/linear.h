@@ -1,5 +1,5 @@
-// linear_forward and linear_backward as compositions of library calls; the arguments are those of
-// the operators in ops/schema.cpp.
+// linear_forward and linear_backward as compositions of steps; the other arguments are those of the
+// operators in ops/schema.cpp.
 #pragma once
 
 #include <array>

@@ -2,7 +2,7 @@
 // the steps that have kernels (cuda/steps.h).
 #include "aten/add.h"
 
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
 #include "cuda/steps.h"
@@ -14,7 +14,7 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
                          const OptionalTensor& B, const OptionalTensor& lora_A,
                          const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                          double scaling, double dropout_p) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const c10::DeviceGuard guard(x.device());
   return aten::add_forward(kKernelSteps, y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
 }
 
@@ -24,7 +24,7 @@ ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
                                const OptionalTensor& H, const OptionalTensor& lora_H,
                                const OptionalTensor& rng_state, double scaling, double dropout_p,
                                std::array<bool, 5> output_mask) {
-  const c10::cuda::CUDAGuard guard(dy.device());
+  const c10::DeviceGuard guard(dy.device());
   return aten::add_backward(kKernelSteps, dy, x, A, B, lora_A, lora_B, H, lora_H, rng_state,
                             scaling, dropout_p, output_mask);
 }

@@ -63,10 +63,10 @@ inline bool takes_kernel(const char* step, const Choice& choice) {
   return choice.kernel;
 }
 
-/// Raises when a launcher reports an error, naming the operator.
-inline void check_launch(const char* op, cudaError_t status) {
-  TORCH_CHECK(status == cudaSuccess, "gralora::", op,
-              ": the CUDA kernel could not start: ", cudaGetErrorString(status));
+/// Raises when a launcher reports an error, naming the kernel.
+inline void check_launch(const char* kernel, cudaError_t status) {
+  TORCH_CHECK(status == cudaSuccess, "gralora: the CUDA kernel of ", kernel,
+              " could not start: ", cudaGetErrorString(status));
 }
 
 }  // namespace gralora::cuda

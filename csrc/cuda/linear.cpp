@@ -3,7 +3,7 @@
 // products so that the second visit to y hides under the base product.
 #include "aten/linear.h"
 
-#include <c10/cuda/CUDAGuard.h>
+#include <c10/core/DeviceGuard.h>
 #include <torch/library.h>
 
 #include "cuda/steps.h"
@@ -16,7 +16,7 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& B, const OptionalTensor& lora_A,
                             const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                             double scaling, double dropout_p) {
-  const c10::cuda::CUDAGuard guard(x.device());
+  const c10::DeviceGuard guard(x.device());
   return aten::linear_forward(kKernelSteps, x, weight, bias, A, B, lora_A, lora_B, rng_state,
                               scaling, dropout_p);
 }
@@ -28,7 +28,7 @@ ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor&
                                      const OptionalTensor& lora_H, const OptionalTensor& rng_state,
                                      double scaling, double dropout_p,
                                      std::array<bool, 7> output_mask) {
-  const c10::cuda::CUDAGuard guard(dy.device());
+  const c10::DeviceGuard guard(dy.device());
   return aten::linear_backward(kKernelSteps, dy, x, weight, A, B, lora_A, lora_B, H, lora_H,
                                rng_state, scaling, dropout_p, output_mask);
 }

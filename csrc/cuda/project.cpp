@@ -37,6 +37,7 @@ void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& facto
                       .width = factor.size(1),
                       .columns = factor.size(2),
                       .x_row_stride = rows.stride(0),
+                      .factor_block_stride = factor.stride(0),
                       .factor_width_stride = factor.stride(1),
                       .factor_column_stride = factor.stride(2),
                       .x_address = reinterpret_cast<uint64_t>(rows.const_data_ptr()),

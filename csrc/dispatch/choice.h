@@ -1,10 +1,17 @@
 // What a chooser says about a kernel of gralora's own, and how a forced path overrides it.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string_view>
 
 namespace gralora {
+
+/// Of an axis that the kernels count in 32 bits.
+inline constexpr int64_t kMaxExtent = 1 << 30;
+
+/// 16-bit elements in an aligned access.
+inline constexpr int64_t kGroup = 8;
 
 struct Choice {
   bool possible;            // the kernel can run
@@ -17,6 +24,7 @@ struct Choice {
 };
 
 /// The way that all adapter products take while it is forced: library calls, or gralora's kernels.
+/// Rounding and the exchange of blocks are kernels either way.
 enum class ForcedPath { kNone, kAten, kSm80 };
 
 /// From the environment variable GRALORA_KERNEL at first, until it is set.

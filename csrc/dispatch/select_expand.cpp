@@ -3,8 +3,6 @@
 namespace gralora {
 namespace {
 
-constexpr int64_t kGroup = 8;  // 16-bit elements in an aligned access
-
 // Measured on an H100, 1024 to 14336 wide: up to about so much a launch that costs the host less
 // outweighs the library's larger tiles.
 constexpr int64_t kFewTokens = 512;
@@ -16,6 +14,7 @@ Choice select_expand(const ExpandProblem& problem) {
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
   if (problem.width % kGroup != 0)
     return Choice::impossible("the block width is not a multiple of 8");
+  if (problem.width > kMaxExtent) return Choice::impossible("a block is wider than 2^30");
   if (!problem.aligned) return Choice::impossible("rows are not 16-byte aligned");
   if (problem.T > kFewTokens) return Choice::library("more than 512 tokens");
   if (problem.T * problem.width * problem.blocks > kFewResults) {

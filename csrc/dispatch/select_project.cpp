@@ -4,8 +4,6 @@ namespace gralora {
 namespace {
 
 constexpr int64_t kAlignment = 16;
-constexpr int64_t kGroup = 8;            // 16-bit elements in an aligned access
-constexpr int64_t kMaxExtent = 1 << 30;  // of axes that the kernel counts in 32 bits
 
 // Measured on an H100 (4096 and 1024 wide): the kernel is faster than a library product and an
 // exchange of its blocks up to one slice of columns, or up to so many latents of a block.
@@ -31,7 +29,8 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   if (problem.width > kMaxExtent || problem.columns > kMaxExtent) {
     return Choice::impossible("a block is wider than 2^30");
   }
-  if (problem.x_row_stride % kGroup != 0 || !is_aligned(problem.x_address)) {
+  const bool odd_rows = problem.T > 1 && problem.x_row_stride % kGroup != 0;
+  if (odd_rows || !is_aligned(problem.x_address)) {
     return Choice::impossible("rows of the input are not 16-byte aligned");
   }
   if (!width_is_contiguous && problem.factor_column_stride != 1) {
@@ -39,7 +38,8 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   }
   const int64_t pitch =
       width_is_contiguous ? problem.factor_column_stride : problem.factor_width_stride;
-  if (pitch % kGroup != 0 || !is_aligned(problem.factor_address)) {
+  const bool odd_blocks = problem.inner > 1 && problem.factor_block_stride % kGroup != 0;
+  if (pitch % kGroup != 0 || odd_blocks || !is_aligned(problem.factor_address)) {
     return Choice::impossible("rows of the factor are not 16-byte aligned");
   }
   if (problem.outer == 1) return Choice::library("one outer block: the product needs no exchange");

@@ -13,7 +13,7 @@ namespace gralora {
 struct ProjectProblem {
   int64_t T, inner, outer, width, columns;
   int64_t x_row_stride;
-  int64_t factor_width_stride, factor_column_stride;
+  int64_t factor_block_stride, factor_width_stride, factor_column_stride;
   uint64_t x_address, factor_address;
   bool half;       // 16-bit operands
   int processors;  // multiprocessors of the GPU

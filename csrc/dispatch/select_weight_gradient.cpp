@@ -12,6 +12,7 @@ constexpr int64_t kShortWalk = 1 << 17;
 Choice select_weight_gradient(const WeightGradientProblem& problem) {
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
   if (!problem.aligned) return Choice::impossible("rows are not 16-byte aligned");
+  if (problem.T > kMaxExtent) return Choice::impossible("more than 2^30 tokens");
   if (!problem.narrow) return Choice::impossible("a gradient is fp64");
   if (problem.T * problem.tiles > kShortWalk) {
     return Choice::library("more than 2^17 tokens times tiles");

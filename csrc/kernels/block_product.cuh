@@ -35,7 +35,7 @@ struct Tile {
   static_assert(kThreads == 256, "the copies are dealt out among eight warps");
   static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0, "whole fragments");
   static_assert(kDepth / 16 % kWarpsDepth == 0, "whole MMA steps per warp");
-  static_assert(kSums <= 16, "three CTAs share an SM's registers");
+  static_assert(kSums <= 16, "several CTAs share an SM's registers");
   static_assert(kSharedBytes <= 96 * 1024, "must fit consumer GPUs");
   static_assert((kWarpsDepth - 1) * kWarpsRows * kWarpsColumns * 32 * kSums * 4 <= kSharedBytes,
                 "the warps' sums are exchanged in the memory of the ring");

@@ -2,8 +2,8 @@
 // leaves, as the latent [outer, T, inner*s] that the next product reads.
 //
 // Runs of s elements change places, their bytes do not, so the kernel moves the widest word that
-// divides a run and knows no element type. A thread writes kWords words of one token's row, a row's
-// width apart; neighbouring threads write neighbouring words, and read whole runs, 32 bytes for
+// divides a run and knows no element type. A thread writes the same word of kWords tokens' rows;
+// neighbouring threads write neighbouring words, and read whole runs, 32 bytes for
 // s = 16 in 16 bits. What it reads was just written and comes from L2.
 //
 // Grid: x over (token, word), y over q. No shared memory; about 70 registers, most of them
@@ -22,7 +22,7 @@ constexpr int64_t kMaxGridY = 65535;
 template <class Word>
 __global__ void __launch_bounds__(kThreads) exchange_kernel(ExchangeParams p, uint32_t row_words) {
   const int run_words = p.run / static_cast<int>(sizeof(Word));
-  // Word w of a row, tokens `step` apart: the place within the row is computed once.
+  // Word w of rows `rows_at_once` apart: the place within the row is computed once.
   const uint32_t rows_at_once = gridDim.x * kThreads / row_words;
   const uint32_t thread = blockIdx.x * kThreads + threadIdx.x;
   const uint32_t row = thread / row_words;
@@ -56,8 +56,8 @@ __global__ void __launch_bounds__(kThreads) exchange_kernel(ExchangeParams p, ui
 template <class Word>
 cudaError_t launch(const ExchangeParams& p, cudaStream_t stream) {
   const auto row_words = static_cast<uint32_t>(p.inner * (p.run / static_cast<int>(sizeof(Word))));
-  // At least one row, so that a row wider than a block still has a thread for every word.
-  const int64_t threads = std::max<int64_t>((p.T + kWords - 1) / kWords, 1) * row_words;
+  const int64_t threads = (p.T + kWords - 1) / kWords * row_words;
+  // A row wider than a block still has a thread for every word.
   const int64_t least = (row_words + kThreads - 1) / kThreads;
   const int64_t blocks = std::clamp<int64_t>((threads + kThreads - 1) / kThreads, least,
                                              std::max<int64_t>(1 << 16, least));

@@ -1,5 +1,5 @@
-// The projection kernels' parameters, their table of tiles and the launcher; csrc/cuda/project.cpp
-// fills and calls them, csrc/dispatch/select_project.cpp chooses the tile.
+// The projection kernels' parameters and launcher; csrc/cuda/project.cpp fills and calls them,
+// csrc/dispatch/select_project.cpp chooses the tile (project_tiles.h).
 #pragma once
 
 #include <cuda_runtime_api.h>

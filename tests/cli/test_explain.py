@@ -42,7 +42,19 @@ def test_odd_blocks_take_library_calls():
     steps = {step["step"]: step for step in explain(16, 36, 64, 8, 2, "bf16")}
     assert steps["H = x A"]["reason"] == "the block width is not a multiple of 8"
     assert steps["G = dy B^T"]["path"] == "kernel"
+    assert steps["y = H B"]["path"] == "kernel"
     assert steps["dA, dB"]["path"] == "library"
+
+
+def test_ranks_that_are_not_aligned_matter_only_where_they_are_the_rows_of_a_factor():
+    steps = {step["step"]: step["path"] for step in explain(16, 128, 128, 6, 2, "bf16")}
+    assert steps == {
+        "H = x A": "library",
+        "y = H B": "kernel",
+        "G = dy B^T": "kernel",
+        "dx = G A^T": "library",
+        "dA, dB": "kernel",
+    }
 
 
 def test_table_shows_every_step_with_its_reason():

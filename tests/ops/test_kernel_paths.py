@@ -272,10 +272,11 @@ def test_choice_of_the_expansion(
         ({}, "kernel", True, "aligned 16-bit operands, a short walk"),
         ({"T": 1025}, "library", True, "more than 2^17 tokens times tiles"),
         ({"half": False}, "library", False, "operands are not of 16 bits"),
+        ({"T": 2**30 + 1}, "library", False, "more than 2^30 tokens"),
         ({"aligned": False}, "library", False, "rows are not 16-byte aligned"),
         ({"narrow": False}, "library", False, "a gradient is fp64"),
     ],
-    ids=["few", "tokens", "fp32", "unaligned", "fp64_factors"],
+    ids=["few", "tokens", "fp32", "too_many", "unaligned", "fp64_factors"],
 )
 def test_choice_of_the_weight_gradient(
     change: dict[str, Any], path: str, possible: bool, reason: str

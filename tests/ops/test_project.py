@@ -168,6 +168,27 @@ def test_an_unaligned_input_gives_the_same_latent(offset: int) -> None:
     torch.testing.assert_close(_project(shifted, A, 2), _project(x, A, 2), rtol=2**-7, atol=1e-3)
 
 
+GAPS = {"packed_blocks": (64, 2, 4), "gap_after_a_block": (2, 1028)}
+
+
+@pytest.mark.cuda_kernels
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("shape", GAPS.values(), ids=GAPS.keys())
+def test_blocks_of_the_factor_that_start_off_a_boundary(shape: tuple[int, ...]) -> None:
+    store = torch.randn(shape, device="cuda").bfloat16()
+    A = store.transpose(0, 1) if len(shape) == 3 else store[:, :1024].view(2, 64, 16)
+    x = torch.randn(9, 128, device="cuda").bfloat16()
+    assert (
+        _C.select_project(T=9, width=64, columns=A.shape[2], factor_block_stride=A.stride(0))[
+            "possible"
+        ]
+        is False
+    )
+    torch.testing.assert_close(
+        _project(x, A, 2), _project(x, A.contiguous(), 2), rtol=2**-7, atol=2e-2
+    )
+
+
 @pytest.mark.cuda_kernels
 @pytest.mark.usefixtures("cuda", "poisoned_memory")
 @dtypes
@@ -186,9 +207,9 @@ def _gradients(factor_dtype: torch.dtype, r0: int, T: int) -> list[Tensor]:
     """dA, dB and, for a hybrid, dlora_A and dlora_B of one bf16 step, factors in another dtype."""
     torch.manual_seed(3)
     bf16 = torch.bfloat16
-    x, dy = torch.randn(T, 48, device="cuda").to(bf16), torch.randn(T, 40, device="cuda").to(bf16)
-    weight = torch.randn(40, 48, device="cuda").to(bf16)
-    sizes = [(2, 24, 6), (2, 6, 20)] + ([(r0, 48), (40, r0)] if r0 else [])
+    x, dy = torch.randn(T, 48, device="cuda").to(bf16), torch.randn(T, 48, device="cuda").to(bf16)
+    weight = torch.randn(48, 48, device="cuda").to(bf16)
+    sizes = [(2, 24, 6), (2, 6, 24)] + ([(r0, 48), (48, r0)] if r0 else [])
     factors = [torch.randn(size, device="cuda").to(bf16).to(factor_dtype) for size in sizes]
     factors = [factor.requires_grad_() for factor in factors]
     given = [*factors, None, None][:4]
@@ -230,6 +251,7 @@ ALIGNED: dict[str, Any] = {"T": 8192, "width": 2048, "columns": 32, "inner": 2, 
         ({"x_row_stride": 4100}, False, "rows of the input are not 16-byte aligned"),
         ({"address": 8}, False, "rows of the input are not 16-byte aligned"),
         ({"columns": 30}, False, "rows of the factor are not 16-byte aligned"),
+        ({"factor_block_stride": 65540}, False, "rows of the factor are not 16-byte aligned"),
         ({"outer": 1}, True, "one outer block: the product needs no exchange"),
         ({"columns": 40}, True, "more than 32 columns and 2^16 latents"),
     ],

@@ -25,6 +25,8 @@ RESULTS = EXAMPLES / "results" / "methods.json"
 FIGURE = EXAMPLES.parent / "docs" / "images" / "finetune_loss.png"
 
 _GIB = 1 << 30
+# Waiting for memory and for one another costs the threads a few percent on a quiet machine too.
+_UNDISTURBED = 0.85
 # Of the machine that ran it, not of the result.
 _LOCAL_OPTIONS = ("model", "text", "out", "cache")
 
@@ -79,7 +81,18 @@ def conditions(results: dict[str, Any]) -> str:
     where = environment.get("gpu") or f"{environment['cpu']}, {environment['threads']} threads"
     size = f"{options['steps']} steps of {options['batch']} x {options['seq_len']} tokens"
     torch_version = environment["packages"]["torch"]
-    return f"{size}, r {options['r']}, k {options['k']}; {where}; torch {torch_version}"
+    line = f"{size}, r {options['r']}, k {options['k']}; {where}; torch {torch_version}"
+    share = min(_cpu_share(run) for run in results.values())
+    if options["device"] == "cpu" and share < _UNDISTURBED:
+        line += f"; as little as {share:.0%} of the CPU, other programs had the rest"
+    return line
+
+
+def _cpu_share(run: dict[str, Any]) -> float:
+    """The part of all threads' time that training really got."""
+    timings = run["timings"]
+    available: float = timings["training_s"] * run["environment"]["threads"]
+    return timings["training_cpu_s"] / available
 
 
 def _computations(results: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

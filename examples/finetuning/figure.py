@@ -15,7 +15,8 @@ from matplotlib import pyplot
 
 # Blue, orange, green and purple that stay apart for colour-blind readers (Okabe and Ito).
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-_SMOOTHING_SHARE = 0.1
+# Of the steps: one window of text is much harder than another, so less would show the text.
+_SMOOTHING_SHARE = 0.25
 
 
 @dataclass(frozen=True)

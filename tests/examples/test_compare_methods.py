@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-SHARED = {"r": 16, "k": 2, "steps": 3, "batch": 1}
+SHARED = {"r": 16, "k": 2, "steps": 3, "batch": 1, "device": "cpu"}
 LOCAL = {"model": None, "text": [], "out": "/a/folder", "cache": "/a/cache"}
 
 
@@ -26,7 +26,12 @@ def _record(method: str) -> dict[str, Any]:
             "trainable_parameters": 1234,
             "parameters": 10000,
         },
-        "timings": {"training_s": 2.0, "tokens_per_s": 1500.4, "total_s": 3.0},
+        "timings": {
+            "training_s": 2.0,
+            "training_cpu_s": 3.9,
+            "tokens_per_s": 1500.4,
+            "total_s": 3.0,
+        },
         "peak_memory_bytes": 3 << 29,
         "files": ["run.json"],
     }
@@ -90,6 +95,19 @@ def test_the_table_has_a_row_for_each_method(
     _main(compare, monkeypatch, tmp_path)
     row = "| lora | 1,234 (12.3%) | 0.001 | 3.125 → 1.750 | 1,500 | 1.5 GiB |"
     assert row in capsys.readouterr().out.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("cpu_seconds", "said"),
+    [pytest.param(3.9, False, id="quiet"), pytest.param(2.0, True, id="half the CPU")],
+)
+def test_a_disturbed_measurement_is_named(
+    compare: ModuleType, cpu_seconds: float, said: bool
+) -> None:
+    run = _record("lora")
+    run["timings"]["training_cpu_s"] = cpu_seconds
+    line = compare.conditions({"gralora": _record("gralora"), "lora": run})
+    assert ("as little as 50% of the CPU" in line) is said
 
 
 def test_redrawing_measures_nothing(

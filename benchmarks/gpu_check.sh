@@ -7,6 +7,7 @@
 # passed. The environment decides what runs and with what:
 #   STEPS            of: build info kernels tests sanitizers layer cold eager memory merge  (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
+#   WHEEL            of this checkout, built before; the build step installs it     (build)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
 #   TEST_ARGS        arguments of pytest                                            (tests)
 #   KERNEL_TESTS     arguments of pytest that select the tests of kernels
@@ -120,7 +121,7 @@ pytest=("$python" -P -m pytest --import-mode=importlib -p no:cacheprovider -q)
 
 if wanted build; then
   timed build "$out/check.log" 300 "$python" -m pip install --no-build-isolation --no-deps \
-    --disable-pip-version-check --ignore-installed .
+    --disable-pip-version-check --ignore-installed "${WHEEL:-.}"
 fi
 if wanted info; then
   timed info "$out/check.log" 60 "$python" -P -m gralora info
@@ -139,7 +140,7 @@ fi
 
 # Nothing is timed yet, so tests and sanitizers share the machine.
 if wanted tests; then
-  timed tests "$out/tests.log" 300 "${pytest[@]}" "${test_args[@]}" &
+  timed tests "$out/tests.log" 420 "${pytest[@]}" "${test_args[@]}" &
 fi
 if wanted sanitizers; then
   for tool in "${tools[@]}"; do sanitize "$tool" & done

@@ -48,6 +48,24 @@ def offset(values: Tensor) -> Tensor:
     return view.copy_(values)
 
 
+def shifted(elements: int) -> Layout:
+    """Dense, but starting so many elements into its storage."""
+
+    def layout(values: Tensor) -> Tensor:
+        store = _poisoned(values, (values.numel() + elements,))
+        view = store[elements:].view(values.shape)
+        return view.copy_(values)
+
+    return layout
+
+
+def groups_apart(values: Tensor) -> Tensor:
+    """Each row eight elements longer than what is used of it: aligned where it was."""
+    store = _poisoned(values, (*values.shape[:-1], values.shape[-1] + 8))
+    view = store[..., : values.shape[-1]]
+    return view.copy_(values)
+
+
 def outer_padded(values: Tensor) -> Tensor:
     """The first axis with gaps between its entries, so that leading axes do not flatten."""
     store = _poisoned(values, (2 * values.shape[0] + 1, *values.shape[1:]))

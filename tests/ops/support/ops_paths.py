@@ -1,0 +1,53 @@
+"""The ways that products of adapters take on CUDA, and shapes that all of them can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from ops_cases import Grid
+
+import gralora.kernels
+
+Result = TypeVar("Result")
+
+PATHS: tuple[Any, ...] = ("aten", "sm80")
+# The choosers' own way as well.
+EVERY_PATH: tuple[Any, ...] = (None, *PATHS)
+paths = pytest.mark.parametrize("path", PATHS)
+every_path = pytest.mark.parametrize("path", EVERY_PATH, ids=["chosen", *PATHS])
+
+# x's dtype, and the factors'.
+DTYPES = {
+    "bf16": (torch.bfloat16, torch.bfloat16),
+    "fp16": (torch.float16, torch.float16),
+    "bf16_fp32_factors": (torch.bfloat16, torch.float32),
+    "fp16_fp32_factors": (torch.float16, torch.float32),
+}
+dtypes = pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES.keys())
+
+# SmolLM2-135M: 576 wide, 192 for keys and values, 1536 inside; blocks of 288, 144, 96 and 48.
+SMOLLM2 = {
+    "smollm2_576_576": Grid(k_in=2, k_out=2, n=288, m=288, s=8),
+    "smollm2_576_192": Grid(k_in=4, k_out=4, n=144, m=48, s=8),
+    "smollm2_288_48": Grid(k_in=2, k_out=4, n=288, m=48, s=16),
+    "smollm2_576_1536": Grid(k_in=4, k_out=4, n=144, m=384, s=4),
+    "smollm2_1536_576_hybrid": Grid(k_in=4, k_out=4, n=384, m=144, s=8, r0=8),
+}
+GRIDS = {
+    **SMOLLM2,
+    "k_16": Grid(k_in=16, k_out=16, n=24, m=16, s=2),
+    "k_2_by_16": Grid(k_in=16, k_out=2, n=8, m=136, s=4),
+    "k_16_by_1": Grid(k_in=1, k_out=16, n=200, m=8, s=3),
+    "hybrid": Grid(k_in=2, k_out=2, n=96, m=64, s=8, r0=24),
+    "plain_pair_alone": Grid(k_in=1, k_out=1, n=136, m=72, s=0, r0=16),
+}
+grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
+
+
+def on_path(path: Any, call: Callable[[], Result]) -> Result:
+    """What `call` returns while `path` is forced."""
+    with gralora.kernels.forced(path):
+        return call()

@@ -8,9 +8,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from agreement import TOLERANCE, dense_weight, relative_error
-from disturbance import CpuWatch
-from harness import (
+from torch import Tensor, nn
+
+from gralora.bench.agreement import TOLERANCE, dense_weight, relative_error
+from gralora.bench.disturbance import CpuWatch
+from gralora.bench.harness import (
     Call,
     EagerTimer,
     GraphContext,
@@ -23,8 +25,7 @@ from harness import (
     ratio_spread,
     spread,
 )
-from torch import Tensor, nn
-from variants import BUILDERS, SCALING, Case, Factors, UnavailableError
+from gralora.bench.variants import BUILDERS, SCALING, Case, Factors, UnavailableError
 
 # Weights taken in turn, so that none is still in the cache when its turn comes again.
 _RING = 3

@@ -4,9 +4,10 @@ import subprocess
 import sys
 import time
 
-import disturbance
 import pytest
-from disturbance import CpuWatch
+
+from gralora.bench import disturbance
+from gralora.bench.disturbance import CpuWatch
 
 
 class _Machine:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from environment import environment, write_json
+
+from gralora.bench.environment import environment, write_json
 
 
 def test_written_file_holds_the_record(tmp_path: Path) -> None:
@@ -25,12 +26,17 @@ def test_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
 
 def test_environment_names_software_and_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GRALORA_COMMIT", "abc123")
-    found = environment(torch.device("cpu"))
+    found = environment(torch.device("cpu"), ["gralora", "bench"])
     assert found["commit"] == "abc123"
     assert found["packages"]["torch"].startswith(torch.__version__.partition("+")[0])
 
 
-def test_command_holds_no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    arguments = ["/somewhere/benchmarks/run.py", "layer", "--json", "/elsewhere/x.json"]
-    monkeypatch.setattr("sys.argv", arguments)
-    assert environment(torch.device("cpu"))["command"] == "benchmarks/run.py layer --json x.json"
+def test_command_holds_no_folder() -> None:
+    command = ["benchmarks/run.py", "layer", "--json", "/elsewhere/x.json"]
+    found = environment(torch.device("cpu"), command)["command"]
+    assert found == "benchmarks/run.py layer --json x.json"
+
+
+def test_installed_package_has_no_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRALORA_COMMIT", raising=False)
+    assert environment(torch.device("cpu"), ["gralora", "bench"])["commit"] == "unknown"

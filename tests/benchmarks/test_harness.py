@@ -1,7 +1,8 @@
 """The statistics and the order of sampling."""
 
 import pytest
-from harness import interleave, ratio_spread, spread
+
+from gralora.bench.harness import interleave, ratio_spread, spread
 
 
 def test_spread_of_five_values() -> None:

@@ -1,7 +1,8 @@
 """Counting what a forward pass keeps for its backward."""
 
 import torch
-from memory import saved_bytes
+
+from gralora.bench.memory import saved_bytes
 
 
 def test_tensor_saved_twice_counts_once() -> None:

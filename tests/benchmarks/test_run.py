@@ -72,6 +72,48 @@ def test_merge_result_has_copy_as_its_unit(tmp_path: Path) -> None:
     assert copy["share_of_copy"]["median"] == pytest.approx(1.0)
 
 
+@pytest.fixture(scope="module")
+def kernels_record(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Result of a short run of the kernels suite."""
+    path = tmp_path_factory.mktemp("results") / "kernels.json"
+    options = ["--device", "cpu", "--shapes", "64x32", "--tokens", "8", "--rk", "8:2"]
+    assert run.main(["kernels", *options, "--json", str(path)]) == 0
+    return json.loads(path.read_text())
+
+
+def test_kernels_result_has_every_step(kernels_record: dict[str, Any]) -> None:
+    assert [timing["variant"] for timing in kernels_record["timings"]] == [
+        "project H",
+        "project G",
+        "expand y",
+        "expand dx",
+        "weight gradient",
+        "exchange",
+        "round",
+        "merge",
+        "dropout",
+    ]
+
+
+def test_share_of_floor_is_the_slower_of_copying_and_multiplying(
+    kernels_record: dict[str, Any],
+) -> None:
+    timing = kernels_record["timings"][0]
+    best = kernels_record["yardsticks"][0]
+    round_ = 4
+    copying = best["long_copy"]["samples"][round_] / best["long_copy"]["bytes_moved"]
+    multiplying = best["square_product"]["samples"][round_] / best["square_product"]["flop"]
+    floor = max(copying * timing["bytes_moved"], multiplying * timing["flop"])
+    share = timing["share_of_floor"]
+    assert share["minimum"] <= floor / timing["samples"][round_] <= share["maximum"]
+
+
+def test_kernels_on_a_cpu_have_one_path(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        run.main(["kernels", "--device", "cpu", "--path", "aten,sm80"])
+    assert "path: a CPU has library calls alone, got aten,sm80" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -1,7 +1,8 @@
 """Reading shapes, ranks and token counts, and the presets."""
 
 import pytest
-from shapes import MODELS, LayerShape, parse_ranks, parse_shapes, parse_tokens
+
+from gralora.bench.shapes import MODELS, LayerShape, parse_ranks, parse_shapes, parse_tokens
 
 
 def test_shapes_are_in_by_out_features() -> None:

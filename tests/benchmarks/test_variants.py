@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from agreement import relative_errors
-from baselines import library_gralora
 from torch import nn
-from variants import BUILDERS, SCALING, Case, Factors, UnavailableError, Variant
+
+from gralora.bench.agreement import relative_errors
+from gralora.bench.baselines import library_gralora
+from gralora.bench.variants import BUILDERS, SCALING, Case, Factors, UnavailableError, Variant
 
 CPU = torch.device("cpu")
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from baselines import ADAPTER, library_gralora, peft_layers
-from harness import random_tensor
 from torch import Tensor, nn
+
+from gralora.bench.baselines import ADAPTER, library_gralora, peft_layers
+from gralora.bench.harness import random_tensor
 
 DTYPES = {
     "fp64": torch.float64,
@@ -218,6 +219,15 @@ def _require_half(case: Case) -> None:
         raise UnavailableError(f"fp32 adapters are the usual ones beside {case.dtype}")
 
 
+def _peft_gralora_compiled(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    if len(linears) > 1:
+        # Every layer of a ring is compiled anew, and past a limit torch runs them uncompiled.
+        raise UnavailableError("torch.compile is compared with the weights of one layer alone")
+    built = _peft_gralora(case, linears, factors)
+    modules = [torch.compile(layer, dynamic=False) for layer in built.modules]
+    return Variant("peft_gralora_compiled", modules, built.parameters, case.rank, is_gralora=True)
+
+
 Builder = Callable[[Case, Sequence[nn.Linear], Factors], Variant]
 
 # In the order of the tables.
@@ -228,6 +238,10 @@ BUILDERS: dict[str, Builder] = {
     "peft_gralora": _peft_gralora,
     "peft_gralora_fp32": _peft_gralora_fp32,
     "peft_gralora_autocast": _peft_gralora_autocast,
+    "peft_gralora_compiled": _peft_gralora_compiled,
     "gralora": _gralora,
     "gralora_fp32": _gralora_fp32,
 }
+
+# Slow to start, so they run only where their names are given.
+ON_REQUEST = frozenset({"peft_gralora_compiled"})

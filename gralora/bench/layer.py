@@ -9,9 +9,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from agreement import TOLERANCE, relative_errors
-from disturbance import CpuWatch
-from harness import (
+from torch import Tensor, nn
+
+from gralora.bench.agreement import TOLERANCE, relative_errors
+from gralora.bench.disturbance import CpuWatch
+from gralora.bench.harness import (
     EagerTimer,
     GraphContext,
     GraphTimer,
@@ -24,9 +26,8 @@ from harness import (
     ratio_spread,
     spread,
 )
-from memory import peak_bytes, saved_bytes
-from torch import Tensor, nn
-from variants import BUILDERS, Case, Factors, UnavailableError, Variant
+from gralora.bench.memory import peak_bytes, saved_bytes
+from gralora.bench.variants import BUILDERS, Case, Factors, UnavailableError, Variant
 
 PASSES = ("forward", "step")
 REFERENCES = ("base", "peft_gralora")

@@ -7,15 +7,13 @@ import json
 import os
 import platform
 import subprocess
-import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-
-ROOT = Path(__file__).resolve().parent.parent
 
 # The number changes when a reader of older result files would misread newer ones.
 SCHEMA = 1
@@ -32,15 +30,20 @@ _GPU_FIELDS = (
 )
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def environment(
+    device: torch.device, command: Sequence[str], checkout: Path | None = None
+) -> dict[str, Any]:
     """Describe machine, software and time, once at the start of a run.
 
-    The command line is recorded without the folders that lie on this machine alone.
+    Args:
+        device: what is measured.
+        command: the command line, recorded without the folders that lie on this machine alone.
+        checkout: see `commit`.
     """
     record: dict[str, Any] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "command": " ".join(["benchmarks/run.py", *map(_without_folder, sys.argv[1:])]),
-        "commit": commit(),
+        "command": " ".join(map(_without_folder, command)),
+        "commit": commit(checkout),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "cpu": _cpu_name(),
@@ -77,18 +80,19 @@ def gpu_state(device: torch.device) -> dict[str, str] | None:
     return dict(zip(_GPU_FIELDS, answer.stdout.strip().split(", "), strict=False))
 
 
-def commit() -> str:
+def commit(checkout: Path | None) -> str:
     """The checkout's commit, with ``+changes`` where files differ from it.
 
-    ``GRALORA_COMMIT`` names it where the sources were copied without their history.
+    ``GRALORA_COMMIT`` names it where the sources were copied without their history. Without a
+    checkout it is ``"unknown"``: the package's version, among the packages, says what was measured.
     """
     given = os.environ.get("GRALORA_COMMIT")
     if given:
         return given
-    head = _git("rev-parse", "HEAD")
-    if head is None:
+    head = _git(checkout, "rev-parse", "HEAD") if checkout else None
+    if checkout is None or head is None:
         return "unknown"
-    changed = _git("status", "--porcelain", "--untracked-files=no")
+    changed = _git(checkout, "status", "--porcelain", "--untracked-files=no")
     return head + ("+changes" if changed else "")
 
 
@@ -112,8 +116,8 @@ def _without_folder(argument: str) -> str:
     return Path(argument).name if os.path.isabs(argument) else argument
 
 
-def _git(*arguments: str) -> str | None:
-    command = ["git", "-C", str(ROOT), *arguments]
+def _git(checkout: Path, *arguments: str) -> str | None:
+    command = ["git", "-C", str(checkout), *arguments]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 
 import torch
-from harness import random_tensor
 from torch import Tensor, nn
-from variants import SCALING, Case, Variant
+
+from gralora.bench.harness import random_tensor
+from gralora.bench.variants import SCALING, Case, Variant
 
 # Enough rows to exercise blocks and tails, few enough for an fp64 product of any layer.
 _TOKENS = 70

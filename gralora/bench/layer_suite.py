@@ -1,0 +1,128 @@
+"""Suite ``layer``: options of the command line to cases and settings."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from functools import partial
+
+from gralora.bench.layer import COLD_BELOW_TOKENS, Recorder, Settings, run_case
+from gralora.bench.layer_report import show_layer
+from gralora.bench.shapes import MODELS, parse_ranks, parse_shapes, parse_tokens
+from gralora.bench.suite import (
+    Context,
+    Record,
+    Run,
+    Suite,
+    add_mode_option,
+    check_grid,
+    choose_names,
+    modes_of,
+)
+from gralora.bench.variants import BUILDERS, DTYPES, ON_REQUEST, Case
+
+
+def add_layer_options(parser: ArgumentParser) -> None:
+    """Which layers, token counts and adapters: options that the suite ``kernels`` has too."""
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--shapes", help="in x out features: 4096x4096,4096x14336")
+    what.add_argument("--preset", choices=MODELS, help="the layer shapes of a model")
+    parser.add_argument("--tokens", help="token counts: 512,8192")
+    parser.add_argument(
+        "--rk", default="64:4", help="rank and grid: 32:2,64:4 (default %(default)s)"
+    )
+
+
+def cases_of(options: Namespace) -> list[Case]:
+    """Every layer with every token count and adapter.
+
+    Raises:
+        ValueError: an option that cannot be read, or a grid that does not fit.
+    """
+    cold = getattr(options, "cold", "never")
+    shapes = MODELS[options.preset] if options.preset else parse_shapes(options.shapes)
+    cases = [
+        Case(
+            in_features=shape.in_features,
+            out_features=shape.out_features,
+            tokens=tokens,
+            rank=rank,
+            grid=grid,
+            dtype=options.dtype,
+            cold=_is_cold(options.device, cold, tokens),
+        )
+        for shape in shapes
+        for tokens in parse_tokens(options.tokens)
+        for rank, grid in parse_ranks(options.rk)
+    ]
+    for case in cases:
+        check_grid(case)
+    return cases
+
+
+def _add_options(parser: ArgumentParser) -> None:
+    add_layer_options(parser)
+    parser.add_argument(
+        "--variants",
+        help=f"any of {','.join(BUILDERS)} (default: all that fit the dtype, without "
+        f"{', '.join(sorted(ON_REQUEST))})",
+    )
+    parser.add_argument(
+        "--cold",
+        choices=("auto", "always", "never"),
+        default="auto",
+        help="cycle through more weights than the L2 cache holds; auto: up to "
+        f"{COLD_BELOW_TOKENS - 1} tokens",
+    )
+    parser.add_argument("--memory", action="store_true", help="measure memory too")
+    parser.add_argument("--no-timing", action="store_true", help="with --memory: that alone")
+    add_mode_option(parser)
+
+
+def _prepare(options: Namespace) -> Run:
+    settings = Settings(
+        device=options.torch_device,
+        variants=choose_names("variants", options.variants, list(BUILDERS), _usual(options.dtype)),
+        modes=modes_of(options),
+        rounds=options.rounds,
+        memory=options.memory,
+        timing=not options.no_timing,
+    )
+    options.variants = list(settings.variants)
+    return partial(_run, cases_of(options), settings)
+
+
+def _run(cases: list[Case], settings: Settings, context: Context) -> Record:
+    recorder = Recorder(context.on_progress)
+    for case in cases:
+        run_case(case, settings, recorder)
+        context.save(recorder.as_dict())
+    return recorder.as_dict()
+
+
+def _usual(dtype: str) -> list[str]:
+    """All but the slow ones; fp32 adapters only beside a 16-bit x."""
+    half = DTYPES[dtype].itemsize == 2
+    return [
+        name
+        for name in BUILDERS
+        if name not in ON_REQUEST and (half or not name.endswith(("_fp32", "_autocast")))
+    ]
+
+
+def _is_cold(device: str, cold: str, tokens: int) -> bool:
+    if device == "cpu" or cold == "never":
+        return False
+    return cold == "always" or tokens < COLD_BELOW_TOKENS
+
+
+LAYER = Suite(
+    name="layer",
+    help="one adapted layer: forward and training step",
+    defaults={
+        "cpu": {"shapes": "2048x2048", "tokens": "512", "dtype": "fp32", "rounds": 31},
+        "cuda": {"shapes": "4096x4096", "tokens": "8192", "dtype": "bf16", "rounds": 15},
+    },
+    add_options=_add_options,
+    prepare=_prepare,
+    show=show_layer,
+)

@@ -245,6 +245,7 @@ def test_an_unknown_path_in_the_environment_is_refused() -> None:
 
 
 SMALL = {"T": 512, "width": 2048}
+GRADIENTS: dict[str, Any] = {"T": 1024, "gradients": [(4, 1024, 64), (4, 1024, 64)]}
 
 
 @pytest.mark.parametrize(
@@ -256,30 +257,80 @@ SMALL = {"T": 512, "width": 2048}
         ({"width": 60}, "library", False, "the block width is not a multiple of 8"),
         ({"half": False}, "library", False, "operands are not of 16 bits"),
         ({"aligned": False}, "library", False, "rows are not 16-byte aligned"),
+        ({"T": 8192, "bias_or_dropout": True}, "kernel", True, "bias or dropout in the same pass"),
     ],
-    ids=["few", "tokens", "blocks", "width", "fp32", "unaligned"],
+    ids=["few", "tokens", "blocks", "width", "fp32", "unaligned", "one_pass"],
 )
 def test_choice_of_the_expansion(
     change: dict[str, Any], path: str, possible: bool, reason: str
 ) -> None:
     choice = _C.select_expand(**{**SMALL, **change})
-    assert choice == {"path": path, "possible": possible, "reason": reason}
+    assert (choice["path"], choice["possible"], choice["reason"]) == (path, possible, reason)
+
+
+@pytest.mark.parametrize(("T", "tile"), [(512, (64, 64)), (513, (128, 128))])
+def test_tile_of_the_expansion(T: int, tile: tuple[int, int]) -> None:
+    assert _C.select_expand(**{**SMALL, "T": T})["tile"] == tile
 
 
 @pytest.mark.parametrize(
     ("change", "path", "possible", "reason"),
     [
         ({}, "kernel", True, "aligned 16-bit operands, a short walk"),
-        ({"T": 1025}, "library", True, "more than 2^17 tokens times tiles"),
+        ({"T": 1025}, "kernel", True, "aligned 16-bit operands, one reading of each"),
+        (
+            {"T": 1025, "gradients": [(4, 1024, 136)]},
+            "library",
+            True,
+            "a rank above 128",
+        ),
+        (
+            {"T": 1025, "gradients": [(4, 1024, 136)], "drops": True},
+            "kernel",
+            True,
+            "dropout while reading, without a copy of the input",
+        ),
         ({"half": False}, "library", False, "operands are not of 16 bits"),
         ({"T": 2**30 + 1}, "library", False, "more than 2^30 tokens"),
         ({"aligned": False}, "library", False, "rows are not 16-byte aligned"),
         ({"narrow": False}, "library", False, "a gradient is fp64"),
     ],
-    ids=["few", "tokens", "fp32", "too_many", "unaligned", "fp64_factors"],
+    ids=["few", "tokens", "rank", "drops", "fp32", "too_many", "unaligned", "fp64_factors"],
 )
 def test_choice_of_the_weight_gradient(
     change: dict[str, Any], path: str, possible: bool, reason: str
 ) -> None:
-    choice = _C.select_weight_gradient(**{"T": 1024, "tiles": 128, **change})
-    assert choice == {"path": path, "possible": possible, "reason": reason}
+    choice = _C.select_weight_gradient(**{**GRADIENTS, **change})
+    assert (choice["path"], choice["possible"], choice["reason"]) == (path, possible, reason)
+
+
+@pytest.mark.parametrize(
+    ("change", "tile", "splits"),
+    [
+        ({}, (64, 64), 1),
+        ({"T": 8192}, (128, 64), 4),
+        ({"T": 8192, "gradients": [(2, 2048, 32)] * 2}, (128, 32), 4),
+        ({"T": 8192, "gradients": [(4, 1024, 128)] * 2}, (128, 128), 4),
+        ({"T": 1025, "gradients": [(1, 16384, 64)] * 2}, (128, 64), 1),
+        ({"T": 8192, "processors": 32}, (128, 64), 1),
+    ],
+    ids=["few", "r64", "r32", "r128", "wide", "small_chip"],
+)
+def test_tile_and_split_of_the_weight_gradient(
+    change: dict[str, Any], tile: tuple[int, int], splits: int
+) -> None:
+    choice = _C.select_weight_gradient(**{**GRADIENTS, **change})
+    assert (choice["tile"], choice["splits"]) == (tile, splits)
+
+
+@pytest.mark.parametrize("T", [2049, 8192, 32768])
+@pytest.mark.parametrize("width", [64, 1024, 3584, 14336])
+@pytest.mark.parametrize("rank", [16, 64, 128])
+def test_partial_sums_fit_the_workspace(T: int, width: int, rank: int) -> None:
+    gradients = [(4, width, rank)] * 2
+    choice = _C.select_weight_gradient(T=T, gradients=gradients)
+    activations, latents = choice["tile"]
+    tiles = sum(k * -(-w // activations) * -(-r // latents) for k, w, r in gradients)
+    assert (
+        tiles * choice["splits"] * activations * latents * 4 <= 32 * 2**20 or choice["splits"] == 1
+    )

@@ -15,10 +15,11 @@ using torch::autograd::variable_list;
 
 class AddFunction : public torch::autograd::Function<AddFunction> {
  public:
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& y, const at::Tensor& x,
-                               const OptionalTensor& A, const OptionalTensor& B,
-                               const OptionalTensor& lora_A, const OptionalTensor& lora_B,
-                               const OptionalTensor& rng_state, double scaling, double dropout_p) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& y, const at::Tensor& x,
+                            const OptionalTensor& A, const OptionalTensor& B,
+                            const OptionalTensor& lora_A, const OptionalTensor& lora_B,
+                            const OptionalTensor& rng_state, double scaling, double dropout_p,
+                            Latents& latents) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [out, H, lora_H] =
         ops::add_forward(y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
@@ -31,13 +32,13 @@ class AddFunction : public torch::autograd::Function<AddFunction> {
     ctx->saved_data["compute"] = static_cast<int64_t>(x.scalar_type());
     ctx->saved_data["inputs"] = present_inputs(
         {true, true, A.has_value(), B.has_value(), lora_A.has_value(), lora_B.has_value()});
-    ctx->mark_non_differentiable({H, lora_H});
     ctx->set_materialize_grads(false);
-    return {out, H, lora_H};
+    latents = {std::move(H), std::move(lora_H)};
+    return out;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    variable_list result(9);
+    variable_list result(10);
     const at::Tensor& dy = gradients[0];
     if (!dy.defined()) return result;
     const auto mask = wanted_gradients<6>(ctx);
@@ -59,9 +60,15 @@ ops::Forward add_forward(const at::Tensor& y, const at::Tensor& x, const Optiona
                          const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                          double scaling, double dropout_p) {
   check_no_function_transform("add");
-  refuse_tangents("add", {y, x, A, B, lora_A, lora_B});
-  auto outputs = AddFunction::apply(y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
-  return {outputs[0], outputs[1], outputs[2]};
+  refuse_tangents("add", y, x, A, B, lora_A, lora_B);
+  if (!is_recorded(y, x, A, B, lora_A, lora_B)) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return ops::add_forward(y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
+  }
+  Latents latents;
+  at::Tensor out =
+      AddFunction::apply(y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p, latents);
+  return {std::move(out), std::move(latents.H), std::move(latents.lora_H)};
 }
 
 ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
@@ -76,9 +83,7 @@ ops::AddGradients add_backward(const at::Tensor& dy, const OptionalTensor& x,
     gradients = ops::add_backward(dy, x, A, B, lora_A, lora_B, H, lora_H, rng_state, scaling,
                                   dropout_p, output_mask);
   }
-  return refuse_second_derivative("add", std::move(gradients),
-                                  {dy, or_undefined(x), or_undefined(A), or_undefined(B),
-                                   or_undefined(lora_A), or_undefined(lora_B)});
+  return refuse_second_derivative("add", std::move(gradients), dy, x, A, B, lora_A, lora_B);
 }
 
 }  // namespace

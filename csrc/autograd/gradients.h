@@ -17,6 +17,12 @@
 
 namespace gralora::autograd {
 
+/// H and lora_H of a call, which a Function hands to its caller past autograd's own outputs: they
+/// have no derivative, and wrapping them would cost as much as a small call's computation.
+struct Latents {
+  at::Tensor H, lora_H;
+};
+
 /// Which differentiable arguments of a call were given, one bit each, for wanted_gradients.
 inline int64_t present_inputs(std::initializer_list<bool> present) {
   int64_t bits = 0, bit = 1;
@@ -61,15 +67,16 @@ class SecondDerivative : public torch::autograd::Function<SecondDerivative> {
 };
 
 /// Ties the gradients of `op` to their sources through SecondDerivative, where any is recorded.
-template <class Gradients>
+template <class Gradients, class... Sources>
 Gradients refuse_second_derivative(const char* op, Gradients gradients,
-                                   std::initializer_list<at::Tensor> maybe_sources) {
-  for (const at::Tensor& source : maybe_sources) refuse_tangents(op, {source});
+                                   const Sources&... maybe_sources) {
+  refuse_tangents(op, maybe_sources...);
+  if (!is_recorded(maybe_sources...)) return gradients;
   std::vector<at::Tensor> sources;
-  for (const at::Tensor& source : maybe_sources) {
-    if (source.defined() && source.requires_grad()) sources.push_back(source);
-  }
-  if (sources.empty() || !at::GradMode::is_enabled()) return gradients;
+  const auto add_source = [&](const OptionalTensor& source) {
+    if (requires_grad(source)) sources.push_back(*source);
+  };
+  (add_source(maybe_sources), ...);
   const auto tie = [&](at::Tensor& gradient) {
     if (gradient.defined())
       gradient = SecondDerivative::apply(gradient, at::TensorList(sources), op);

@@ -18,11 +18,11 @@ using torch::autograd::variable_list;
 
 class LinearFunction : public torch::autograd::Function<LinearFunction> {
  public:
-  static variable_list forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                               const OptionalTensor& bias, const OptionalTensor& A,
-                               const OptionalTensor& B, const OptionalTensor& lora_A,
-                               const OptionalTensor& lora_B, const OptionalTensor& rng_state,
-                               double scaling, double dropout_p) {
+  static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                            const OptionalTensor& bias, const OptionalTensor& A,
+                            const OptionalTensor& B, const OptionalTensor& lora_A,
+                            const OptionalTensor& lora_B, const OptionalTensor& rng_state,
+                            double scaling, double dropout_p, Latents& latents) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, H, lora_H] =
         ops::linear_forward(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
@@ -36,13 +36,13 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
     ctx->saved_data["inputs"] =
         present_inputs({true, true, bias.has_value(), A.has_value(), B.has_value(),
                         lora_A.has_value(), lora_B.has_value()});
-    ctx->mark_non_differentiable({H, lora_H});
     ctx->set_materialize_grads(false);
-    return {y, H, lora_H};
+    latents = {std::move(H), std::move(lora_H)};
+    return y;
   }
 
   static variable_list backward(AutogradContext* ctx, const variable_list& gradients) {
-    variable_list result(10);
+    variable_list result(11);
     if (!gradients[0].defined()) return result;
     const auto saved = ctx->get_saved_variables();
     const auto mask = wanted_gradients<7>(ctx);
@@ -62,10 +62,16 @@ ops::Forward linear_forward(const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& lora_B, const OptionalTensor& rng_state,
                             double scaling, double dropout_p) {
   check_no_function_transform("linear");
-  refuse_tangents("linear", {x, weight, bias, A, B, lora_A, lora_B});
-  auto outputs =
-      LinearFunction::apply(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
-  return {outputs[0], outputs[1], outputs[2]};
+  refuse_tangents("linear", x, weight, bias, A, B, lora_A, lora_B);
+  if (!is_recorded(x, weight, bias, A, B, lora_A, lora_B)) {
+    at::AutoDispatchBelowADInplaceOrView guard;
+    return ops::linear_forward(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling,
+                               dropout_p);
+  }
+  Latents latents;
+  at::Tensor y = LinearFunction::apply(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling,
+                                       dropout_p, latents);
+  return {std::move(y), std::move(latents.H), std::move(latents.lora_H)};
 }
 
 ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor& x,
@@ -81,9 +87,8 @@ ops::LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor&
     gradients = ops::linear_backward(dy, x, weight, A, B, lora_A, lora_B, H, lora_H, rng_state,
                                      scaling, dropout_p, output_mask);
   }
-  return refuse_second_derivative("linear", std::move(gradients),
-                                  {dy, or_undefined(x), weight, or_undefined(A), or_undefined(B),
-                                   or_undefined(lora_A), or_undefined(lora_B)});
+  return refuse_second_derivative("linear", std::move(gradients), dy, x, weight, A, B, lora_A,
+                                  lora_B);
 }
 
 }  // namespace

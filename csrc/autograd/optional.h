@@ -5,33 +5,45 @@
 #include <ATen/core/grad_mode.h>
 #include <c10/util/Exception.h>
 
-#include <initializer_list>
-
 #include "ops/adapter.h"
 
 namespace gralora::autograd {
 
+inline bool requires_grad(const at::Tensor& tensor) {
+  return tensor.defined() && tensor.requires_grad();
+}
+
 inline bool requires_grad(const OptionalTensor& tensor) {
-  return tensor.has_value() && tensor->requires_grad();
+  return tensor.has_value() && requires_grad(*tensor);
 }
 
 /// Whether the tensor carries a tangent of forward-mode differentiation.
+inline bool has_tangent(const at::Tensor& tensor) {
+  return tensor.defined() && tensor._fw_grad(/*level=*/0).defined();
+}
+
 inline bool has_tangent(const OptionalTensor& tensor) {
-  return tensor.has_value() && tensor->defined() && tensor->_fw_grad(/*level=*/0).defined();
+  return tensor.has_value() && has_tangent(*tensor);
+}
+
+/// Whether the graph of reverse mode gets a node for a call with these tensors.
+template <class... Tensors>
+bool is_recorded(const Tensors&... tensors) {
+  return at::GradMode::is_enabled() && (requires_grad(tensors) || ...);
 }
 
 /// Whether a derivative through this tensor is expected, in reverse or in forward mode.
-inline bool is_differentiated(const OptionalTensor& tensor) {
-  return (at::GradMode::is_enabled() && requires_grad(tensor)) || has_tangent(tensor);
+template <class MaybeTensor>
+bool is_differentiated(const MaybeTensor& tensor) {
+  return is_recorded(tensor) || has_tangent(tensor);
 }
 
 /// Raises where a tangent would be lost: linear and add have derivatives in reverse mode alone.
-inline void refuse_tangents(const char* op, std::initializer_list<OptionalTensor> tensors) {
-  for (const OptionalTensor& tensor : tensors) {
-    TORCH_CHECK_NOT_IMPLEMENTED(!has_tangent(tensor), "gralora::", op,
-                                ": forward-mode differentiation is not supported, got a tensor "
-                                "with a tangent; use reverse mode, or gralora.reference");
-  }
+template <class... Tensors>
+void refuse_tangents(const char* op, const Tensors&... tensors) {
+  TORCH_CHECK_NOT_IMPLEMENTED(!(has_tangent(tensors) || ...), "gralora::", op,
+                              ": forward-mode differentiation is not supported, got a tensor "
+                              "with a tangent; use reverse mode, or gralora.reference");
 }
 
 inline at::Tensor or_undefined(const OptionalTensor& tensor) {

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <optional>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "dispatch/choice.h"
@@ -71,7 +72,7 @@ py::dict describe(const gralora::Choice& choice) {
 py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner, int64_t outer,
                         std::optional<int64_t> x_row_stride,
                         std::optional<int64_t> factor_block_stride, bool factor_transposed,
-                        uint64_t address, bool half, int processors) {
+                        uint64_t address, bool half, bool drops, int processors) {
   const auto selection =
       gralora::select_project({.T = T,
                                .inner = inner,
@@ -85,6 +86,7 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                                .x_address = address,
                                .factor_address = address,
                                .half = half,
+                               .drops = drops,
                                .processors = processors});
   const auto tile = gralora::size_of(selection.tile);
   py::dict result = describe(selection.choice);
@@ -92,14 +94,44 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
   return result;
 }
 
-py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool aligned) {
-  return describe(gralora::select_expand(
-      {.T = T, .width = width, .blocks = blocks, .half = half, .aligned = aligned}));
+py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool aligned,
+                       bool bias_or_dropout) {
+  const auto selection = gralora::select_expand({.T = T,
+                                                 .width = width,
+                                                 .blocks = blocks,
+                                                 .half = half,
+                                                 .aligned = aligned,
+                                                 .only_kernel_is_one_pass = bias_or_dropout});
+  py::dict result = describe(selection.choice);
+  const int tile = selection.tile == gralora::ExpandTile::k64x64 ? 64 : 128;
+  result["tile"] = py::make_tuple(tile, tile);
+  return result;
 }
 
-py::dict select_weight_gradient(int64_t T, int64_t tiles, bool half, bool aligned, bool narrow) {
-  return describe(gralora::select_weight_gradient(
-      {.T = T, .tiles = tiles, .half = half, .aligned = aligned, .narrow = narrow}));
+py::dict select_weight_gradient(int64_t T,
+                                const std::vector<std::tuple<int64_t, int64_t, int64_t>>& gradients,
+                                bool half, bool aligned, bool narrow, bool drops, int processors) {
+  gralora::WeightGradientProblem problem{.T = T,
+                                         .gradients = {},
+                                         .half = half,
+                                         .aligned = aligned,
+                                         .narrow = narrow,
+                                         .drops = drops,
+                                         .processors = processors};
+  if (gradients.size() > problem.gradients.size()) {
+    throw py::value_error("a call has at most four gradients, got " +
+                          std::to_string(gradients.size()));
+  }
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    const auto& [blocks, width, rank] = gradients[i];
+    problem.gradients[i] = {blocks, width, rank};
+  }
+  const auto selection = gralora::select_weight_gradient(problem);
+  const auto tile = gralora::size_of(selection.tile);
+  py::dict result = describe(selection.choice);
+  result["tile"] = py::make_tuple(tile.activations, tile.latents);
+  result["splits"] = selection.splits;
+  return result;
 }
 
 std::optional<std::string> forced_path() {
@@ -134,19 +166,21 @@ PYBIND11_MODULE(_C, m) {
       py::arg("columns"), py::arg("inner") = 2, py::arg("outer") = 2,
       py::arg("x_row_stride") = py::none(), py::arg("factor_block_stride") = py::none(),
       py::arg("factor_transposed") = false, py::arg("address") = 0, py::arg("half") = true,
-      py::arg("processors") = 132,
+      py::arg("drops") = false, py::arg("processors") = 132,
       "How an input [T, inner*width] meets a factor [inner, width, columns], or its transpose, to "
       "become a latent [outer, T, inner*columns/outer] on a GPU with so many multiprocessors: "
       "{'path': 'kernel' | 'library', 'possible': whether the kernel can run, 'reason', 'tile': "
       "(tokens, columns)}.");
   m.def("select_expand", &select_expand, py::kw_only(), py::arg("T"), py::arg("width"),
         py::arg("blocks") = 2, py::arg("half") = true, py::arg("aligned") = true,
-        "How an adapter's term is written into [T, blocks*width]: {'path', 'possible', 'reason'}.");
+        py::arg("bias_or_dropout") = false,
+        "How an adapter's term is written into [T, blocks*width]: {'path', 'possible', 'reason', "
+        "'tile': (tokens, columns)}.");
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
-        py::arg("tiles"), py::arg("half") = true, py::arg("aligned") = true,
-        py::arg("narrow") = true,
-        "How the factors' gradients, so many tiles of 64 x 64 numbers, are summed over T tokens: "
-        "{'path', 'possible', 'reason'}.");
+        py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
+        py::arg("narrow") = true, py::arg("drops") = false, py::arg("processors") = 132,
+        "How the factors' gradients, each (blocks, width, rank), are summed over T tokens: "
+        "{'path', 'possible', 'reason', 'tile': (activations, latents), 'splits': of the tokens}.");
   m.def("forced_path", &forced_path, "The forced path, or None.");
   m.def("force_path", &force_path, py::arg("name"),
         "Force the products of all adapters to \"aten\", library calls, or to \"sm80\", gralora's "

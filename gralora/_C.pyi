@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import TypedDict
 
 class BuildInfo(TypedDict):
@@ -20,6 +21,13 @@ class Choice(TypedDict):
 
 class ProjectSelection(Choice):
     tile: tuple[int, int]
+
+class ExpandSelection(Choice):
+    tile: tuple[int, int]
+
+class WeightGradientSelection(Choice):
+    tile: tuple[int, int]
+    splits: int
 
 def build_info() -> BuildInfo: ...
 def select_merge(
@@ -44,13 +52,27 @@ def select_project(
     factor_transposed: bool = False,
     address: int = 0,
     half: bool = True,
+    drops: bool = False,
     processors: int = 132,
 ) -> ProjectSelection: ...
 def select_expand(
-    *, T: int, width: int, blocks: int = 2, half: bool = True, aligned: bool = True
-) -> Choice: ...
+    *,
+    T: int,
+    width: int,
+    blocks: int = 2,
+    half: bool = True,
+    aligned: bool = True,
+    bias_or_dropout: bool = False,
+) -> ExpandSelection: ...
 def select_weight_gradient(
-    *, T: int, tiles: int, half: bool = True, aligned: bool = True, narrow: bool = True
-) -> Choice: ...
+    *,
+    T: int,
+    gradients: Sequence[tuple[int, int, int]],
+    half: bool = True,
+    aligned: bool = True,
+    narrow: bool = True,
+    drops: bool = False,
+    processors: int = 132,
+) -> WeightGradientSelection: ...
 def forced_path() -> str | None: ...
 def force_path(name: str | None) -> None: ...

@@ -11,7 +11,6 @@ from gralora.nn.spec import check_int, make_spec
 
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
 _H100_PROCESSORS = 132
-_GRADIENT_TILE = 64  # kernels/weight_gradient.h
 
 
 class Step(TypedDict):
@@ -65,15 +64,18 @@ def explain(
 
     # Rows of latents are padded; those of A, x and dy start on 16-byte boundaries in contiguous
     # tensors where their length is a multiple of eight.
-    tiles = sum(k * -(-width // _GRADIENT_TILE) * -(-columns // _GRADIENT_TILE) for width in (n, m))
-    choices = {
+    choices: dict[str, _C.Choice] = {
         "H = x A": project(n, transposed=False),
         "y = H B": _C.select_expand(T=T, width=m, blocks=k, half=half),
         "G = dy B^T": project(m, transposed=True),
         "dx = G A^T": _C.select_expand(T=T, width=n, blocks=k, half=half, aligned=columns % 8 == 0),
         "dA, dB": _C.select_weight_gradient(
-            T=T, tiles=tiles, half=half, aligned=n % 8 == 0 and m % 8 == 0
-        ),
+            T=T,
+            gradients=[(k, n, columns), (k, m, columns)],
+            half=half,
+            aligned=n % 8 == 0 and m % 8 == 0,
+            processors=processors,
+        ),  # fmt: skip
     }
     return [
         {"step": step, "path": choice["path"], "reason": choice["reason"]}

@@ -9,7 +9,6 @@
 #include "aten/backward.h"
 #include "aten/blocks.h"
 #include "aten/device_notice.h"
-#include "aten/dropout.h"
 
 namespace gralora::aten {
 
@@ -27,8 +26,8 @@ ops::Forward add_forward(const Steps& steps, const at::Tensor& y, const at::Tens
 
   const Sizes sizes(shape);
   const ComputeFactors factors(adapter, x.scalar_type(), steps);
-  const Latents latents = project_input(drop(as_rows(x, sizes.N), rng_state, dropout_p), factors,
-                                        sizes, scaling, steps);
+  const Latents latents = project_input(AdapterInput(as_rows(x, sizes.N), {rng_state, dropout_p}),
+                                        factors, sizes, scaling, steps);
   at::Tensor out = at::empty(y.sizes(), y.options());
   at::Tensor out_rows = out.view({out.numel() / sizes.M, sizes.M});
   if (y.scalar_type() == x.scalar_type()) {

@@ -2,8 +2,6 @@
 
 #include <ATen/ops/empty.h>
 
-#include "aten/dropout.h"
-
 namespace gralora::aten {
 
 AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const AdapterShape& shape,
@@ -17,10 +15,9 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
       mask_(mask),
       dx_sizes_(dy.sizes().vec()),
       dy_rows_(as_rows(dy, sizes_.M)),
+      dropout_{rng_state, dropout_p},
       H_(H),
       lora_H_(lora_H),
-      rng_state_(rng_state),
-      dropout_p_(dropout_p),
       factors_(adapter, dy.scalar_type(), steps) {
   mask_.dA &= adapter.has_grid();
   mask_.dB &= adapter.has_grid();
@@ -32,7 +29,7 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
 
   dx_sizes_.back() = sizes_.N;
   if (mask_.dA || mask_.dlora_A) {
-    x_rows_ = drop(as_rows(*x, sizes_.N), rng_state, dropout_p);
+    input_ = AdapterInput(as_rows(*x, sizes_.N), dropout_);
   }
   if (mask_.dx || mask_.dA || mask_.dlora_A) {
     gradients_ = project_gradient(dy_rows_, factors_, sizes_, scaling, steps);
@@ -41,8 +38,8 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
 
 at::Tensor AdapterBackward::input_gradient() const {
   at::Tensor rows = at::empty({dy_rows_.size(0), sizes_.N}, dy_rows_.options());
-  expand_input(rows, gradients_, factors_, /*overwrite=*/true, steps_);
-  return drop(rows, rng_state_, dropout_p_).view(dx_sizes_);
+  expand_input(rows, gradients_, factors_, dropout_, steps_);
+  return rows.view(dx_sizes_);
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::factor_gradients()
@@ -50,20 +47,34 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::fact
   at::Tensor dA, dB, dlora_A, dlora_B;
   std::array<TokenSum, 4> sums;
   if (mask_.dA) {
-    sums[0] = {&dA, split_blocks(x_rows_, sizes_.k_in), gradients_.grid, adapter_.A.scalar_type()};
+    sums[0] = {.sum = &dA,
+               .left = split_blocks(input_.rows(), sizes_.k_in),
+               .right = gradients_.grid,
+               .dtype = adapter_.A.scalar_type(),
+               .of_input = true};
   }
   if (mask_.dB) {
-    sums[1] = {&dB, *H_, split_blocks(dy_rows_, sizes_.k_out), adapter_.B.scalar_type()};
+    sums[1] = {.sum = &dB,
+               .left = *H_,
+               .right = split_blocks(dy_rows_, sizes_.k_out),
+               .dtype = adapter_.B.scalar_type(),
+               .latent_is_left = true};
   }
   if (mask_.dlora_A) {
-    sums[2] = {&dlora_A, gradients_.plain.unsqueeze(0), x_rows_.unsqueeze(0),
-               adapter_.lora_A.scalar_type()};
+    sums[2] = {.sum = &dlora_A,
+               .left = gradients_.plain.unsqueeze(0),
+               .right = input_.rows().unsqueeze(0),
+               .dtype = adapter_.lora_A.scalar_type(),
+               .latent_is_left = true,
+               .of_input = true};
   }
   if (mask_.dlora_B) {
-    sums[3] = {&dlora_B, dy_rows_.unsqueeze(0), lora_H_->unsqueeze(0),
-               adapter_.lora_B.scalar_type()};
+    sums[3] = {.sum = &dlora_B,
+               .left = dy_rows_.unsqueeze(0),
+               .right = lora_H_->unsqueeze(0),
+               .dtype = adapter_.lora_B.scalar_type()};
   }
-  steps_.sum_over_tokens(sums);
+  steps_.sum_over_tokens(sums, input_);
   if (mask_.dlora_A) dlora_A = dlora_A.squeeze(0);
   if (mask_.dlora_B) dlora_B = dlora_B.squeeze(0);
   return {dA, dB, dlora_A, dlora_B};

@@ -38,9 +38,9 @@ class AdapterBackward {
   AdapterMask mask_;
   std::vector<int64_t> dx_sizes_;
   at::Tensor dy_rows_;
-  at::Tensor x_rows_;  // [T, N] after dropout, only for dA and dlora_A
-  OptionalTensor H_, lora_H_, rng_state_;
-  double dropout_p_;
+  Dropout dropout_;
+  AdapterInput input_;  // x, only for dA and dlora_A
+  OptionalTensor H_, lora_H_;
   ComputeFactors factors_;
   Latents gradients_;  // G and lora_G
 };

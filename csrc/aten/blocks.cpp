@@ -16,19 +16,19 @@ at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::Tenso
       .as_strided({planes, T, rank}, {T * pitch, pitch, 1});
 }
 
-at::Tensor project_grid(const at::Tensor& rows, const at::Tensor& factor, int64_t outer,
+at::Tensor project_grid(const AdapterInput& input, const at::Tensor& factor, int64_t outer,
                         double scaling, const Steps& steps) {
   const int64_t inner = factor.size(0);
-  at::Tensor latent =
-      empty_latent(outer, rows.size(0), inner * (factor.size(2) / outer), rows.options());
-  steps.project(latent, rows, factor, scaling);
+  at::Tensor latent = empty_latent(outer, input.rows().size(0), inner * (factor.size(2) / outer),
+                                   input.rows().options());
+  steps.project(latent, input, factor, scaling);
   return latent;
 }
 
-at::Tensor project_plain(const at::Tensor& rows, const at::Tensor& factor, double scaling,
+at::Tensor project_plain(const AdapterInput& input, const at::Tensor& factor, double scaling,
                          const Steps& steps) {
-  at::Tensor latent = empty_latent(1, rows.size(0), factor.size(1), rows.options());
-  steps.project(latent, rows, factor.unsqueeze(0), scaling);
+  at::Tensor latent = empty_latent(1, input.rows().size(0), factor.size(1), input.rows().options());
+  steps.project(latent, input, factor.unsqueeze(0), scaling);
   return latent.select(0, 0);
 }
 
@@ -67,24 +67,27 @@ at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks) {
                          {width * rows.stride(1), rows.stride(0), rows.stride(1)});
 }
 
-Latents project_input(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
+Latents project_input(const AdapterInput& input, const ComputeFactors& factors, const Sizes& sizes,
                       double scaling, const Steps& steps) {
+  const auto absent = [&] { return at::empty({0}, input.rows().options()); };
   Latents latents;
-  latents.grid = factors.A.defined() ? project_grid(rows, factors.A, sizes.k_out, scaling, steps)
-                                     : at::empty({0}, rows.options());
-  latents.plain = factors.lora_A.defined() ? project_plain(rows, factors.lora_A.t(), scaling, steps)
-                                           : at::empty({0}, rows.options());
+  latents.grid =
+      factors.A.defined() ? project_grid(input, factors.A, sizes.k_out, scaling, steps) : absent();
+  latents.plain = factors.lora_A.defined()
+                      ? project_plain(input, factors.lora_A.t(), scaling, steps)
+                      : absent();
   return latents;
 }
 
 Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
                          double scaling, const Steps& steps) {
+  const AdapterInput input(rows);
   Latents latents;
   if (factors.B.defined()) {
-    latents.grid = project_grid(rows, transpose_factor(factors.B), sizes.k_in, scaling, steps);
+    latents.grid = project_grid(input, transpose_factor(factors.B), sizes.k_in, scaling, steps);
   }
   if (factors.lora_B.defined()) {
-    latents.plain = project_plain(rows, factors.lora_B, scaling, steps);
+    latents.plain = project_plain(input, factors.lora_B, scaling, steps);
   }
   return latents;
 }
@@ -94,9 +97,20 @@ void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactor
   steps.expand(rows, latents, factors.B, transpose_factor(factors.lora_B), overwrite);
 }
 
+bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
+                             const ComputeFactors& factors, const at::Tensor& bias,
+                             const Steps& steps) {
+  return steps.expand_onto_bias(rows, latents, factors.B, transpose_factor(factors.lora_B), bias);
+}
+
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
-                  bool overwrite, const Steps& steps) {
-  steps.expand(rows, latents, transpose_factor(factors.A), factors.lora_A, overwrite);
+                  const Dropout& dropout, const Steps& steps) {
+  const at::Tensor grid_factor = transpose_factor(factors.A);
+  if (dropout.drops()) {
+    steps.expand_dropped(rows, latents, grid_factor, factors.lora_A, dropout);
+  } else {
+    steps.expand(rows, latents, grid_factor, factors.lora_A, /*overwrite=*/true);
+  }
 }
 
 }  // namespace gralora::aten

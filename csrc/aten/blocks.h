@@ -29,8 +29,8 @@ at::Tensor as_rows(const at::Tensor& tensor, int64_t width);
 /// [T, blocks*w] -> [blocks, T, w], a view.
 at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks);
 
-/// H = scaling * x A and lora_H = scaling * x lora_A^T, `rows` [T, N].
-Latents project_input(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
+/// H = scaling * x A and lora_H = scaling * x lora_A^T from x's dropped rows.
+Latents project_input(const AdapterInput& input, const ComputeFactors& factors, const Sizes& sizes,
                       double scaling, const Steps& steps);
 
 /// G = scaling * dy B^T and lora_G = scaling * dy lora_B, `rows` [T, M].
@@ -41,8 +41,14 @@ Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, 
 void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
                    bool overwrite, const Steps& steps);
 
-/// dx (+)= G A^T + lora_G lora_A into `rows` [T, N]; `overwrite` ignores what `rows` holds.
+/// y = H B + lora_H lora_B^T + bias into `rows` [T, M]; false, with nothing done, where that takes
+/// more than one pass over y.
+bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
+                             const ComputeFactors& factors, const at::Tensor& bias,
+                             const Steps& steps);
+
+/// dx = drop(G A^T + lora_G lora_A) into `rows` [T, N], or into a tensor that takes its place.
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
-                  bool overwrite, const Steps& steps);
+                  const Dropout& dropout, const Steps& steps);
 
 }  // namespace gralora::aten

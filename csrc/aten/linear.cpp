@@ -11,7 +11,6 @@
 #include "aten/backward.h"
 #include "aten/blocks.h"
 #include "aten/device_notice.h"
-#include "aten/dropout.h"
 
 namespace gralora::aten {
 
@@ -32,21 +31,23 @@ ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::T
   const ComputeFactors factors(adapter, x.scalar_type(), steps);
   const at::Tensor rows = as_rows(x, sizes.N);
   const Latents latents =
-      project_input(drop(rows, rng_state, dropout_p), factors, sizes, scaling, steps);
+      project_input(AdapterInput(rows, {rng_state, dropout_p}), factors, sizes, scaling, steps);
 
   auto out_sizes = x.sizes().vec();
   out_sizes.back() = sizes.M;
   at::Tensor y = at::empty(out_sizes, x.options());
   at::Tensor y_rows = y.view({rows.size(0), sizes.M});
-  if (bias) {
+  // Adapter term first: the compute-bound base product then hides the second visit to y.
+  if (!bias) {
+    expand_output(y_rows, latents, factors, /*overwrite=*/true, steps);
+    y_rows.addmm_(rows, weight.t());
+  } else if (expand_output_onto_bias(y_rows, latents, factors, *bias, steps)) {
+    y_rows.addmm_(rows, weight.t());
+  } else {
     // The bias rides in the base product's epilogue, so that comes first. The other order would
     // spread the bias over y in a pass of its own before the adapter term could be added to it.
     at::addmm_out(y_rows, *bias, rows, weight.t());
     expand_output(y_rows, latents, factors, /*overwrite=*/false, steps);
-  } else {
-    // Adapter term first: the compute-bound base product then hides the second visit to y.
-    expand_output(y_rows, latents, factors, /*overwrite=*/true, steps);
-    y_rows.addmm_(rows, weight.t());
   }
   return {y, latents.grid, latents.plain};
 }

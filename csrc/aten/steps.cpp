@@ -8,8 +8,10 @@
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
+#include <utility>
 
 #include "aten/blocks.h"
+#include "aten/dropout.h"
 
 namespace gralora::aten {
 namespace {
@@ -30,8 +32,9 @@ void exchange(at::Tensor& latent, const at::Tensor& product) {
       .copy_(product.as_strided({outer, T, inner, s}, {s, outer * s, T * outer * s, 1}));
 }
 
-void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor, double scaling) {
-  project_by_product(latent, rows, factor, scaling, exchange);
+void project(at::Tensor& latent, const AdapterInput& input, const at::Tensor& factor,
+             double scaling) {
+  project_by_product(latent, input, factor, scaling, exchange);
 }
 
 void expand(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
@@ -42,6 +45,17 @@ void expand(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_fac
     beta = 1;
   }
   if (plain_factor.defined()) rows.addmm_(latents.plain, plain_factor, beta);
+}
+
+void expand_dropped(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
+                    const at::Tensor& plain_factor, const Dropout& dropout) {
+  expand(rows, latents, grid_factor, plain_factor, /*overwrite=*/true);
+  rows = drop(rows, dropout.rng_state, dropout.p);
+}
+
+bool expand_onto_bias(at::Tensor&, const Latents&, const at::Tensor&, const at::Tensor&,
+                      const at::Tensor&) {
+  return false;
 }
 
 at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
@@ -56,11 +70,9 @@ at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
   return sum;
 }
 
-void sum_over_tokens(const std::array<TokenSum, 4>& sums) {
+void sum_over_tokens(const std::array<TokenSum, 4>& sums, const AdapterInput& input) {
   for (const TokenSum& entry : sums) {
-    if (entry.left.defined()) {
-      *entry.sum = sum_by_product(entry.left, entry.right, entry.dtype).to(entry.dtype);
-    }
+    if (entry.left.defined()) *entry.sum = sum_by_product(entry, input).to(entry.dtype);
   }
 }
 
@@ -73,14 +85,24 @@ void round(std::initializer_list<Rounding> roundings) {
 
 }  // namespace
 
-const Steps kLibrarySteps{project, expand, sum_over_tokens, round};
+const Steps kLibrarySteps{project,          expand,          expand_dropped,
+                          expand_onto_bias, sum_over_tokens, round};
 
-void project_by_product(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor,
+AdapterInput::AdapterInput(at::Tensor rows, Dropout dropout)
+    : rows_(std::move(rows)), dropout_(std::move(dropout)) {}
+
+const at::Tensor& AdapterInput::dropped_rows() const {
+  if (!dropout_.drops()) return rows_;
+  if (!dropped_rows_.defined()) dropped_rows_ = drop(rows_, dropout_.rng_state, dropout_.p);
+  return dropped_rows_;
+}
+
+void project_by_product(at::Tensor& latent, const AdapterInput& input, const at::Tensor& factor,
                         double scaling,
                         void (*exchange)(at::Tensor& latent, const at::Tensor& product)) {
   const int64_t inner = factor.size(0);
   const int64_t T = latent.size(1);
-  const at::Tensor blocks = split_blocks(rows, inner);
+  const at::Tensor blocks = split_blocks(input.dropped_rows(), inner);
   // With one outer block the product's own layout is the latent's: write it in place.
   if (latent.size(0) == 1) {
     const int64_t s = latent.size(2) / inner;
@@ -88,12 +110,18 @@ void project_by_product(at::Tensor& latent, const at::Tensor& rows, const at::Te
         .baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
     return;
   }
-  at::Tensor product = at::empty({inner, T, factor.size(2)}, rows.options());
+  at::Tensor product = at::empty({inner, T, factor.size(2)}, blocks.options());
   product.baddbmm_(blocks, factor, /*beta=*/0, /*alpha=*/scaling);
   exchange(latent, product);
 }
 
-at::Tensor sum_by_product(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype) {
+at::Tensor sum_by_product(const TokenSum& entry, const AdapterInput& input) {
+  at::Tensor left = entry.left, right = entry.right;
+  if (entry.of_input && input.dropout().drops()) {
+    at::Tensor& activation = entry.latent_is_left ? right : left;
+    activation = split_blocks(input.dropped_rows(), activation.size(0));
+  }
+  const at::ScalarType dtype = entry.dtype;
   const at::ScalarType compute = left.scalar_type();
   if (compute == at::kFloat || compute == at::kDouble) {
     return at::bmm(left.transpose(1, 2), right);

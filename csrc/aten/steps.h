@@ -7,12 +7,39 @@
 #include <array>
 #include <initializer_list>
 
+#include "ops/adapter.h"
+
 namespace gralora::aten {
 
 /// The adapter's latents: H [k_out, T, k_in*s] and lora_H [T, r0] forward, G [k_in, T, k_out*s] and
 /// lora_G [T, r0] backward. A part that the adapter does not have is an empty [0] tensor, or none.
 struct Latents {
   at::Tensor grid, plain;
+};
+
+/// What stands between x and the adapter in training; nothing where there is no rng_state.
+struct Dropout {
+  OptionalTensor rng_state;  // [2] int64 on x's device: seed, offset
+  double p = 0.0;
+
+  bool drops() const { return rng_state.has_value(); }
+};
+
+/// The adapter's input as rows [T, N], before dropout. Kernels drop while they read; library calls
+/// need the dropped rows in memory, which are made at most once.
+class AdapterInput {
+ public:
+  AdapterInput() = default;
+  explicit AdapterInput(at::Tensor rows, Dropout dropout = {});
+
+  const at::Tensor& rows() const { return rows_; }
+  const Dropout& dropout() const { return dropout_; }
+  const at::Tensor& dropped_rows() const;
+
+ private:
+  at::Tensor rows_;
+  Dropout dropout_;
+  mutable at::Tensor dropped_rows_;
 };
 
 /// A tensor that is to have another dtype; skipped where it is null, undefined or has it already.
@@ -22,18 +49,21 @@ struct Rounding {
 };
 
 /// *sum = left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q]: summed over the tokens in
-/// fp32 (fp64 for fp64) and rounded once, to `dtype`. Skipped where `left` is undefined.
+/// fp32 (fp64 for fp64) and rounded once, to `dtype`. Skipped where `left` is undefined. One side
+/// is a latent, the other an activation: dy, or the adapter's input before its dropout.
 struct TokenSum {
   at::Tensor* sum = nullptr;
   at::Tensor left, right;
   at::ScalarType dtype = at::kFloat;
+  bool latent_is_left = false;
+  bool of_input = false;  // the activation is the adapter's input
 };
 
 struct Steps {
   /// latent[q, t, (p, rank)] = scaling * sum_w rows[t, (p, w)] * factor[p, w, (q, rank)]: `latent`
-  /// [outer, T, inner*s] with padded rows, `rows` [T, inner*width], `factor` [inner, width,
-  /// outer*s] with any strides. The scale enters the sum before it is rounded.
-  void (*project)(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor,
+  /// [outer, T, inner*s] with padded rows, the input's dropped rows [T, inner*width], `factor`
+  /// [inner, width, outer*s] with any strides. The scale enters the sum before it is rounded.
+  void (*project)(at::Tensor& latent, const AdapterInput& input, const at::Tensor& factor,
                   double scaling);
 
   /// rows[t, (i, o)] (+)= sum_q grid[i, t, q] * grid_factor[i, q, o] + sum_q plain[t, q] *
@@ -43,7 +73,15 @@ struct Steps {
   void (*expand)(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
                  const at::Tensor& plain_factor, bool overwrite);
 
-  void (*sum_over_tokens)(const std::array<TokenSum, 4>& sums);
+  /// rows = drop(what expand writes); may replace `rows` by another tensor of its kind.
+  void (*expand_dropped)(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
+                         const at::Tensor& plain_factor, const Dropout& dropout);
+
+  /// rows = what expand writes + bias; false, with nothing done, where that takes a second pass.
+  bool (*expand_onto_bias)(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
+                           const at::Tensor& plain_factor, const at::Tensor& bias);
+
+  void (*sum_over_tokens)(const std::array<TokenSum, 4>& sums, const AdapterInput& input);
 
   /// Replaces each tensor by one of its dtype.
   void (*round)(std::initializer_list<Rounding> roundings);
@@ -54,13 +92,13 @@ extern const Steps kLibrarySteps;
 
 /// Steps::project by a library product; where that leaves the blocks in the other order, `exchange`
 /// brings `product` [inner, T, outer*s] to `latent`.
-void project_by_product(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor,
+void project_by_product(at::Tensor& latent, const AdapterInput& input, const at::Tensor& factor,
                         double scaling,
                         void (*exchange)(at::Tensor& latent, const at::Tensor& product));
 
-/// left^T right per block by a library product, in fp32 (fp64 for fp64), or in `dtype` already
-/// where the library's own rounding is the only one.
-at::Tensor sum_by_product(const at::Tensor& left, const at::Tensor& right, at::ScalarType dtype);
+/// left^T right per block by a library product, in fp32 (fp64 for fp64), or in the entry's dtype
+/// already where the library's own rounding is the only one.
+at::Tensor sum_by_product(const TokenSum& entry, const AdapterInput& input);
 
 /// A composition with its steps fixed, as the dispatcher calls it.
 template <auto composition, const Steps& steps>

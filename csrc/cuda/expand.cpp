@@ -29,38 +29,71 @@ ExpandPart describe(const at::Tensor& latent, const at::Tensor& factor) {
   return part;
 }
 
-}  // namespace
+/// What stands beside the products; nothing of it by default.
+struct Beside {
+  const at::Tensor* bias = nullptr;
+  DropoutSource dropout{};
+  bool overwrite = true;
+};
 
-void expand(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
-            const at::Tensor& plain_factor, bool overwrite) {
+/// Writes the term by the kernel; false where the library is to do it.
+bool expand_by_kernel(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
+                      const at::Tensor& plain_factor, const Beside& beside) {
   const bool has_grid = grid_factor.defined();
   const bool has_plain = plain_factor.defined();
   const at::Tensor plain_latent = has_plain ? latents.plain.unsqueeze(0) : at::Tensor();
   const at::Tensor plain_block = has_plain ? plain_factor.unsqueeze(0) : at::Tensor();
   const int64_t blocks = has_grid ? grid_factor.size(0) : 1;
   const int64_t width = rows.size(1) / blocks;
-  const Choice choice =
-      select_expand({.T = rows.size(0),
-                     .width = width,
-                     .blocks = blocks,
-                     .half = is_half(rows),
-                     .aligned = has_aligned_rows(rows) &&
-                                (!has_grid || is_addressable(latents.grid, grid_factor)) &&
-                                (!has_plain || is_addressable(plain_latent, plain_block))});
-  if (!takes_kernel("expand", choice)) {
-    aten::kLibrarySteps.expand(rows, latents, grid_factor, plain_factor, overwrite);
-    return;
-  }
+  const ExpandSelection selection = select_expand(
+      {.T = rows.size(0),
+       .width = width,
+       .blocks = blocks,
+       .half = is_half(rows),
+       .aligned = has_aligned_rows(rows) &&
+                  (beside.bias == nullptr || has_aligned_rows(*beside.bias)) &&
+                  (!has_grid || is_addressable(latents.grid, grid_factor)) &&
+                  (!has_plain || is_addressable(plain_latent, plain_block)),
+       .only_kernel_is_one_pass = beside.bias != nullptr || beside.dropout.rng_state != nullptr});
+  if (!takes_kernel("expand", selection.choice)) return false;
   ExpandParams params{};
   if (has_grid) params.grid = describe(latents.grid, grid_factor);
   if (has_plain) params.plain = describe(plain_latent, plain_block);
+  if (beside.bias != nullptr) params.bias = beside.bias->const_data_ptr();
   params.out = rows.mutable_data_ptr();
   params.T = rows.size(0);
   params.blocks = static_cast<int32_t>(blocks);
   params.width = static_cast<int32_t>(width);
-  params.accumulate = !overwrite;
+  params.accumulate = !beside.overwrite;
+  // Several outer blocks come from the projection kernel or from the exchange of blocks.
+  params.factors_are_ready = !has_plain && blocks > 1;
+  params.dropout = beside.dropout;
+  params.tile = selection.tile;
   params.type = element_type(rows);
   check_launch("expand", launch_expand(params, c10::cuda::getCurrentCUDAStream()));
+  return true;
+}
+
+}  // namespace
+
+void expand(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
+            const at::Tensor& plain_factor, bool overwrite) {
+  if (expand_by_kernel(rows, latents, grid_factor, plain_factor, {.overwrite = overwrite})) return;
+  aten::kLibrarySteps.expand(rows, latents, grid_factor, plain_factor, overwrite);
+}
+
+void expand_dropped(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
+                    const at::Tensor& plain_factor, const aten::Dropout& dropout) {
+  const DropoutArgument argument(dropout);
+  if (expand_by_kernel(rows, latents, grid_factor, plain_factor, {.dropout = argument.source})) {
+    return;
+  }
+  aten::kLibrarySteps.expand_dropped(rows, latents, grid_factor, plain_factor, dropout);
+}
+
+bool expand_onto_bias(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
+                      const at::Tensor& plain_factor, const at::Tensor& bias) {
+  return expand_by_kernel(rows, latents, grid_factor, plain_factor, {.bias = &bias});
 }
 
 }  // namespace gralora::cuda

@@ -4,7 +4,9 @@
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAException.h>
 
+#include "aten/steps.h"
 #include "dispatch/choice.h"
+#include "kernels/dropout.h"
 #include "kernels/element_type.h"
 
 namespace gralora::cuda {
@@ -39,6 +41,21 @@ inline bool has_aligned_rows(const at::Tensor& tensor, int64_t axis = -1) {
   }
   return reinterpret_cast<uint64_t>(tensor.const_data_ptr()) % 16 == 0;
 }
+
+/// A call's dropout as kernels take it. Keeps alive what the source points to.
+struct DropoutArgument {
+  explicit DropoutArgument(const aten::Dropout& dropout) {
+    if (!dropout.drops()) return;
+    state = dropout.rng_state->contiguous();
+    source = {state.const_data_ptr<int64_t>(), philox::make_dropout_rule(dropout.p)};
+  }
+
+  /// Of the kept elements.
+  double scale() const { return source.rng_state == nullptr ? 1.0 : source.rule.scale; }
+
+  at::Tensor state;
+  DropoutSource source;
+};
 
 /// Multiprocessors of the current device.
 inline int count_processors() {

@@ -28,7 +28,10 @@ void exchange(at::Tensor& latent, const at::Tensor& product) {
 
 }  // namespace
 
-void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor, double scaling) {
+void project(at::Tensor& latent, const aten::AdapterInput& input, const at::Tensor& factor,
+             double scaling) {
+  const at::Tensor& rows = input.rows();
+  const DropoutArgument dropout(input.dropout());
   const int64_t inner = factor.size(0);
   const ProjectSelection selection =
       select_project({.T = rows.size(0),
@@ -43,9 +46,10 @@ void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& facto
                       .x_address = reinterpret_cast<uint64_t>(rows.const_data_ptr()),
                       .factor_address = reinterpret_cast<uint64_t>(factor.const_data_ptr()),
                       .half = is_half(rows),
+                      .drops = input.dropout().drops(),
                       .processors = count_processors()});
   if (!takes_kernel("project", selection.choice)) {
-    aten::project_by_product(latent, rows, factor, scaling, exchange);
+    aten::project_by_product(latent, input, factor, scaling, exchange);
     return;
   }
   ProjectParams params{};
@@ -62,7 +66,8 @@ void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& facto
   params.factor_pitch = selection.width_is_contiguous ? factor.stride(2) : factor.stride(1);
   params.latent_plane = latent.stride(0);
   params.latent_pitch = latent.stride(1);
-  params.scaling = static_cast<float>(scaling);
+  params.scaling = static_cast<float>(scaling * dropout.scale());
+  params.dropout = dropout.source;
   params.type = element_type(rows);
   params.width_is_contiguous = selection.width_is_contiguous;
   params.tile = selection.tile;

@@ -5,15 +5,23 @@
 
 namespace gralora::cuda {
 
-void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor, double scaling);
+void project(at::Tensor& latent, const aten::AdapterInput& input, const at::Tensor& factor,
+             double scaling);
 
 void expand(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
             const at::Tensor& plain_factor, bool overwrite);
 
-void sum_over_tokens(const std::array<aten::TokenSum, 4>& sums);
+void expand_dropped(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
+                    const at::Tensor& plain_factor, const aten::Dropout& dropout);
+
+bool expand_onto_bias(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
+                      const at::Tensor& plain_factor, const at::Tensor& bias);
+
+void sum_over_tokens(const std::array<aten::TokenSum, 4>& sums, const aten::AdapterInput& input);
 
 void round(std::initializer_list<aten::Rounding> roundings);
 
-inline constexpr aten::Steps kKernelSteps{project, expand, sum_over_tokens, round};
+inline constexpr aten::Steps kKernelSteps{project,          expand,          expand_dropped,
+                                          expand_onto_bias, sum_over_tokens, round};
 
 }  // namespace gralora::cuda

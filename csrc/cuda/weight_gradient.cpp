@@ -15,27 +15,40 @@ namespace {
 
 using Sums = std::array<aten::TokenSum, 4>;
 
-/// Tiles of the kernel along an axis.
-int64_t count_tiles(int64_t size) { return (size + kGradientTile - 1) / kGradientTile; }
+/// The entry's sides by what they are.
+const at::Tensor& activation_of(const aten::TokenSum& entry) {
+  return entry.latent_is_left ? entry.right : entry.left;
+}
+const at::Tensor& latent_of(const aten::TokenSum& entry) {
+  return entry.latent_is_left ? entry.left : entry.right;
+}
 
-WeightGradientProblem describe_problem(const Sums& sums) {
-  WeightGradientProblem problem{.T = 0, .tiles = 0, .half = true, .aligned = true, .narrow = true};
-  for (const aten::TokenSum& entry : sums) {
+WeightGradientProblem describe_problem(const Sums& sums, bool drops) {
+  WeightGradientProblem problem{.T = 0,
+                                .gradients = {},
+                                .half = true,
+                                .aligned = true,
+                                .narrow = true,
+                                .drops = drops,
+                                .processors = count_processors()};
+  for (size_t i = 0; i < sums.size(); ++i) {
+    const aten::TokenSum& entry = sums[i];
     if (!entry.left.defined()) continue;
     problem.T = entry.left.size(1);
-    problem.tiles +=
-        entry.left.size(0) * count_tiles(entry.left.size(2)) * count_tiles(entry.right.size(2));
+    problem.gradients[i] = {entry.left.size(0), activation_of(entry).size(2),
+                            latent_of(entry).size(2)};
     problem.half &= is_half(entry.left);
     problem.aligned &= has_aligned_rows(entry.left) && has_aligned_rows(entry.right);
+    // Dropout is drawn for whole groups of the input's columns.
+    if (drops && entry.of_input) problem.aligned &= activation_of(entry).size(2) % kGroup == 0;
     problem.narrow &= entry.dtype != at::kDouble;
   }
   return problem;
 }
 
-void sum_by_products(const Sums& sums) {
+void sum_by_products(const Sums& sums, const aten::AdapterInput& input) {
   for (const aten::TokenSum& entry : sums) {
-    if (!entry.left.defined()) continue;
-    *entry.sum = aten::sum_by_product(entry.left, entry.right, entry.dtype);
+    if (entry.left.defined()) *entry.sum = aten::sum_by_product(entry, input);
   }
   round({{sums[0].sum, sums[0].dtype},
          {sums[1].sum, sums[1].dtype},
@@ -45,32 +58,48 @@ void sum_by_products(const Sums& sums) {
 
 }  // namespace
 
-void sum_over_tokens(const Sums& sums) {
-  const WeightGradientProblem problem = describe_problem(sums);
-  if (!takes_kernel("weight_gradient", select_weight_gradient(problem))) {
-    sum_by_products(sums);
+void sum_over_tokens(const Sums& sums, const aten::AdapterInput& input) {
+  const WeightGradientSelection selection =
+      select_weight_gradient(describe_problem(sums, input.dropout().drops()));
+  if (!takes_kernel("weight_gradient", selection.choice)) {
+    sum_by_products(sums, input);
     return;
   }
+  const DropoutArgument dropout(input.dropout());
   WeightGradientParams params{};
+  at::TensorOptions options;
   for (const aten::TokenSum& entry : sums) {
-    const auto& [sum, left, right, dtype] = entry;
-    if (!left.defined()) continue;
-    *sum = at::empty({left.size(0), left.size(2), right.size(2)}, left.options().dtype(dtype));
-    params.type = element_type(left);
-    params.T = static_cast<int32_t>(problem.T);
-    params.sums[params.count++] = {.left = left.const_data_ptr(),
-                                   .right = right.const_data_ptr(),
-                                   .out = sum->mutable_data_ptr(),
-                                   .left_block_stride = left.stride(0),
-                                   .left_pitch = left.stride(1),
-                                   .right_block_stride = right.stride(0),
-                                   .right_pitch = right.stride(1),
-                                   .blocks = static_cast<int32_t>(left.size(0)),
-                                   .rows = static_cast<int32_t>(left.size(2)),
-                                   .columns = static_cast<int32_t>(right.size(2)),
-                                   .out_type = element_type(*sum)};
+    if (!entry.left.defined()) continue;
+    const at::Tensor& activation = activation_of(entry);
+    const at::Tensor& latent = latent_of(entry);
+    options = activation.options();
+    *entry.sum = at::empty({entry.left.size(0), entry.left.size(2), entry.right.size(2)},
+                           options.dtype(entry.dtype));
+    params.type = element_type(activation);
+    params.T = static_cast<int32_t>(activation.size(1));
+    params.sums[params.count++] = {.activation = activation.const_data_ptr(),
+                                   .latent = latent.const_data_ptr(),
+                                   .out = entry.sum->mutable_data_ptr(),
+                                   .activation_block_stride = activation.stride(0),
+                                   .activation_pitch = activation.stride(1),
+                                   .latent_block_stride = latent.stride(0),
+                                   .latent_pitch = latent.stride(1),
+                                   .blocks = static_cast<int32_t>(activation.size(0)),
+                                   .width = static_cast<int32_t>(activation.size(2)),
+                                   .rank = static_cast<int32_t>(latent.size(2)),
+                                   .rank_first = entry.latent_is_left,
+                                   .drops = entry.of_input && input.dropout().drops(),
+                                   .out_type = element_type(*entry.sum)};
   }
   if (params.count == 0) return;
+  params.dropout = dropout.source;
+  params.tile = selection.tile;
+  params.splits = selection.splits;
+  at::Tensor workspace;
+  if (const int64_t elements = gradient_workspace(params); elements > 0) {
+    workspace = at::empty({elements}, options.dtype(at::kFloat));
+    params.workspace = workspace.mutable_data_ptr<float>();
+  }
   check_launch("weight_gradient",
                launch_weight_gradient(params, c10::cuda::getCurrentCUDAStream()));
 }

@@ -8,19 +8,28 @@ namespace {
 constexpr int64_t kFewTokens = 512;
 constexpr int64_t kFewResults = 1 << 21;
 
-}  // namespace
+bool is_short(const ExpandProblem& problem) {
+  return problem.T <= kFewTokens && problem.T * problem.width * problem.blocks <= kFewResults;
+}
 
-Choice select_expand(const ExpandProblem& problem) {
+Choice choose_way(const ExpandProblem& problem) {
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
   if (problem.width % kGroup != 0)
     return Choice::impossible("the block width is not a multiple of 8");
   if (problem.width > kMaxExtent) return Choice::impossible("a block is wider than 2^30");
   if (!problem.aligned) return Choice::impossible("rows are not 16-byte aligned");
-  if (problem.T > kFewTokens) return Choice::library("more than 512 tokens");
-  if (problem.T * problem.width * problem.blocks > kFewResults) {
-    return Choice::library("more than 2^21 results");
+  if (problem.only_kernel_is_one_pass) {
+    return Choice::own("bias or dropout in the same pass");
   }
+  if (problem.T > kFewTokens) return Choice::library("more than 512 tokens");
+  if (!is_short(problem)) return Choice::library("more than 2^21 results");
   return Choice::own("aligned 16-bit operands, few results");
+}
+
+}  // namespace
+
+ExpandSelection select_expand(const ExpandProblem& problem) {
+  return {choose_way(problem), is_short(problem) ? ExpandTile::k64x64 : ExpandTile::k128x128};
 }
 
 }  // namespace gralora

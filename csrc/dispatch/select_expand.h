@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "dispatch/choice.h"
+#include "kernels/expand_tiles.h"
 
 namespace gralora {
 
@@ -13,8 +14,15 @@ struct ExpandProblem {
   int64_t T, width, blocks;
   bool half;     // 16-bit operands
   bool aligned;  // rows of the operands and of the result start on 16-byte boundaries
+  bool
+      only_kernel_is_one_pass;  // a bias or dropout, for which library calls visit the result twice
 };
 
-Choice select_expand(const ExpandProblem& problem);
+struct ExpandSelection {
+  Choice choice;
+  ExpandTile tile;
+};
+
+ExpandSelection select_expand(const ExpandProblem& problem);
 
 }  // namespace gralora

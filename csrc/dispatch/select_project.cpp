@@ -6,19 +6,33 @@ namespace {
 constexpr int64_t kAlignment = 16;
 
 // Measured on an H100 (4096 and 1024 wide): the kernel is faster than a library product and an
-// exchange of its blocks up to one slice of columns, or up to so many latents of a block.
-constexpr int64_t kSliceColumns = size_of(ProjectTile::k64x32).columns;
+// exchange of its blocks up to so many columns, or up to so many latents of a block.
+constexpr int64_t kMostColumns = size_of(ProjectTile::k128x128).columns;
 constexpr int64_t kFewLatents = 1 << 16;
 
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
 
-/// The larger tile where it gives most multiprocessors a block: it reads the factor less often, but
+int64_t count_blocks(const ProjectProblem& problem, ProjectTile tile) {
+  const ProjectTileSize size = size_of(tile);
+  return (problem.T + size.tokens - 1) / size.tokens * problem.inner *
+         ((problem.columns + size.columns - 1) / size.columns);
+}
+
+/// The tile that reads the operands least often among those that give most multiprocessors a block:
 /// a chip that is not full reads nothing fast.
 ProjectTile choose_tile(const ProjectProblem& problem) {
-  const ProjectTileSize size = size_of(ProjectTile::k64x32);
-  const int64_t blocks = (problem.T + size.tokens - 1) / size.tokens * problem.inner *
-                         ((problem.columns + size.columns - 1) / size.columns);
-  return blocks * 4 >= problem.processors * 3 ? ProjectTile::k64x32 : ProjectTile::k16x32;
+  const auto fills = [&](ProjectTile tile) {
+    return count_blocks(problem, tile) * 4 >= int64_t{problem.processors} * 3;
+  };
+  if (problem.columns <= size_of(ProjectTile::k64x32).columns) {
+    return fills(ProjectTile::k64x32) ? ProjectTile::k64x32 : ProjectTile::k16x32;
+  }
+  const bool wide = problem.columns > size_of(ProjectTile::k128x64).columns;
+  const ProjectTile largest = wide ? ProjectTile::k128x128 : ProjectTile::k128x64;
+  for (const ProjectTile tile : {largest, ProjectTile::k64x64}) {
+    if (fills(tile)) return tile;
+  }
+  return ProjectTile::k16x32;
 }
 
 Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
@@ -42,9 +56,10 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   if (pitch % kGroup != 0 || odd_blocks || !is_aligned(problem.factor_address)) {
     return Choice::impossible("rows of the factor are not 16-byte aligned");
   }
+  if (problem.drops) return Choice::own("dropout while reading, without a copy of the input");
   if (problem.outer == 1) return Choice::library("one outer block: the product needs no exchange");
-  if (problem.columns > kSliceColumns && problem.T * problem.columns > kFewLatents) {
-    return Choice::library("more than 32 columns and 2^16 latents");
+  if (problem.columns > kMostColumns && problem.T * problem.columns > kFewLatents) {
+    return Choice::library("more than 128 columns and 2^16 latents");
   }
   return Choice::own("aligned 16-bit operands");
 }

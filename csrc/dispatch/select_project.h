@@ -16,6 +16,7 @@ struct ProjectProblem {
   int64_t factor_block_stride, factor_width_stride, factor_column_stride;
   uint64_t x_address, factor_address;
   bool half;       // 16-bit operands
+  bool drops;      // the input goes through dropout
   int processors;  // multiprocessors of the GPU
 };
 

@@ -2,21 +2,36 @@
 // torch and without a GPU (gralora._C.select_weight_gradient).
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "dispatch/choice.h"
+#include "kernels/weight_gradient_tiles.h"
 
 namespace gralora {
 
-/// All gradients of one call.
-struct WeightGradientProblem {
-  int64_t T;
-  int64_t tiles;  // of 64 x 64 numbers, over all gradients
-  bool half;      // 16-bit operands
-  bool aligned;   // rows of the operands start on 16-byte boundaries
-  bool narrow;    // no gradient is fp64
+/// One gradient: per block, the product of [T, width] and [T, rank] over the tokens.
+struct GradientShape {
+  int64_t blocks = 0, width = 0, rank = 0;
 };
 
-Choice select_weight_gradient(const WeightGradientProblem& problem);
+/// All gradients of one call; unused places have no blocks.
+struct WeightGradientProblem {
+  int64_t T;
+  std::array<GradientShape, 4> gradients;
+  bool half;       // 16-bit operands
+  bool aligned;    // rows of the operands start on 16-byte boundaries
+  bool narrow;     // no gradient is fp64
+  bool drops;      // the adapter's input goes through dropout
+  int processors;  // multiprocessors of the GPU
+};
+
+struct WeightGradientSelection {
+  Choice choice;
+  GradientTile tile;
+  int splits;  // of the tokens
+};
+
+WeightGradientSelection select_weight_gradient(const WeightGradientProblem& problem);
 
 }  // namespace gralora

@@ -7,10 +7,14 @@
 //
 // Beyond the last row, the last column and the end of the depth the buffers hold zeros, in both
 // operands along the depth: an Inf or NaN reaches only its own row or column.
+//
+// Dropout acts on the left operand in its buffer: each thread clears what it has copied itself, so
+// the barrier that publishes the copies publishes the masked ones.
 #pragma once
 
 #include <type_traits>
 
+#include "kernels/dropout_mask.cuh"
 #include "kernels/mma.cuh"
 
 namespace gralora {
@@ -31,14 +35,22 @@ struct Tile {
   static constexpr int kStageBytes = (kRows + kColumns) * kDepth * 2;
   static constexpr int kSharedBytes = kStages * kStageBytes;
   static constexpr int kSums = kWarpRows / 16 * (kWarpColumns / 8) * 4;  // of one thread
+  // That share an SM's registers: three leave 80 to a thread, two 128.
+  static constexpr int kBlocksPerProcessor = kSums <= 16 ? 3 : 2;
 
   static_assert(kThreads == 256, "the copies are dealt out among eight warps");
   static_assert(kWarpRows % 16 == 0 && kWarpColumns % 16 == 0, "whole fragments");
   static_assert(kDepth / 16 % kWarpsDepth == 0, "whole MMA steps per warp");
-  static_assert(kSums <= 16, "several CTAs share an SM's registers");
+  static_assert(kSums <= 64, "two CTAs share an SM's registers");
   static_assert(kSharedBytes <= 96 * 1024, "must fit consumer GPUs");
   static_assert((kWarpsDepth - 1) * kWarpsRows * kWarpsColumns * 32 * kSums * 4 <= kSharedBytes,
                 "the warps' sums are exchanged in the memory of the ring");
+};
+
+/// Neighbours that are stored together.
+template <class T>
+struct alignas(2 * sizeof(T)) Pair {
+  T first, second;
 };
 
 /// An operand from the CTA's first row or column on, of which `extent` exist; `pitch` elements lie
@@ -101,6 +113,18 @@ class TileCopy {
     }
   }
 
+  /// Drops from this thread's chunks of a tile that lies `rows` and `columns` beyond the first.
+  __device__ void drop(uint32_t tile, const ChunkDropout& dropout, int64_t rows,
+                       int64_t columns) const {
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      const int row = row_ + turn * kRowsAtOnce;
+      if (kRows % kRowsAtOnce != 0 && row >= kRows) break;
+      const uint32_t at = tile + offset_ + turn * kRowsAtOnce * kChunks * 16;
+      mma::store_chunk(at, dropout(mma::load_chunk(at), rows + row, columns + column_));
+    }
+  }
+
  private:
   static constexpr int kChunks = kColumns / kChunk;
   static constexpr int kRowsAtOnce = kThreads / kChunks;
@@ -130,6 +154,14 @@ class OperandCopy {
     }
   }
 
+  __device__ void drop(uint32_t tile, const ChunkDropout& dropout, int done) const {
+    if constexpr (kDepthIsContiguous) {
+      copy_.drop(tile, dropout, 0, done);
+    } else {
+      copy_.drop(tile, dropout, done, 0);
+    }
+  }
+
  private:
   std::conditional_t<kDepthIsContiguous, TileCopy<Tile::kThreads, kExtent, Tile::kDepth, T>,
                      TileCopy<Tile::kThreads, Tile::kDepth, kExtent, T>>
@@ -138,11 +170,19 @@ class OperandCopy {
   int extent_;
 };
 
+/// For products whose operands are all there already.
+struct NoWait {
+  __device__ void operator()() const {}
+};
+
 /// sums += left x right over `depth`. Every thread of the CTA calls it; `ring` is free again when
 /// it returns. kLeftDepth, kRightDepth: whether the operand's depth is its contiguous axis.
-template <class T, class Tile, bool kLeftDepth, bool kRightDepth>
+/// `wait_for_left` runs after the first copies of `right` and before those of `left`.
+template <class T, class Tile, bool kLeftDepth, bool kRightDepth, class Dropout = NoDropout,
+          class Wait = NoWait>
 __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operand<T>& left,
-                                   const Operand<T>& right, int depth) {
+                                   const Operand<T>& right, int depth, const Dropout& dropout = {},
+                                   const Wait& wait_for_left = {}) {
   const WarpPlace<Tile> place;
   const OperandCopy<Tile, Tile::kRows, kLeftDepth, T> copy_left(left);
   const OperandCopy<Tile, Tile::kColumns, kRightDepth, T> copy_right(right);
@@ -156,8 +196,10 @@ __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operan
   const auto stage = [&](int step) {
     return ring + static_cast<uint32_t>(step % Tile::kStages * Tile::kStageBytes);
   };
-  const auto copy_stage = [&](int step) {
+  const auto copy_left_stage = [&](int step) {
     copy_left(stage(step), step * Tile::kDepth, depth);
+  };
+  const auto copy_right_stage = [&](int step) {
     copy_right(stage(step) + kRightOffset, step * Tile::kDepth, depth);
   };
   const auto address = [](uint32_t tile, int row, int chunk) {
@@ -207,17 +249,27 @@ __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operan
     }
   };
 
-  // Every step commits one group, an empty one past the end, so the wait counts steps.
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) {
-    if (step < steps) copy_stage(step);
+    if (step < steps) copy_right_stage(step);
+  }
+  wait_for_left();
+  // Every step commits one group, an empty one past the end, so the wait counts steps; the first
+  // group has all the copies of `right` so far.
+#pragma unroll
+  for (int step = 0; step < Tile::kStages - 1; ++step) {
+    if (step < steps) copy_left_stage(step);
     mma::commit_copies();
   }
   for (int step = 0; step < steps; ++step) {
     mma::wait_for_copies<Tile::kStages - 2>();
+    if constexpr (Dropout::kActive) copy_left.drop(stage(step), dropout, step * Tile::kDepth);
     // Makes the copies of all threads visible, and frees the buffer that the next copy overwrites.
     __syncthreads();
-    if (step + Tile::kStages - 1 < steps) copy_stage(step + Tile::kStages - 1);
+    if (step + Tile::kStages - 1 < steps) {
+      copy_left_stage(step + Tile::kStages - 1);
+      copy_right_stage(step + Tile::kStages - 1);
+    }
     mma::commit_copies();
     multiply_stage(step);
   }

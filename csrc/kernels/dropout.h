@@ -10,6 +10,12 @@
 
 namespace gralora {
 
+/// Dropout inside another kernel; none where `rng_state` is null.
+struct DropoutSource {
+  const int64_t* rng_state = nullptr;  // [2] on the device: seed, offset
+  philox::DropoutRule rule{};
+};
+
 struct DropoutParams {
   const void* x;             // [T, N], unit column stride
   void* out;                 // [T, N], contiguous

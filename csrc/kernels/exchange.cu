@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "kernels/exchange.h"
+#include "kernels/launch.cuh"
 
 namespace gralora {
 namespace {
@@ -20,8 +21,11 @@ constexpr int kWords = 4;  // loads in flight per thread
 constexpr int64_t kMaxGridY = 65535;
 
 template <class Word>
-__global__ void __launch_bounds__(kThreads) exchange_kernel(ExchangeParams p, uint32_t row_words) {
+__global__ void __launch_bounds__(kThreads) exchange_kernel(const ExchangeParams p) {
+  wait_for_earlier_kernels();
+  release_next_kernel();
   const int run_words = p.run / static_cast<int>(sizeof(Word));
+  const auto row_words = static_cast<uint32_t>(p.inner * run_words);
   // Word w of rows `rows_at_once` apart: the place within the row is computed once.
   const uint32_t rows_at_once = gridDim.x * kThreads / row_words;
   const uint32_t thread = blockIdx.x * kThreads + threadIdx.x;
@@ -61,10 +65,8 @@ cudaError_t launch(const ExchangeParams& p, cudaStream_t stream) {
   const int64_t least = (row_words + kThreads - 1) / kThreads;
   const int64_t blocks = std::clamp<int64_t>((threads + kThreads - 1) / kThreads, least,
                                              std::max<int64_t>(1 << 16, least));
-  const dim3 grid(static_cast<unsigned>(blocks),
-                  static_cast<unsigned>(std::min<int64_t>(p.outer, kMaxGridY)));
-  exchange_kernel<Word><<<grid, kThreads, 0, stream>>>(p, row_words);
-  return cudaGetLastError();
+  return start_kernel<exchange_kernel<Word>, kThreads, 0>(
+      blocks, p, stream, static_cast<unsigned>(std::min<int64_t>(p.outer, kMaxGridY)));
 }
 
 }  // namespace

@@ -1,28 +1,31 @@
-// out[t, (i, o)] = sum_q H[i, t, q] * B[i, q, o] + sum_q lora_H[t, q] * lora_B[(i, o), q] (+ out)
+// out[t, (i, o)] = drop(sum_q H[i, t, q] * B[i, q, o] + sum_q lora_H[t, q] * lora_B[(i, o), q])
+//                + bias[(i, o)] (+ out)
 // for bfloat16 and float16: the adapter's term of y from H, B, lora_H, lora_B, and that of dx from
 // G, A transposed, lora_G, lora_A.
 //
-// A CTA owns 64 tokens and 64 columns of one block (kernels/block_product.cuh); the depth is the
-// rank, so most of its time is the store. Grid part and plain part go into the same sums, which are
-// rounded once: together, and with `out` where the term is added to it. Four lanes hold eight
+// A CTA owns a tile of one block (kernels/block_product.cuh); the depth is the rank, so most of its
+// time is the store. Grid part and plain part go into the same sums, which are rounded once:
+// together, and with bias and `out` where the term is added to them. Four lanes hold eight
 // neighbouring columns of four fragments in pieces; they swap them, so that each has one fragment's
-// eight columns whole and reads and writes 16 bytes.
+// eight columns whole: 16 bytes to read and write, and one group of the dropout generator.
 //
-// The kernel is for few tokens, where a launch costs more than the bytes; with many a library
-// product has the larger tiles (dispatch/select_expand.cpp).
+// Tile 128 x 128 reads each latent and each number of a factor least often, 64 x 64 gives more CTAs
+// where tokens are few. Where the caller says that the factors are ready, they are read while the
+// kernel ahead still computes latents.
 //
-// Shared memory: three stages of 8 KiB. Instantiated by expand_bf16.cu and expand_fp16.cu,
+// Shared memory: three stages of 8 or 16 KiB. Instantiated by expand_bf16.cu and expand_fp16.cu,
 // called by expand.cu.
 #pragma once
 
 #include "kernels/block_product.cuh"
 #include "kernels/expand.h"
+#include "kernels/launch.cuh"
 
 namespace gralora::expand {
 
-using ExpandTile = Tile<64, 64, 32, 4, 2, 1, 3>;
+using SmallTile = Tile<64, 64, 32, 4, 2, 1, 3>;
+using LargeTile = Tile<128, 128, 32, 2, 4, 1, 3>;
 inline constexpr int kLanes = 4;  // that hold the columns of a fragment
-static_assert(ExpandTile::kWarpColumns == kLanes * 8, "a lane takes one of four fragments whole");
 
 /// Piece i of lane j becomes piece j of lane i, among four neighbouring lanes.
 __device__ inline void transpose_pieces(uint32_t (&piece)[kLanes], int lane) {
@@ -41,64 +44,82 @@ __device__ inline void transpose_pieces(uint32_t (&piece)[kLanes], int lane) {
 }
 
 template <class T>
-struct alignas(4) Pair {
-  T first, second;
-};
-
-template <class T>
 __device__ uint32_t pack(float first, float second) {
   const Pair<T> pair{T(first), T(second)};
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
 
-template <class T, bool kRankIsContiguous>
-__device__ void accumulate_part(Sums<ExpandTile>& sums, uint32_t ring, const ExpandPart& part,
+/// The latents come from the kernel ahead, the factors do not.
+struct WaitForLatents {
+  __device__ void operator()() const {
+    wait_for_earlier_kernels();
+    release_next_kernel();
+  }
+};
+
+template <class T, class Tile, bool kRankIsContiguous>
+__device__ void accumulate_part(Sums<Tile>& sums, uint32_t ring, const ExpandPart& part,
                                 const T* latent, const T* factor, int tokens, int columns) {
-  accumulate_product<T, ExpandTile, true, kRankIsContiguous>(
+  accumulate_product<T, Tile, true, kRankIsContiguous>(
       sums, ring, {latent, part.latent_pitch, tokens}, {factor, part.factor_pitch, columns},
-      part.rank);
+      part.rank, NoDropout{}, WaitForLatents{});
 }
 
 /// A part's contribution to the tile at token0 and at `column0` of block `block`.
-template <class T>
-__device__ void add_part(Sums<ExpandTile>& sums, uint32_t ring, const ExpandPart& part,
-                         int64_t block, int64_t token0, int64_t column0, int tokens, int columns) {
+template <class T, class Tile>
+__device__ void add_part(Sums<Tile>& sums, uint32_t ring, const ExpandPart& part, int64_t block,
+                         int64_t token0, int64_t column0, int tokens, int columns) {
   if (part.rank == 0) return;
   const T* latent =
       static_cast<const T*>(part.latent) + block * part.latent_plane + token0 * part.latent_pitch;
   const T* factor = static_cast<const T*>(part.factor) + block * part.factor_block_stride;
   if (part.rank_is_contiguous) {
-    accumulate_part<T, true>(sums, ring, part, latent, factor + column0 * part.factor_pitch, tokens,
-                             columns);
+    accumulate_part<T, Tile, true>(sums, ring, part, latent, factor + column0 * part.factor_pitch,
+                                   tokens, columns);
   } else {
-    accumulate_part<T, false>(sums, ring, part, latent, factor + column0, tokens, columns);
+    accumulate_part<T, Tile, false>(sums, ring, part, latent, factor + column0, tokens, columns);
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(ExpandTile::kThreads, 4) expand_kernel(const ExpandParams p) {
-  __shared__ __align__(128) unsigned char ring[ExpandTile::kSharedBytes];
-  const auto tiles =
-      static_cast<uint32_t>((p.width + ExpandTile::kColumns - 1) / ExpandTile::kColumns);
-  const int column0 = static_cast<int>(blockIdx.x % tiles) * ExpandTile::kColumns;
+template <class T, class Tile, bool kDrops>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
+    expand_kernel(const ExpandParams p) {
+  static_assert(Tile::kWarpColumns == kLanes * 8, "a lane takes one of four fragments whole");
+  __shared__ __align__(128) unsigned char ring[Tile::kSharedBytes];
+  if (!p.factors_are_ready) WaitForLatents{}();
+  const auto tiles = static_cast<uint32_t>((p.width + Tile::kColumns - 1) / Tile::kColumns);
+  const int column0 = static_cast<int>(blockIdx.x % tiles) * Tile::kColumns;
   const auto block = static_cast<int64_t>(blockIdx.x / tiles % static_cast<uint32_t>(p.blocks));
   const int64_t token0 =
-      static_cast<int64_t>(blockIdx.x / tiles / static_cast<uint32_t>(p.blocks)) *
-      ExpandTile::kRows;
-  const int tokens = static_cast<int>(min(p.T - token0, int64_t{ExpandTile::kRows}));
+      static_cast<int64_t>(blockIdx.x / tiles / static_cast<uint32_t>(p.blocks)) * Tile::kRows;
+  const int tokens = static_cast<int>(min(p.T - token0, int64_t{Tile::kRows}));
   const int columns = p.width - column0;
 
-  Sums<ExpandTile> sums;
+  Sums<Tile> sums;
   const uint32_t shared = mma::shared_address(ring);
   add_part<T>(sums, shared, p.grid, block, token0, column0, tokens, columns);
   add_part<T>(sums, shared, p.plain, 0, token0, block * p.width + column0, tokens, columns);
 
-  const WarpPlace<ExpandTile> place;
+  const WarpPlace<Tile> place;
   const int64_t pitch = int64_t{p.blocks} * p.width;
   const int column = place.column + place.lane % kLanes * 8;  // of the fragment this lane takes
-  T* const out = static_cast<T*>(p.out) + token0 * pitch + block * p.width + column0 + column;
+  const int64_t out_column = block * p.width + column0 + column;
+  T* const out = static_cast<T*>(p.out) + token0 * pitch + out_column;
+  float bias[kLanes][2] = {};  // of the columns that this lane holds
+  if (p.bias != nullptr) {
 #pragma unroll
-  for (int half = 0; half < ExpandTile::kWarpRows / 8; ++half) {
+    for (int v = 0; v < kLanes; ++v) {
+      const int held = place.column + v * 8 + place.lane % kLanes * 2;
+      if (held >= columns) continue;
+      const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(static_cast<const T*>(p.bias) +
+                                                             block * p.width + column0 + held);
+      bias[v][0] = static_cast<float>(pair.first);
+      bias[v][1] = static_cast<float>(pair.second);
+    }
+  }
+  const float scale = kDrops ? static_cast<float>(p.dropout.rule.scale) : 1.0f;
+#pragma unroll
+  for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
     const int row = place.row + half * 8 + place.lane / kLanes;
     uint4* const to = reinterpret_cast<uint4*>(out + row * pitch);
     const bool inside = row < tokens && column < columns;
@@ -110,8 +131,8 @@ __global__ void __launch_bounds__(ExpandTile::kThreads, 4) expand_kernel(const E
     alignas(16) uint32_t after[kLanes];
 #pragma unroll
     for (int v = 0; v < kLanes; ++v) {
-      float first = sums.value[half / 2][v][half % 2 * 2];
-      float second = sums.value[half / 2][v][half % 2 * 2 + 1];
+      float first = sums.value[half / 2][v][half % 2 * 2] * scale + bias[v][0];
+      float second = sums.value[half / 2][v][half % 2 * 2 + 1] * scale + bias[v][1];
       if (p.accumulate) {
         const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(&before[v]);
         first += static_cast<float>(pair.first);
@@ -120,16 +141,33 @@ __global__ void __launch_bounds__(ExpandTile::kThreads, 4) expand_kernel(const E
       after[v] = pack<T>(first, second);
     }
     transpose_pieces(after, place.lane);
-    if (inside) *to = *reinterpret_cast<const uint4*>(after);
+    uint4 chunk = *reinterpret_cast<const uint4*>(after);
+    if constexpr (kDrops) {
+      chunk = ChunkDropout(p.dropout, pitch, token0 + row, out_column)(chunk, 0, 0);
+    }
+    if (inside) *to = chunk;
   }
+}
+
+template <class T, class Tile>
+cudaError_t launch_tile(const ExpandParams& p, cudaStream_t stream) {
+  const int64_t tiles = (p.width + Tile::kColumns - 1) / Tile::kColumns;
+  const int64_t blocks = (p.T + Tile::kRows - 1) / Tile::kRows * p.blocks * tiles;
+  if (p.dropout.rng_state != nullptr) {
+    return start_kernel<expand_kernel<T, Tile, true>, Tile::kThreads, 0>(blocks, p, stream);
+  }
+  return start_kernel<expand_kernel<T, Tile, false>, Tile::kThreads, 0>(blocks, p, stream);
 }
 
 template <class T>
 cudaError_t launch(const ExpandParams& p, cudaStream_t stream) {
-  const int64_t tiles = (p.width + ExpandTile::kColumns - 1) / ExpandTile::kColumns;
-  const int64_t blocks = (p.T + ExpandTile::kRows - 1) / ExpandTile::kRows * p.blocks * tiles;
-  expand_kernel<T><<<static_cast<unsigned>(blocks), ExpandTile::kThreads, 0, stream>>>(p);
-  return cudaGetLastError();
+  switch (p.tile) {
+    case ExpandTile::k64x64:
+      return launch_tile<T, SmallTile>(p, stream);
+    case ExpandTile::k128x128:
+      return launch_tile<T, LargeTile>(p, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 cudaError_t launch_bf16(const ExpandParams& params, cudaStream_t stream);

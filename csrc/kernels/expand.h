@@ -5,7 +5,9 @@
 
 #include <cstdint>
 
+#include "kernels/dropout.h"
 #include "kernels/element_type.h"
+#include "kernels/expand_tiles.h"
 
 namespace gralora {
 
@@ -20,17 +22,22 @@ struct ExpandPart {
   bool rank_is_contiguous;  // of the factor
 };
 
-/// out[t, (i, o)] = sum_q grid_latent[i, t, q] * grid_factor[i, q, o]
-///                + sum_q plain_latent[t, q] * plain_factor[q, (i, o)]  (+ out[t, (i, o)])
+/// out[t, (i, o)] = drop(sum_q grid_latent[i, t, q] * grid_factor[i, q, o]
+///                       + sum_q plain_latent[t, q] * plain_factor[q, (i, o)])
+///                + bias[(i, o)] (+ out[t, (i, o)])
 ///
 /// y from H and B, dx from G and A transposed; strides in elements.
 struct ExpandParams {
   ExpandPart grid, plain;
-  void* out;  // [T, blocks*width], contiguous, 16-byte aligned
+  const void* bias;  // [blocks*width], 16-byte aligned, or null
+  void* out;         // [T, blocks*width], contiguous, 16-byte aligned
   int64_t T;
-  int32_t blocks, width;  // width is a multiple of 8
-  bool accumulate;        // onto what `out` holds
-  ElementType type;       // bf16 or fp16
+  int32_t blocks, width;   // width is a multiple of 8
+  bool accumulate;         // onto what `out` holds
+  bool factors_are_ready;  // the kernel ahead is of gralora's own, and has not written them
+  DropoutSource dropout;   // of the term; neither bias nor `accumulate` then
+  ExpandTile tile;
+  ElementType type;  // bf16 or fp16
 };
 
 cudaError_t launch_expand(const ExpandParams& params, cudaStream_t stream);

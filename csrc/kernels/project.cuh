@@ -1,4 +1,4 @@
-// latent[q, t, (p, rank)] = scaling * sum_w x[t, (p, w)] * factor[p, w, (q, rank)]
+// latent[q, t, (p, rank)] = scaling * sum_w drop(x)[t, (p, w)] * factor[p, w, (q, rank)]
 // for bfloat16 and float16: H from x and A, G from dy and B.
 //
 // x       [T, inner*width]          read once per slice of columns, unit column stride
@@ -9,25 +9,30 @@
 // of kernels/block_product.cuh owns the tokens of its tile and a slice of columns of one p, and
 // walks along the width. `scaling` enters the sum before it is rounded.
 //
-// Tile 64 x 32: three CTAs on an SM keep about 180 KiB of reads on their way, several times what
-// covers the memory's latency. More columns than 32 are slices, and every CTA reads its slice of
-// the factor from L2; from about 2^16 latents a block on, that traffic equals x's and a library
-// product with bigger tiles is the better choice (dispatch/select_project.cpp). Tile 16 x 32: for
-// so few tokens that the larger one would leave most of the chip idle; all eight warps share it,
-// since the loop over the width is then what takes time.
+// Columns beyond one tile's are slices, and every CTA reads its slice of the factor and its tokens
+// of x through L2, whose bandwidth is twice the memory's. So with many tokens a tile should hold
+// all columns of a block, and as many tokens as columns: 64 x 32 and 128 x 64 read 1.5 and 128 x
+// 128 2 bytes from L2 for each byte of x. Tile 16 x 32 is for so few tokens that larger ones would
+// leave most of the chip idle; all eight warps share it, since the loop over the width is then what
+// takes time.
 //
-// Shared memory: 48 and 72 KiB. Registers: 16 sums, at most 80 in all, which three CTAs on an SM
-// leave to a thread. Instantiated by project_bf16.cu and project_fp16.cu, called by project.cu.
+// Two or three CTAs on an SM keep 144 to 192 KiB of reads on their way, several times what covers
+// the memory's latency. Shared memory: 48 to 96 KiB. Instantiated by project_bf16.cu and
+// project_fp16.cu, called by project.cu.
 #pragma once
 
 #include "kernels/block_product.cuh"
+#include "kernels/launch.cuh"
 #include "kernels/project.h"
 
 namespace gralora::project {
 
-template <class T, class Tile, bool kWidthIsContiguous>
-__global__ void __launch_bounds__(Tile::kThreads, 3) project_kernel(const ProjectParams p) {
+template <class T, class Tile, bool kWidthIsContiguous, bool kDrops>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
+    project_kernel(const ProjectParams p) {
   extern __shared__ __align__(128) unsigned char ring[];
+  wait_for_earlier_kernels();
+  release_next_kernel();
   // Slices of columns are neighbours, then blocks: they share tokens of x while L2 has them.
   const int columns = p.outer * p.s;
   const auto slices = static_cast<uint32_t>((columns + Tile::kColumns - 1) / Tile::kColumns);
@@ -44,8 +49,15 @@ __global__ void __launch_bounds__(Tile::kThreads, 3) project_kernel(const Projec
                               (kWidthIsContiguous ? column0 * p.factor_pitch : column0),
                           p.factor_pitch, columns - column0};
   Sums<Tile> sums;
-  accumulate_product<T, Tile, true, kWidthIsContiguous>(sums, mma::shared_address(ring), x, factor,
-                                                        p.width);
+  const uint32_t shared = mma::shared_address(ring);
+  if constexpr (kDrops) {
+    const ChunkDropout dropout(p.dropout, int64_t{p.inner} * p.width, token0,
+                               int64_t{block} * p.width);
+    accumulate_product<T, Tile, true, kWidthIsContiguous>(sums, shared, x, factor, p.width,
+                                                          dropout);
+  } else {
+    accumulate_product<T, Tile, true, kWidthIsContiguous>(sums, shared, x, factor, p.width);
+  }
   if (!add_over_depth(sums, ring)) return;
 
   // A thread holds pairs of neighbouring columns; where s is even they are neighbours in memory
@@ -66,10 +78,7 @@ __global__ void __launch_bounds__(Tile::kThreads, 3) project_kernel(const Projec
       const float first = sums.value[half / 2][v][half % 2 * 2] * p.scaling;
       const float second = sums.value[half / 2][v][half % 2 * 2 + 1] * p.scaling;
       if (pairs) {
-        struct alignas(4) Pair {
-          T first, second;
-        };
-        *reinterpret_cast<Pair*>(to + token * p.latent_pitch) = {T(first), T(second)};
+        *reinterpret_cast<Pair<T>*>(to + token * p.latent_pitch) = {T(first), T(second)};
       } else {
         to[token * p.latent_pitch] = T(first);
         if (column + 1 < columns) {
@@ -84,14 +93,14 @@ __global__ void __launch_bounds__(Tile::kThreads, 3) project_kernel(const Projec
 
 template <class T, class Tile, bool kWidthIsContiguous>
 cudaError_t launch_tile(const ProjectParams& p, cudaStream_t stream) {
-  const auto kernel = project_kernel<T, Tile, kWidthIsContiguous>;
-  const cudaError_t status =
-      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, Tile::kSharedBytes);
-  if (status != cudaSuccess) return status;
   const int64_t slices = (p.outer * p.s + Tile::kColumns - 1) / Tile::kColumns;
   const int64_t blocks = (p.T + Tile::kRows - 1) / Tile::kRows * p.inner * slices;
-  kernel<<<static_cast<unsigned>(blocks), Tile::kThreads, Tile::kSharedBytes, stream>>>(p);
-  return cudaGetLastError();
+  if (p.dropout.rng_state != nullptr) {
+    return start_kernel<project_kernel<T, Tile, kWidthIsContiguous, true>, Tile::kThreads,
+                        Tile::kSharedBytes>(blocks, p, stream);
+  }
+  return start_kernel<project_kernel<T, Tile, kWidthIsContiguous, false>, Tile::kThreads,
+                      Tile::kSharedBytes>(blocks, p, stream);
 }
 
 template <class T, bool kWidthIsContiguous>
@@ -101,6 +110,12 @@ cudaError_t launch(const ProjectParams& p, cudaStream_t stream) {
       return launch_tile<T, Tile<16, 32, 128, 1, 1, 8, 4>, kWidthIsContiguous>(p, stream);
     case ProjectTile::k64x32:
       return launch_tile<T, Tile<64, 32, 64, 4, 1, 2, 6>, kWidthIsContiguous>(p, stream);
+    case ProjectTile::k64x64:
+      return launch_tile<T, Tile<64, 64, 64, 4, 2, 1, 4>, kWidthIsContiguous>(p, stream);
+    case ProjectTile::k128x64:
+      return launch_tile<T, Tile<128, 64, 64, 4, 2, 1, 4>, kWidthIsContiguous>(p, stream);
+    case ProjectTile::k128x128:
+      return launch_tile<T, Tile<128, 128, 64, 2, 4, 1, 3>, kWidthIsContiguous>(p, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -6,12 +6,13 @@
 
 #include <cstdint>
 
+#include "kernels/dropout.h"
 #include "kernels/element_type.h"
 #include "kernels/project_tiles.h"
 
 namespace gralora {
 
-/// latent[q, t, (p, rank)] = scaling * sum_w x[t, (p, w)] * factor[p, w, (q, rank)]
+/// latent[q, t, (p, rank)] = scaling * sum_w drop(x)[t, (p, w)] * factor[p, w, (q, rank)]
 ///
 /// H is the latent of x and A (p input blocks, q output blocks), G that of dy and B transposed.
 /// Strides and pitches in elements, multiples of 8; pointers are 16-byte aligned.
@@ -25,7 +26,8 @@ struct ProjectParams {
   int64_t factor_block_stride;  // between the p
   int64_t factor_pitch;         // along the axis whose stride is not 1
   int64_t latent_plane, latent_pitch;
-  float scaling;
+  float scaling;             // of the kept elements where x is dropped
+  DropoutSource dropout;     // of x
   ElementType type;          // bf16 or fp16
   bool width_is_contiguous;  // of the factor: unit stride along its width, not along its columns
   ProjectTile tile;

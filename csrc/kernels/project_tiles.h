@@ -5,14 +5,26 @@
 namespace gralora {
 
 /// Tokens x columns of one CTA.
-enum class ProjectTile { k16x32, k64x32 };
+enum class ProjectTile { k16x32, k64x32, k64x64, k128x64, k128x128 };
 
 struct ProjectTileSize {
   int tokens, columns;
 };
 
 constexpr ProjectTileSize size_of(ProjectTile tile) {
-  return tile == ProjectTile::k16x32 ? ProjectTileSize{16, 32} : ProjectTileSize{64, 32};
+  switch (tile) {
+    case ProjectTile::k16x32:
+      return {16, 32};
+    case ProjectTile::k64x32:
+      return {64, 32};
+    case ProjectTile::k64x64:
+      return {64, 64};
+    case ProjectTile::k128x64:
+      return {128, 64};
+    case ProjectTile::k128x128:
+      break;
+  }
+  return {128, 128};
 }
 
 }  // namespace gralora

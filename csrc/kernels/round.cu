@@ -7,6 +7,7 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include "kernels/launch.cuh"
 #include "kernels/round.h"
 
 namespace gralora {
@@ -42,7 +43,9 @@ __host__ __device__ int64_t count_blocks(const Rounding& array) {
   return (array.elements + kBlockElements - 1) / kBlockElements;
 }
 
-__global__ void __launch_bounds__(kThreads) round_kernel(RoundParams p) {
+__global__ void __launch_bounds__(kThreads) round_kernel(const RoundParams p) {
+  wait_for_earlier_kernels();
+  release_next_kernel();
   int64_t block = blockIdx.x;
 #pragma unroll
   for (int a = 0; a < kMaxRoundings; ++a) {
@@ -67,9 +70,7 @@ __global__ void __launch_bounds__(kThreads) round_kernel(RoundParams p) {
 cudaError_t launch_round(const RoundParams& params, cudaStream_t stream) {
   int64_t blocks = 0;
   for (int a = 0; a < params.count; ++a) blocks += count_blocks(params.arrays[a]);
-  if (blocks == 0) return cudaSuccess;
-  round_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(params);
-  return cudaGetLastError();
+  return start_kernel<round_kernel, kThreads, 0>(blocks, params, stream);
 }
 
 }  // namespace gralora

@@ -1,109 +1,209 @@
-// out[b, r, c] = sum_t left[b, t, r] * right[b, t, c] for bfloat16 and float16 operands: dA_j from
-// x_j and G_j, dB_i from H_i and dy_i, dlora_A from lora_G and x, dlora_B from dy and lora_H, all
-// of one call in one launch.
+// out[b, c, q] = scale * sum_t drop(activation)[b, t, c] * latent[b, t, q] for bfloat16 and float16
+// operands: dA_j from x_j and G_j, dB_i from dy_i and H_i, dlora_A from x and lora_G, dlora_B from
+// dy and lora_H, all of one call in one launch.
 //
-// A CTA owns 64 x 64 numbers of one gradient (kernels/block_product.cuh) and walks along all
-// tokens, so that a sum is made in one order, in fp32, and rounded once, to the gradient's dtype.
-// That gives enough CTAs to fill a chip only because a layer is wide: the walk is not split, and
-// the kernel is for so few tokens that it is short (dispatch/select_weight_gradient.cpp).
+// A CTA owns a tile of one gradient (kernels/block_product.cuh), the activation's columns along the
+// tensor core's rows, and walks along the tokens. A tile holds all of a block's latents where they
+// fit, so that x and dy are read once. A layer is wide enough to fill the chip with tiles when the
+// walk is short; a long one is split, the CTAs leave fp32 sums in a workspace, and a second kernel
+// adds them in the order of the splits and rounds once. Split and order depend on the shape and the
+// chip alone, so the same inputs give the same bits. The workspace has the layout of a thread's
+// sums: what is written and read back is contiguous, whatever the gradient's own layout is.
 //
 // Both operands lie with the tokens along rows, so both are transposed on their way into fragments.
-// Shared memory: four stages of 16 KiB. Instantiated by weight_gradient_bf16.cu and
-// weight_gradient_fp16.cu, called by weight_gradient.cu.
+// Shared memory: 64 to 96 KiB. Instantiated by weight_gradient_bf16.cu and weight_gradient_fp16.cu,
+// called by weight_gradient.cu.
 #pragma once
 
 #include "kernels/block_product.cuh"
+#include "kernels/launch.cuh"
 #include "kernels/weight_gradient.h"
 
 namespace gralora::weight_gradient {
 
-using GradientTile = Tile<kGradientTile, kGradientTile, 64, 4, 2, 1, 4>;
+template <GradientTile tile>
+struct TileOf;
+template <>
+struct TileOf<GradientTile::k64x64> {
+  using type = Tile<64, 64, kTokensPerStep, 4, 2, 1, 4>;
+};
+template <>
+struct TileOf<GradientTile::k128x32> {
+  using type = Tile<128, 32, kTokensPerStep, 8, 1, 1, 4>;
+};
+template <>
+struct TileOf<GradientTile::k128x64> {
+  using type = Tile<128, 64, kTokensPerStep, 4, 2, 1, 4>;
+};
+template <>
+struct TileOf<GradientTile::k128x128> {
+  using type = Tile<128, 128, kTokensPerStep, 2, 4, 1, 3>;
+};
 
-__host__ __device__ inline int64_t count_tiles(const TokenSum& sum) {
-  return int64_t{sum.blocks} * ((sum.rows + GradientTile::kRows - 1) / GradientTile::kRows) *
-         ((sum.columns + GradientTile::kColumns - 1) / GradientTile::kColumns);
+/// Where a CTA's tile lies.
+struct TilePlace {
+  int sum;
+  int64_t block;
+  int width0, rank0;
+};
+
+template <class Tile>
+__host__ __device__ int64_t count_tiles(const TokenSum& sum) {
+  return int64_t{sum.blocks} * ((sum.width + Tile::kRows - 1) / Tile::kRows) *
+         ((sum.rank + Tile::kColumns - 1) / Tile::kColumns);
 }
 
-template <class Out>
-__device__ void store(const Sums<GradientTile>& sums, const TokenSum& sum, int64_t block, int row0,
-                      int column0) {
-  const WarpPlace<GradientTile> place;
-  Out* const out = static_cast<Out*>(sum.out) + block * sum.rows * sum.columns;
-  const bool pairs = sum.columns % 2 == 0;
+template <class Tile>
+__host__ __device__ int64_t count_tiles(const WeightGradientParams& p) {
+  int64_t tiles = 0;
+  for (int which = 0; which < p.count; ++which) tiles += count_tiles<Tile>(p.sums[which]);
+  return tiles;
+}
+
+template <class Tile>
+__device__ TilePlace place_tile(const WeightGradientParams& p, int64_t tile) {
+  int which = 0;
+  while (which + 1 < p.count && tile >= count_tiles<Tile>(p.sums[which])) {
+    tile -= count_tiles<Tile>(p.sums[which]);
+    ++which;
+  }
+  const TokenSum& sum = p.sums[which];
+  const auto width_tiles = static_cast<uint32_t>((sum.width + Tile::kRows - 1) / Tile::kRows);
+  const auto rank_tiles = static_cast<uint32_t>((sum.rank + Tile::kColumns - 1) / Tile::kColumns);
+  const auto index = static_cast<uint32_t>(tile);
+  return {which, static_cast<int64_t>(index / rank_tiles / width_tiles),
+          static_cast<int>(index / rank_tiles % width_tiles) * Tile::kRows,
+          static_cast<int>(index % rank_tiles) * Tile::kColumns};
+}
+
+/// Fragment (u, v) of a thread's sums, into the gradient.
+template <class Tile, class Out>
+__device__ void store_fragment(const TokenSum& sum, const TilePlace& at, int u, int v,
+                               float4 value) {
+  const WarpPlace<Tile> place;
+  Out* const out = static_cast<Out*>(sum.out) + at.block * sum.width * sum.rank;
+  const int rank = at.rank0 + place.column + v * 8 + place.lane % 4 * 2;
+  if (rank >= sum.rank) return;
+  const bool second = rank + 1 < sum.rank;
 #pragma unroll
-  for (int half = 0; half < GradientTile::kWarpRows / 8; ++half) {
-    const int row = row0 + place.row + half * 8 + place.lane / 4;
-    if (row >= sum.rows) continue;
-#pragma unroll
-    for (int v = 0; v < GradientTile::kWarpColumns / 8; ++v) {
-      const int column = column0 + place.column + v * 8 + place.lane % 4 * 2;
-      if (column >= sum.columns) continue;
-      const float first = sums.value[half / 2][v][half % 2 * 2];
-      const float second = sums.value[half / 2][v][half % 2 * 2 + 1];
-      Out* const to = out + int64_t{row} * sum.columns + column;
-      if (pairs) {
-        struct alignas(2 * sizeof(Out)) Pair {
-          Out first, second;
-        };
-        *reinterpret_cast<Pair*>(to) = {Out(first), Out(second)};
+  for (int half = 0; half < 2; ++half) {
+    const int width = at.width0 + place.row + u * 16 + half * 8 + place.lane / 4;
+    if (width >= sum.width) continue;
+    const Out first_value = Out(half == 0 ? value.x : value.z);
+    const Out second_value = Out(half == 0 ? value.y : value.w);
+    if (sum.rank_first) {
+      Out* const to = out + int64_t{rank} * sum.width + width;
+      to[0] = first_value;
+      if (second) to[sum.width] = second_value;
+    } else {
+      Out* const to = out + int64_t{width} * sum.rank + rank;
+      if (sum.rank % 2 == 0) {
+        *reinterpret_cast<Pair<Out>*>(to) = {first_value, second_value};
       } else {
-        to[0] = Out(first);
-        if (column + 1 < sum.columns) to[1] = Out(second);
+        to[0] = first_value;
+        if (second) to[1] = second_value;
       }
     }
   }
 }
 
-template <class T>
-__global__ void __launch_bounds__(GradientTile::kThreads, 2)
-    weight_gradient_kernel(const WeightGradientParams p) {
-  extern __shared__ __align__(128) unsigned char ring[];
-  int64_t tile = blockIdx.x;
-  int which = 0;
-  while (which + 1 < p.count && tile >= count_tiles(p.sums[which])) {
-    tile -= count_tiles(p.sums[which]);
-    ++which;
+template <class Tile>
+__device__ void store_fragment(const WeightGradientParams& p, const TilePlace& at, int u, int v,
+                               float4 value) {
+  const TokenSum& sum = p.sums[at.sum];
+  if (sum.drops) {
+    const auto scale = static_cast<float>(p.dropout.rule.scale);
+    value = {value.x * scale, value.y * scale, value.z * scale, value.w * scale};
   }
-  const TokenSum& sum = p.sums[which];
-  const auto column_tiles =
-      static_cast<uint32_t>((sum.columns + GradientTile::kColumns - 1) / GradientTile::kColumns);
-  const auto row_tiles =
-      static_cast<uint32_t>((sum.rows + GradientTile::kRows - 1) / GradientTile::kRows);
-  const auto index = static_cast<uint32_t>(tile);
-  const int column0 = static_cast<int>(index % column_tiles) * GradientTile::kColumns;
-  const int row0 = static_cast<int>(index / column_tiles % row_tiles) * GradientTile::kRows;
-  const auto block = static_cast<int64_t>(index / column_tiles / row_tiles);
-
-  const Operand<T> left{static_cast<const T*>(sum.left) + block * sum.left_block_stride + row0,
-                        sum.left_pitch, sum.rows - row0};
-  const Operand<T> right{
-      static_cast<const T*>(sum.right) + block * sum.right_block_stride + column0, sum.right_pitch,
-      sum.columns - column0};
-  Sums<GradientTile> sums;
-  accumulate_product<T, GradientTile, false, false>(sums, mma::shared_address(ring), left, right,
-                                                    p.T);
   switch (sum.out_type) {
     case ElementType::kFloat32:
-      return store<float>(sums, sum, block, row0, column0);
+      return store_fragment<Tile, float>(sum, at, u, v, value);
     case ElementType::kBFloat16:
-      return store<__nv_bfloat16>(sums, sum, block, row0, column0);
+      return store_fragment<Tile, __nv_bfloat16>(sum, at, u, v, value);
     default:
-      return store<__half>(sums, sum, block, row0, column0);
+      return store_fragment<Tile, __half>(sum, at, u, v, value);
   }
+}
+
+template <class T, class Tile, bool kDrops>
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
+    weight_gradient_kernel(const WeightGradientParams p) {
+  extern __shared__ __align__(128) unsigned char ring[];
+  wait_for_earlier_kernels();
+  release_next_kernel();
+  const int64_t tiles = count_tiles<Tile>(p);
+  const int64_t tile = static_cast<int64_t>(blockIdx.x) % tiles;
+  const auto split = static_cast<int>(static_cast<int64_t>(blockIdx.x) / tiles);
+  const TilePlace at = place_tile<Tile>(p, tile);
+  const TokenSum& sum = p.sums[at.sum];
+
+  const int steps = (p.T + kTokensPerStep - 1) / kTokensPerStep;
+  const int split_tokens = (steps + p.splits - 1) / p.splits * kTokensPerStep;
+  const int64_t token0 = int64_t{split} * split_tokens;
+  const int tokens = static_cast<int>(max(min(p.T - token0, int64_t{split_tokens}), int64_t{0}));
+
+  const Operand<T> activation{static_cast<const T*>(sum.activation) +
+                                  at.block * sum.activation_block_stride +
+                                  (tokens > 0 ? token0 : 0) * sum.activation_pitch + at.width0,
+                              sum.activation_pitch, sum.width - at.width0};
+  const Operand<T> latent{static_cast<const T*>(sum.latent) + at.block * sum.latent_block_stride +
+                              (tokens > 0 ? token0 : 0) * sum.latent_pitch + at.rank0,
+                          sum.latent_pitch, sum.rank - at.rank0};
+  Sums<Tile> sums;
+  const uint32_t shared = mma::shared_address(ring);
+  if (kDrops && sum.drops) {
+    if constexpr (kDrops) {
+      const ChunkDropout dropout(p.dropout, int64_t{sum.blocks} * sum.width, token0,
+                                 at.block * sum.width + at.width0);
+      accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens, dropout);
+    }
+  } else {
+    accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens);
+  }
+
+  float4* const partial = reinterpret_cast<float4*>(p.workspace) +
+                          static_cast<int64_t>(blockIdx.x) * (Tile::kSums / 4) * Tile::kThreads +
+                          threadIdx.x;
+#pragma unroll
+  for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
+#pragma unroll
+    for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
+      const float(&e)[4] = sums.value[u][v];
+      const float4 value{e[0], e[1], e[2], e[3]};
+      if (p.splits > 1) {
+        partial[(u * (Tile::kWarpColumns / 8) + v) * Tile::kThreads] = value;
+      } else {
+        store_fragment<Tile>(p, at, u, v, value);
+      }
+    }
+  }
+}
+
+template <class T, GradientTile tile>
+cudaError_t launch_tile(const WeightGradientParams& p, cudaStream_t stream) {
+  using Tile = typename TileOf<tile>::type;
+  const int64_t blocks = count_tiles<Tile>(p) * p.splits;
+  if (p.dropout.rng_state != nullptr) {
+    return start_kernel<weight_gradient_kernel<T, Tile, true>, Tile::kThreads, Tile::kSharedBytes>(
+        blocks, p, stream);
+  }
+  return start_kernel<weight_gradient_kernel<T, Tile, false>, Tile::kThreads, Tile::kSharedBytes>(
+      blocks, p, stream);
 }
 
 template <class T>
 cudaError_t launch(const WeightGradientParams& p, cudaStream_t stream) {
-  const auto kernel = weight_gradient_kernel<T>;
-  const cudaError_t status = cudaFuncSetAttribute(
-      kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, GradientTile::kSharedBytes);
-  if (status != cudaSuccess) return status;
-  int64_t tiles = 0;
-  for (int which = 0; which < p.count; ++which) tiles += count_tiles(p.sums[which]);
-  if (tiles == 0) return cudaSuccess;
-  kernel<<<static_cast<unsigned>(tiles), GradientTile::kThreads, GradientTile::kSharedBytes,
-           stream>>>(p);
-  return cudaGetLastError();
+  switch (p.tile) {
+    case GradientTile::k64x64:
+      return launch_tile<T, GradientTile::k64x64>(p, stream);
+    case GradientTile::k128x32:
+      return launch_tile<T, GradientTile::k128x32>(p, stream);
+    case GradientTile::k128x64:
+      return launch_tile<T, GradientTile::k128x64>(p, stream);
+    case GradientTile::k128x128:
+      return launch_tile<T, GradientTile::k128x128>(p, stream);
+  }
+  return cudaErrorInvalidValue;
 }
 
 cudaError_t launch_bf16(const WeightGradientParams& params, cudaStream_t stream);

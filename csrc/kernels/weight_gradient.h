@@ -1,36 +1,48 @@
-// The weight-gradient kernel's parameters and launcher; csrc/cuda/weight_gradient.cpp fills and
-// calls them.
+// The weight-gradient kernels' parameters and launcher; csrc/cuda/weight_gradient.cpp fills and
+// calls them, csrc/dispatch/select_weight_gradient.cpp chooses tile and split
+// (weight_gradient_tiles.h).
 #pragma once
 
 #include <cuda_runtime_api.h>
 
 #include <cstdint>
 
+#include "kernels/dropout.h"
 #include "kernels/element_type.h"
+#include "kernels/weight_gradient_tiles.h"
 
 namespace gralora {
 
-inline constexpr int kMaxGradients = 4;   // dA, dB, dlora_A, dlora_B
-inline constexpr int kGradientTile = 64;  // rows and columns of one CTA
+inline constexpr int kMaxGradients = 4;  // dA, dB, dlora_A, dlora_B
 
-/// out[b, r, c] = sum_t left[b, t, r] * right[b, t, c], rounded once; strides in elements.
-/// Rows of both operands are 16-byte aligned.
+/// out[b, c, q] = scale * sum_t drop(activation)[b, t, c] * latent[b, t, q], rounded once, stored
+/// as [blocks, width, rank], or [blocks, rank, width] where `rank_first`. Strides in elements, rows
+/// of both operands 16-byte aligned.
 struct TokenSum {
-  const void* left;   // [blocks, T, rows], unit stride along the rows
-  const void* right;  // [blocks, T, columns], unit stride along the columns
-  void* out;          // [blocks, rows, columns], contiguous
-  int64_t left_block_stride, left_pitch;
-  int64_t right_block_stride, right_pitch;
-  int32_t blocks, rows, columns;
+  const void* activation;  // [blocks, T, width], unit stride along the width
+  const void* latent;      // [blocks, T, rank], unit stride along the rank
+  void* out;               // contiguous
+  int64_t activation_block_stride, activation_pitch;
+  int64_t latent_block_stride, latent_pitch;
+  int32_t blocks, width, rank;
+  bool rank_first;
+  bool drops;  // the activation is the adapter's input, under WeightGradientParams::dropout
   ElementType out_type;  // fp32, bf16 or fp16
 };
 
 struct WeightGradientParams {
   TokenSum sums[kMaxGradients];
-  int count;
+  int32_t count;
   int32_t T;
+  DropoutSource dropout;  // whose activation's blocks lie side by side: [T, blocks*width]
+  GradientTile tile;
+  int32_t splits;    // of the tokens
+  float* workspace;  // [gradient_workspace(params)], or null with one split
   ElementType type;  // of the operands: bf16 or fp16
 };
+
+/// Elements of the partial sums that `params` needs room for.
+int64_t gradient_workspace(const WeightGradientParams& params);
 
 cudaError_t launch_weight_gradient(const WeightGradientParams& params, cudaStream_t stream);
 

@@ -1,0 +1,10 @@
+// The tiles that expansions come in: constants, apart from the policy that chooses one
+// (dispatch/select_expand.cpp).
+#pragma once
+
+namespace gralora {
+
+/// Tokens x columns of one CTA.
+enum class ExpandTile { k64x64, k128x128 };
+
+}  // namespace gralora

@@ -1,0 +1,94 @@
+// How the kernels of the adapter products start.
+//
+// Compute capability 9.0 lets a kernel be set up while the one before it in the stream still runs
+// (programmatic dependent launch): its blocks take multiprocessors as they fall idle and wait there
+// for that kernel's results, which hides most of a launch's latency. The rules that make it safe:
+// every block of a kernel started here calls wait_for_earlier_kernels() before it touches memory
+// that any earlier kernel may have written, and release_next_kernel() only after that. So when a
+// kernel begins, all but the one just before it are done.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+
+namespace gralora {
+
+/// Returns when the kernels before this one are done and what they wrote is visible.
+__device__ inline void wait_for_earlier_kernels() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+/// Once all blocks have called it, the next kernel's blocks may fill idle multiprocessors.
+__device__ inline void release_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// Whether the code of `kernel` that runs on the current device has the wait above: code compiled
+/// at run time from an older architecture's PTX has not, whatever the device could do.
+template <auto kKernel>
+cudaError_t find_overlap(bool& overlaps) {
+  cudaFuncAttributes attributes{};
+  const cudaError_t status = cudaFuncGetAttributes(&attributes, kKernel);
+  overlaps = attributes.ptxVersion >= 90 && attributes.binaryVersion >= 90;
+  return status;
+}
+
+/// Prepares the kernel for the current device, once: its dynamic shared memory, and whether it can
+/// overlap with the kernel before it.
+template <auto kKernel, int kSharedBytes>
+cudaError_t prepare_kernel(bool& overlaps) {
+  enum State : uint8_t { kUnknown, kSerial, kOverlapping };
+  constexpr int kDevices = 128;
+  static std::array<std::atomic<uint8_t>, kDevices> states{};
+  int device = 0;
+  cudaError_t status = cudaGetDevice(&device);
+  if (status != cudaSuccess) return status;
+  const uint8_t known = device < kDevices ? states[device].load(std::memory_order_relaxed)
+                                          : static_cast<uint8_t>(kUnknown);
+  if (known != kUnknown) {
+    overlaps = known == kOverlapping;
+    return cudaSuccess;
+  }
+  // Threads that come here together do the same twice, which harms nothing.
+  if (kSharedBytes > 0) {
+    status =
+        cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
+    if (status != cudaSuccess) return status;
+  }
+  status = find_overlap<kKernel>(overlaps);
+  if (status == cudaSuccess && device < kDevices) {
+    states[device].store(overlaps ? kOverlapping : kSerial, std::memory_order_relaxed);
+  }
+  return status;
+}
+
+/// Starts `kKernel(params)` on so many blocks; nothing for none.
+template <auto kKernel, int kThreads, int kSharedBytes, class Params>
+cudaError_t start_kernel(int64_t blocks, const Params& params, cudaStream_t stream,
+                         unsigned blocks_along_y = 1) {
+  if (blocks == 0) return cudaSuccess;
+  if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
+  bool overlaps = false;
+  const cudaError_t status = prepare_kernel<kKernel, kSharedBytes>(overlaps);
+  if (status != cudaSuccess) return status;
+  cudaLaunchAttribute attribute{};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config{};
+  config.gridDim = dim3(static_cast<unsigned>(blocks), blocks_along_y);
+  config.blockDim = dim3(kThreads);
+  config.dynamicSmemBytes = kSharedBytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = overlaps ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kKernel, params);
+}
+
+}  // namespace gralora

@@ -75,7 +75,7 @@ def explain(
             half=half,
             aligned=n % 8 == 0 and m % 8 == 0,
             processors=processors,
-        ),  # fmt: skip
+        ),
     }
     return [
         {"step": step, "path": choice["path"], "reason": choice["reason"]}

@@ -57,8 +57,8 @@ ops::AddGradients add_backward(const Steps& steps, const at::Tensor& dy, const O
   const AdapterBackward backward(
       "add_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling, dropout_p,
       {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, steps);
-  const at::Tensor dx = wants_dx ? backward.input_gradient() : at::Tensor();
   const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
+  const at::Tensor dx = wants_dx ? backward.input_gradient() : at::Tensor();
   return {dx, dA, dB, dlora_A, dlora_B};
 }
 

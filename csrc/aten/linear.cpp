@@ -74,6 +74,8 @@ ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
                            steps);
   const at::Tensor& dy_rows = backward.dy_rows();
 
+  // Before dx: what the projection has read of dy last is still in the cache.
+  const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
   at::Tensor dx, dweight, dbias;
   if (wants_dx) {
     dx = backward.input_gradient();
@@ -81,7 +83,6 @@ ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
   }
   if (wants_dweight) dweight = at::mm(dy_rows.t(), as_rows(*x, weight.size(1)));
   if (wants_dbias) dbias = dy_rows.sum(0);
-  const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
   return {dx, dweight, dbias, dA, dB, dlora_A, dlora_B};
 }
 

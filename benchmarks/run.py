@@ -8,14 +8,16 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 
-from installed import ROOT
+import installed
+from host_suite import HOST
 from merge_suite import MERGE
+from model_suite import MODEL
 
 from gralora.bench.command import main as run_command
 from gralora.bench.kernels_suite import KERNELS
 from gralora.bench.layer_suite import LAYER
 
-SUITES = (KERNELS, LAYER, MERGE)
+SUITES = (KERNELS, LAYER, MODEL, HOST, MERGE)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -24,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.argv[1:] if arguments is None else arguments,
         SUITES,
         program="benchmarks/run.py",
-        checkout=ROOT,
+        checkout=installed.ROOT,
     )
 
 

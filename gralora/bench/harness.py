@@ -46,6 +46,9 @@ _SAMPLE_SECONDS = {"cuda": 4e-3, "cpu": 2e-2}
 _MOST_CALLS = 64
 _WARM_UP_CALLS = 3
 
+# A training step launches about twenty kernels at most, and a queue holds a thousand.
+_HOST_CALLS = 32
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -173,6 +176,35 @@ class EagerTimer:
             self._calls[index % len(self._calls)]()
         synchronize(self._device)
         return (time.perf_counter() - start) / self._count
+
+
+class HostTimer:
+    """Time that the CPU spends in a call; what the device still has to do is not waited for.
+
+    Calls are few enough that the queue of launches never fills up and makes the CPU wait.
+    """
+
+    def __init__(self, call: Call, device: torch.device) -> None:
+        """Warm up.
+
+        Args:
+            call: starts little work, so that the device keeps up.
+            device: where it runs.
+        """
+        self._call = call
+        self._device = device
+        for _ in range(_WARM_UP_CALLS):
+            call()
+
+    def __call__(self) -> float:
+        """Seconds of one call."""
+        synchronize(self._device)
+        start = time.perf_counter()
+        for _ in range(_HOST_CALLS):
+            self._call()
+        elapsed = time.perf_counter() - start
+        synchronize(self._device)
+        return elapsed / _HOST_CALLS
 
 
 class CacheFlush:

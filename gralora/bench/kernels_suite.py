@@ -62,8 +62,14 @@ KERNELS = Suite(
     name="kernels",
     help="each step of an adapter by itself, against copy bandwidth and matrix rate",
     defaults={
-        "cpu": {"shapes": "1024x1024", "tokens": "256", "dtype": "fp32", "rounds": 9},
-        "cuda": {"shapes": "4096x4096", "tokens": "8192", "dtype": "bf16", "rounds": 15},
+        "cpu": {"shapes": "1024x1024", "tokens": "256", "rk": "64:4", "dtype": "fp32", "rounds": 9},
+        "cuda": {
+            "shapes": "4096x4096",
+            "tokens": "8192",
+            "rk": "64:4",
+            "dtype": "bf16",
+            "rounds": 15,
+        },
     },
     add_options=_add_options,
     prepare=_prepare,

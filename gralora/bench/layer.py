@@ -90,7 +90,7 @@ def run_case(case: Case, settings: Settings, recorder: Recorder) -> None:
     """Build every variant of ``case``, check it, and measure what ``settings`` asks for."""
     torch.manual_seed(0)
     linears = list(_ring(case, settings.device))
-    variants = _build(case, linears, settings, recorder)
+    variants = build_variants(case, linears, settings.variants, recorder)
     operands = _operands(case, len(linears), settings.device)
     if settings.memory:
         for variant in variants:
@@ -115,12 +115,13 @@ def _ring(case: Case, device: torch.device) -> Iterator[nn.Linear]:
         yield linear.requires_grad_(False)
 
 
-def _build(
-    case: Case, linears: Sequence[nn.Linear], settings: Settings, recorder: Recorder
+def build_variants(
+    case: Case, linears: Sequence[nn.Linear], names: Sequence[str], recorder: Recorder
 ) -> list[Variant]:
-    factors = Factors.draw(case, settings.device)
+    """Build the variants that can run, over the same layers; check those that are GraLoRA."""
+    factors = Factors.draw(case, linears[0].weight.device)
     variants = []
-    for name in settings.variants:
+    for name in names:
         try:
             variant = BUILDERS[name](case, linears, factors)
         except UnavailableError as reason:
@@ -161,17 +162,18 @@ def _operands(case: Case, ring: int, device: torch.device) -> list[Operands]:
     return [Operands(layer, sets[0].x, sets[0].dy) for layer in range(ring)]
 
 
-def _forward(variant: Variant, operands: Operands) -> Tensor:
+def forward(variant: Variant, operands: Operands) -> Tensor:
+    """Run the layer: y ``[1, T, M]``."""
     return variant.modules[operands.layer](operands.x)
 
 
-def _step(variant: Variant, operands: Operands) -> tuple[Tensor, ...]:
+def step(variant: Variant, operands: Operands) -> tuple[Tensor, ...]:
     """Forward, then the gradients of x and of the adapter by `torch.autograd.grad`.
 
     So what ``.backward()`` adds for the optimiser, accumulating or cloning into ``.grad``, is left
     out for all.
     """
-    y = _forward(variant, operands)
+    y = forward(variant, operands)
     inputs = (operands.x, *variant.parameters[operands.layer])
     return torch.autograd.grad(y, inputs, operands.dy)
 
@@ -185,7 +187,7 @@ def _rounds(
     settings: Settings,
     recorder: Recorder,
 ) -> Rounds:
-    run = _forward if pass_name == "forward" else _step
+    run = forward if pass_name == "forward" else step
     timers: dict[str, Timer] = {}
     context = GraphContext(settings.device) if mode == "graph" else None
     for variant in variants:
@@ -278,14 +280,14 @@ def _memory_record(
     record = {
         "case": asdict(case),
         "variant": variant.name,
-        "saved_bytes": saved_bytes(lambda: _forward(variant, operands), existing),
+        "saved_bytes": saved_bytes(lambda: forward(variant, operands), existing),
         "x_bytes": case.tokens * case.in_features * item,
         "latent_bytes": case.grid * case.tokens * pitch * item if variant.is_gralora else 0,
         "parameter_bytes": sum(p.numel() * p.element_size() for p in existing[1:]),
         "peak_bytes": None,
     }
     if device.type == "cuda":
-        record["peak_bytes"] = peak_bytes(lambda: _step(variant, operands), device)
+        record["peak_bytes"] = peak_bytes(lambda: step(variant, operands), device)
     return record
 
 

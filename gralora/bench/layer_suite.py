@@ -27,9 +27,7 @@ def add_layer_options(parser: ArgumentParser) -> None:
     what.add_argument("--shapes", help="in x out features: 4096x4096,4096x14336")
     what.add_argument("--preset", choices=MODELS, help="the layer shapes of a model")
     parser.add_argument("--tokens", help="token counts: 512,8192")
-    parser.add_argument(
-        "--rk", default="64:4", help="rank and grid: 32:2,64:4 (default %(default)s)"
-    )
+    parser.add_argument("--rk", help="rank and grid: 32:2,64:4")
 
 
 def cases_of(options: Namespace) -> list[Case]:
@@ -119,8 +117,20 @@ LAYER = Suite(
     name="layer",
     help="one adapted layer: forward and training step",
     defaults={
-        "cpu": {"shapes": "2048x2048", "tokens": "512", "dtype": "fp32", "rounds": 31},
-        "cuda": {"shapes": "4096x4096", "tokens": "8192", "dtype": "bf16", "rounds": 15},
+        "cpu": {
+            "shapes": "2048x2048",
+            "tokens": "512",
+            "rk": "64:4",
+            "dtype": "fp32",
+            "rounds": 31,
+        },
+        "cuda": {
+            "shapes": "4096x4096",
+            "tokens": "8192",
+            "rk": "64:4",
+            "dtype": "bf16",
+            "rounds": 15,
+        },
     },
     add_options=_add_options,
     prepare=_prepare,

@@ -191,6 +191,21 @@ def _gralora(
     return Variant("gralora", list(layers), parameters, case.rank, is_gralora=True)
 
 
+def _gralora_functional(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    built = _gralora(case, linears, factors)
+    modules = [
+        _functional_call(linear.weight, *pair)
+        for linear, pair in zip(linears, built.parameters, strict=True)
+    ]
+    return Variant("gralora_functional", modules, built.parameters, case.rank, is_gralora=True)
+
+
+def _functional_call(weight: Tensor, A: Tensor, B: Tensor) -> Callable[[Tensor], Tensor]:
+    from gralora.functional import gralora_linear
+
+    return lambda x: gralora_linear(x, weight, None, A, B, scaling=SCALING)
+
+
 def _gralora_fp32(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
     _require_half(case)
     built = _gralora(case, linears, factors, adapter_dtype=torch.float32)
@@ -241,7 +256,8 @@ BUILDERS: dict[str, Builder] = {
     "peft_gralora_compiled": _peft_gralora_compiled,
     "gralora": _gralora,
     "gralora_fp32": _gralora_fp32,
+    "gralora_functional": _gralora_functional,
 }
 
-# Slow to start, so they run only where their names are given.
-ON_REQUEST = frozenset({"peft_gralora_compiled"})
+# They run only where their names are given: the one is slow to start, the other the same work.
+ON_REQUEST = frozenset({"peft_gralora_compiled", "gralora_functional"})

@@ -5,7 +5,8 @@
 #
 # A step that fails is reported and does not stop the others; the exit status is 0 only if all
 # passed. The environment decides what runs and with what:
-#   STEPS            of: build info kernels tests sanitizers layer cold eager memory merge  (all)
+#   STEPS            of: build info kernels tests sanitizers kernels_suite layer cold eager memory
+#                    model host merge                                                (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   WHEEL            of this checkout, built before; the build step installs it     (build)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
@@ -13,6 +14,8 @@
 #   KERNEL_TESTS     arguments of pytest that select the tests of kernels
 #   SANITIZER_TOOLS  of: memcheck racecheck initcheck synccheck                     (all)
 #   SHAPES, RK       layers and adapters of the layer step, as run.py takes them
+#   KERNEL_RK        adapters of the kernels_suite step
+#   MODEL            whose layer shapes the model step takes
 #   ROUNDS           interleaved rounds of each measurement                         (15)
 set -u
 
@@ -26,11 +29,14 @@ root=$(cd "$(dirname "$0")/.." && pwd)
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-steps=" ${STEPS:-build info kernels tests sanitizers layer cold eager memory merge} "
+steps=" ${STEPS:-build info kernels tests sanitizers kernels_suite layer cold \
+eager memory model host merge} "
 python=${PYTHON:-python3}
 read -r -a tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
 shapes=${SHAPES:-4096x4096,4096x14336,14336x4096,4096x1024}
 rk=${RK:-32:2,128:4,256:8}
+kernel_rk=${KERNEL_RK:-64:4}
+model=${MODEL:-llama-3.1-8b}
 rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
 read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_merge.py tests/ops/test_delta_weight.py \
@@ -107,7 +113,7 @@ environment_over() {
     >"$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
 }
 
-suites=(layer cold eager memory merge)
+suites=(kernels_suite layer cold eager memory model host merge)
 failures=0
 cd "$root" || exit 2
 
@@ -150,6 +156,10 @@ for tool in "${tools[@]}"; do
   if [ -f "$work/$tool.log" ]; then cat "$work/$tool.log" >>"$out/sanitizers.log"; fi
 done
 
+if wanted kernels_suite; then
+  measure kernels_suite kernels --path aten,sm80 --tokens 512,8192 \
+    --shapes 4096x4096,4096x1024,576x1536 --rk "$kernel_rk" --rounds "$rounds"
+fi
 if wanted layer; then
   measure layer layer --mode graph --tokens 8192 --shapes "$shapes" --rk "$rk" --rounds "$rounds"
 fi
@@ -163,6 +173,13 @@ if wanted eager; then
 fi
 if wanted memory; then
   measure memory layer --memory --no-timing --tokens 8192 --shapes 4096x4096,4096x14336 --rk "$rk"
+fi
+if wanted model; then
+  measure model model --preset "$model" --tokens 8192,2048,1024 --checkpointed 8192 \
+    --rounds "$rounds"
+fi
+if wanted host; then
+  measure host host
 fi
 if wanted merge; then
   measure merge merge --mode both

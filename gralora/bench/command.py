@@ -26,7 +26,7 @@ from gralora.bench.suite import (
 )
 
 # Options that say where results go, which is no condition of the measurement.
-_NOT_SETTINGS = ("command", "json", "torch_device")
+_NOT_SETTINGS = ("command", "json", "plot", "torch_device")
 
 
 def main(
@@ -53,6 +53,8 @@ def main(
     try:
         check_common(options)
         run = suite.prepare(options)
+        if options.plot:
+            _check_plotting()
     except ValueError as error:
         parser.error(str(error))
     if options.threads:
@@ -60,6 +62,10 @@ def main(
     command = [program, *arguments]
     record = _measure(suite, run, options, environment(options.torch_device, command, checkout))
     show(record, console(), suite.show)
+    if options.plot:
+        from gralora.bench.plots import save_plot
+
+        console().print(f"wrote {save_plot(record, options.plot)}", markup=False, highlight=False)
     return 0
 
 
@@ -71,6 +77,7 @@ def _parser(suites: Sequence[Suite], program: str) -> argparse.ArgumentParser:
         suite.add_options(command)
         add_common_options(command)
         command.add_argument("--json", type=Path, help="write the results there")
+        command.add_argument("--plot", type=Path, help="draw them there as PNG (needs matplotlib)")
     shower = commands.add_parser("show", help="print result files")
     shower.add_argument("--short", action="store_true", help="one row for each layer")
     shower.add_argument("files", nargs="+", type=Path)
@@ -96,6 +103,13 @@ def _fill_defaults(options: argparse.Namespace, suite: Suite) -> None:
         if getattr(options, name) is None:
             setattr(options, name, value)
     options.torch_device = torch.device(options.device)
+
+
+def _check_plotting() -> None:
+    try:
+        import matplotlib  # noqa: F401 - only whether it is there
+    except ImportError as error:
+        raise ValueError(f"plot: needs matplotlib (pip install matplotlib): {error}") from error
 
 
 def _measure(suite: Suite, run: Run, options: argparse.Namespace, found: Record) -> Record:

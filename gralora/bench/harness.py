@@ -251,7 +251,8 @@ class GraphTimer:
         Raises:
             RuntimeError: a call does what a graph cannot hold.
         """
-        self._count = len(calls)
+        # The graph holds addresses, the calls the tensors that live there.
+        self._calls = tuple(calls)
         self._flush = context.flush
         self._graph = torch.cuda.CUDAGraph()
         stream = context.stream
@@ -277,7 +278,7 @@ class GraphTimer:
         self._end.record()
         self._end.synchronize()
         milliseconds: float = self._start.elapsed_time(self._end)
-        return milliseconds * 1e-3 / self._count
+        return milliseconds * 1e-3 / len(self._calls)
 
 
 def l2_bytes(device: torch.device) -> int:

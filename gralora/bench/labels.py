@@ -1,0 +1,25 @@
+"""What tables and plots call the variants."""
+
+from __future__ import annotations
+
+LABELS = {
+    "base": "frozen layer alone",
+    "frozen": "frozen model",
+    "cublas": "library calls by hand",
+    "peft_lora": "PEFT LoRA",
+    "peft_gralora": "PEFT GraLoRA",
+    "peft_gralora_fp32": "PEFT GraLoRA, fp32 adapters",
+    "peft_gralora_autocast": "PEFT GraLoRA, fp32, autocast",
+    "peft_gralora_compiled": "PEFT GraLoRA, torch.compile",
+    "gralora": "gralora",
+    "gralora_fp32": "gralora, fp32 adapters",
+    "gralora_functional": "gralora, functional call",
+    "chosen": "gralora, as chosen",
+    "aten": "library calls",
+    "sm80": "gralora's kernels",
+}
+
+
+def label_of(name: str) -> str:
+    """The words for a variant or a path; the name itself where there are none."""
+    return LABELS.get(name, name)

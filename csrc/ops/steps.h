@@ -8,7 +8,6 @@
 #include <torch/library.h>
 
 #include <array>
-#include <type_traits>
 #include <vector>
 
 #include "aten/steps.h"
@@ -33,22 +32,6 @@ void check_roundings(at::TensorList tensors, at::ScalarType dtype);
 /// latent [outer, T, inner*s], product [inner, T, outer*s], contiguous.
 void check_exchange_step(const at::Tensor& latent, const at::Tensor& product);
 
-/// `rows` as the step takes its input.
-template <class Latent, class Input, class... Rest>
-std::remove_cvref_t<Input> as_input(void (*)(Latent, Input, Rest...), const at::Tensor& rows) {
-  return std::remove_cvref_t<Input>(rows);
-}
-
-template <class Sum>
-void mark_latent(Sum& sum, bool is_left) {
-  if constexpr (requires { sum.latent_is_left; }) sum.latent_is_left = is_left;
-}
-
-template <class Sums, class... Input>
-void call_sums(void (*step)(const Sums&, Input...), const Sums& sums) {
-  step(sums, std::remove_cvref_t<Input>()...);
-}
-
 /// The operators of one device.
 template <const aten::Steps& steps, Exchange exchange_blocks>
 struct StepOperators {
@@ -56,7 +39,7 @@ struct StepOperators {
                       double scaling) {
     check_project_step(latent, rows, factor);
     const c10::DeviceGuard guard(latent.device());
-    steps.project(latent, as_input(steps.project, rows), factor, scaling);
+    steps.project(latent, aten::AdapterInput(rows), factor, scaling);
   }
 
   static void expand(at::Tensor& rows, const at::Tensor& latent, const at::Tensor& factor,
@@ -79,9 +62,9 @@ struct StepOperators {
       sums[i].left = is_left ? latents[i] : activations[i];
       sums[i].right = is_left ? activations[i] : latents[i];
       sums[i].dtype = dtype;
-      mark_latent(sums[i], is_left);
+      sums[i].latent_is_left = is_left;
     }
-    call_sums(steps.sum_over_tokens, sums);
+    steps.sum_over_tokens(sums, aten::AdapterInput());
     return results;
   }
 

@@ -82,7 +82,7 @@ __device__ void add_part(Sums<Tile>& sums, uint32_t ring, const ExpandPart& part
 }
 
 template <class T, class Tile, bool kDrops>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
+__global__ void __launch_bounds__(Tile::kThreads, Tile::kSums <= 16 ? 4 : 2)
     expand_kernel(const ExpandParams p) {
   static_assert(Tile::kWarpColumns == kLanes * 8, "a lane takes one of four fragments whole");
   __shared__ __align__(128) unsigned char ring[Tile::kSharedBytes];

@@ -6,6 +6,53 @@ namespace gralora {
 namespace weight_gradient {
 namespace {
 
+/// Fragment (u, v) of a thread's sums, into the gradient.
+template <class Tile, class Out>
+__device__ void store_fragment(const TokenSum& sum, const TilePlace& at, int u, int v,
+                               float4 value) {
+  const WarpPlace<Tile> place;
+  Out* const out = static_cast<Out*>(sum.out) + at.block * sum.width * sum.rank;
+  const int rank = at.rank0 + place.column + v * 8 + place.lane % 4 * 2;
+  if (rank >= sum.rank) return;
+  const bool second = rank + 1 < sum.rank;
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int width = at.width0 + place.row + u * 16 + half * 8 + place.lane / 4;
+    if (width >= sum.width) continue;
+    const Out first_value = Out(half == 0 ? value.x : value.z);
+    const Out second_value = Out(half == 0 ? value.y : value.w);
+    if (sum.rank_first) {
+      Out* const to = out + int64_t{rank} * sum.width + width;
+      to[0] = first_value;
+      if (second) to[sum.width] = second_value;
+    } else {
+      Out* const to = out + int64_t{width} * sum.rank + rank;
+      if (sum.rank % 2 == 0) {
+        *reinterpret_cast<Pair<Out>*>(to) = {first_value, second_value};
+      } else {
+        to[0] = first_value;
+        if (second) to[1] = second_value;
+      }
+    }
+  }
+}
+
+template <class Tile>
+__device__ void store_fragment(const WeightGradientParams& p, const TilePlace& at, int u, int v,
+                               float4 value) {
+  const TokenSum& sum = p.sums[at.sum];
+  const float scale = scale_of(p, sum);
+  value = {value.x * scale, value.y * scale, value.z * scale, value.w * scale};
+  switch (sum.out_type) {
+    case ElementType::kFloat32:
+      return store_fragment<Tile, float>(sum, at, u, v, value);
+    case ElementType::kBFloat16:
+      return store_fragment<Tile, __nv_bfloat16>(sum, at, u, v, value);
+    default:
+      return store_fragment<Tile, __half>(sum, at, u, v, value);
+  }
+}
+
 /// A CTA adds one fragment per thread of one tile, over all splits in their order. `Tile` gives the
 /// sums their places; the operands' dtype does not matter any more.
 template <class Tile>
@@ -14,11 +61,11 @@ __global__ void __launch_bounds__(Tile::kThreads) add_splits_kernel(const Weight
   release_next_kernel();
   constexpr int kFragments = Tile::kSums / 4;
   constexpr int kFragmentColumns = Tile::kWarpColumns / 8;
-  const int64_t tiles = count_tiles<Tile>(p);
+  const int64_t tiles = p.first_tile[p.count];
   const auto fragment = static_cast<int>(blockIdx.x % kFragments);
-  const int64_t tile = blockIdx.x / kFragments;
+  const auto tile = static_cast<uint32_t>(blockIdx.x / kFragments);
   const float4* partial = reinterpret_cast<const float4*>(p.workspace) +
-                          (tile * kFragments + fragment) * Tile::kThreads + threadIdx.x;
+                          (int64_t{tile} * kFragments + fragment) * Tile::kThreads + threadIdx.x;
   float4 total = *partial;
   for (int split = 1; split < p.splits; ++split) {
     partial += tiles * kFragments * Tile::kThreads;
@@ -30,10 +77,11 @@ __global__ void __launch_bounds__(Tile::kThreads) add_splits_kernel(const Weight
 }
 
 template <GradientTile tile>
-cudaError_t add_splits(const WeightGradientParams& p, cudaStream_t stream) {
+cudaError_t add_splits(WeightGradientParams p, cudaStream_t stream) {
   using Tile = typename TileOf<tile>::type;
-  return start_kernel<add_splits_kernel<Tile>, Tile::kThreads, 0>(
-      count_tiles<Tile>(p) * (Tile::kSums / 4), p, stream);
+  const int64_t tiles = number_tiles<Tile>(p);
+  return start_kernel<add_splits_kernel<Tile>, Tile::kThreads, 0>(tiles * (Tile::kSums / 4), p,
+                                                                  stream);
 }
 
 cudaError_t add_splits(const WeightGradientParams& p, cudaStream_t stream) {

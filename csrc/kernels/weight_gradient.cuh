@@ -48,81 +48,73 @@ struct TilePlace {
 };
 
 template <class Tile>
-__host__ __device__ int64_t count_tiles(const TokenSum& sum) {
-  return int64_t{sum.blocks} * ((sum.width + Tile::kRows - 1) / Tile::kRows) *
-         ((sum.rank + Tile::kColumns - 1) / Tile::kColumns);
-}
-
-template <class Tile>
-__host__ __device__ int64_t count_tiles(const WeightGradientParams& p) {
-  int64_t tiles = 0;
-  for (int which = 0; which < p.count; ++which) tiles += count_tiles<Tile>(p.sums[which]);
-  return tiles;
-}
-
-template <class Tile>
-__device__ TilePlace place_tile(const WeightGradientParams& p, int64_t tile) {
+__device__ TilePlace place_tile(const WeightGradientParams& p, uint32_t tile) {
   int which = 0;
-  while (which + 1 < p.count && tile >= count_tiles<Tile>(p.sums[which])) {
-    tile -= count_tiles<Tile>(p.sums[which]);
-    ++which;
-  }
+  while (tile >= static_cast<uint32_t>(p.first_tile[which + 1])) ++which;
   const TokenSum& sum = p.sums[which];
   const auto width_tiles = static_cast<uint32_t>((sum.width + Tile::kRows - 1) / Tile::kRows);
   const auto rank_tiles = static_cast<uint32_t>((sum.rank + Tile::kColumns - 1) / Tile::kColumns);
-  const auto index = static_cast<uint32_t>(tile);
+  const uint32_t index = tile - static_cast<uint32_t>(p.first_tile[which]);
   return {which, static_cast<int64_t>(index / rank_tiles / width_tiles),
           static_cast<int>(index / rank_tiles % width_tiles) * Tile::kRows,
           static_cast<int>(index % rank_tiles) * Tile::kColumns};
 }
 
-/// Fragment (u, v) of a thread's sums, into the gradient.
+/// Numbers every tile of the call, for place_tile.
+template <class Tile>
+int64_t number_tiles(WeightGradientParams& p) {
+  int64_t tiles = 0;
+  for (int which = 0; which < p.count; ++which) {
+    const TokenSum& sum = p.sums[which];
+    p.first_tile[which] = static_cast<int32_t>(tiles);
+    tiles += GradientTileSize{Tile::kRows, Tile::kColumns}.count(sum.blocks, sum.width, sum.rank);
+    if (tiles > INT32_MAX) return tiles;
+  }
+  p.first_tile[p.count] = static_cast<int32_t>(tiles);
+  return tiles;
+}
+
+/// A whole tile of sums into the gradient, by way of shared memory: the code is short, which counts
+/// in a kernel that runs through it once, and neighbouring threads store neighbouring numbers
+/// whichever axis is contiguous.
 template <class Tile, class Out>
-__device__ void store_fragment(const TokenSum& sum, const TilePlace& at, int u, int v,
-                               float4 value) {
+__device__ void store_tile(const Sums<Tile>& sums, float* shared, const TokenSum& sum,
+                           const TilePlace& at, float scale) {
+  constexpr int kPitch = Tile::kColumns + 1;  // lets rows and columns both spread over all banks
+  static_assert(Tile::kRows * kPitch * 4 <= Tile::kSharedBytes, "the ring holds the tile");
   const WarpPlace<Tile> place;
-  Out* const out = static_cast<Out*>(sum.out) + at.block * sum.width * sum.rank;
-  const int rank = at.rank0 + place.column + v * 8 + place.lane % 4 * 2;
-  if (rank >= sum.rank) return;
-  const bool second = rank + 1 < sum.rank;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int width = at.width0 + place.row + u * 16 + half * 8 + place.lane / 4;
-    if (width >= sum.width) continue;
-    const Out first_value = Out(half == 0 ? value.x : value.z);
-    const Out second_value = Out(half == 0 ? value.y : value.w);
-    if (sum.rank_first) {
-      Out* const to = out + int64_t{rank} * sum.width + width;
-      to[0] = first_value;
-      if (second) to[sum.width] = second_value;
-    } else {
-      Out* const to = out + int64_t{width} * sum.rank + rank;
-      if (sum.rank % 2 == 0) {
-        *reinterpret_cast<Pair<Out>*>(to) = {first_value, second_value};
-      } else {
-        to[0] = first_value;
-        if (second) to[1] = second_value;
+  for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
+#pragma unroll
+    for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int row = place.row + u * 16 + e / 2 * 8 + place.lane / 4;
+        const int column = place.column + v * 8 + place.lane % 4 * 2 + e % 2;
+        shared[row * kPitch + column] = sums.value[u][v][e] * scale;
       }
     }
   }
+  __syncthreads();
+  const int widths = min(sum.width - at.width0, Tile::kRows);
+  const int ranks = min(sum.rank - at.rank0, Tile::kColumns);
+  Out* const out = static_cast<Out*>(sum.out) + at.block * sum.width * sum.rank;
+  const int line_size = sum.rank_first ? Tile::kRows : Tile::kColumns;
+#pragma unroll 4
+  for (int e = static_cast<int>(threadIdx.x); e < Tile::kRows * Tile::kColumns;
+       e += Tile::kThreads) {
+    const int line = e / line_size, inside = e % line_size;
+    const int width = sum.rank_first ? inside : line;
+    const int rank = sum.rank_first ? line : inside;
+    if (width >= widths || rank >= ranks) continue;
+    const int64_t to = sum.rank_first ? int64_t{at.rank0 + rank} * sum.width + at.width0 + width
+                                      : int64_t{at.width0 + width} * sum.rank + at.rank0 + rank;
+    out[to] = Out(shared[width * kPitch + rank]);
+  }
 }
 
-template <class Tile>
-__device__ void store_fragment(const WeightGradientParams& p, const TilePlace& at, int u, int v,
-                               float4 value) {
-  const TokenSum& sum = p.sums[at.sum];
-  if (sum.drops) {
-    const auto scale = static_cast<float>(p.dropout.rule.scale);
-    value = {value.x * scale, value.y * scale, value.z * scale, value.w * scale};
-  }
-  switch (sum.out_type) {
-    case ElementType::kFloat32:
-      return store_fragment<Tile, float>(sum, at, u, v, value);
-    case ElementType::kBFloat16:
-      return store_fragment<Tile, __nv_bfloat16>(sum, at, u, v, value);
-    default:
-      return store_fragment<Tile, __half>(sum, at, u, v, value);
-  }
+__device__ inline float scale_of(const WeightGradientParams& p, const TokenSum& sum) {
+  return sum.drops ? static_cast<float>(p.dropout.rule.scale) : 1.0f;
 }
 
 template <class T, class Tile, bool kDrops>
@@ -131,10 +123,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
   extern __shared__ __align__(128) unsigned char ring[];
   wait_for_earlier_kernels();
   release_next_kernel();
-  const int64_t tiles = count_tiles<Tile>(p);
-  const int64_t tile = static_cast<int64_t>(blockIdx.x) % tiles;
-  const auto split = static_cast<int>(static_cast<int64_t>(blockIdx.x) / tiles);
-  const TilePlace at = place_tile<Tile>(p, tile);
+  const auto tiles = static_cast<uint32_t>(p.first_tile[p.count]);
+  const auto split = static_cast<int>(blockIdx.x / tiles);
+  const TilePlace at = place_tile<Tile>(p, blockIdx.x % tiles);
   const TokenSum& sum = p.sums[at.sum];
 
   const int steps = (p.T + kTokensPerStep - 1) / kTokensPerStep;
@@ -161,6 +152,18 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
     accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens);
   }
 
+  if (p.splits == 1) {
+    float* const tile = reinterpret_cast<float*>(ring);
+    const float scale = scale_of(p, sum);
+    switch (sum.out_type) {
+      case ElementType::kFloat32:
+        return store_tile<Tile, float>(sums, tile, sum, at, scale);
+      case ElementType::kBFloat16:
+        return store_tile<Tile, __nv_bfloat16>(sums, tile, sum, at, scale);
+      default:
+        return store_tile<Tile, __half>(sums, tile, sum, at, scale);
+    }
+  }
   float4* const partial = reinterpret_cast<float4*>(p.workspace) +
                           static_cast<int64_t>(blockIdx.x) * (Tile::kSums / 4) * Tile::kThreads +
                           threadIdx.x;
@@ -169,20 +172,15 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
 #pragma unroll
     for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
       const float(&e)[4] = sums.value[u][v];
-      const float4 value{e[0], e[1], e[2], e[3]};
-      if (p.splits > 1) {
-        partial[(u * (Tile::kWarpColumns / 8) + v) * Tile::kThreads] = value;
-      } else {
-        store_fragment<Tile>(p, at, u, v, value);
-      }
+      partial[(u * (Tile::kWarpColumns / 8) + v) * Tile::kThreads] = {e[0], e[1], e[2], e[3]};
     }
   }
 }
 
 template <class T, GradientTile tile>
-cudaError_t launch_tile(const WeightGradientParams& p, cudaStream_t stream) {
+cudaError_t launch_tile(WeightGradientParams p, cudaStream_t stream) {
   using Tile = typename TileOf<tile>::type;
-  const int64_t blocks = count_tiles<Tile>(p) * p.splits;
+  const int64_t blocks = number_tiles<Tile>(p) * p.splits;
   if (p.dropout.rng_state != nullptr) {
     return start_kernel<weight_gradient_kernel<T, Tile, true>, Tile::kThreads, Tile::kSharedBytes>(
         blocks, p, stream);

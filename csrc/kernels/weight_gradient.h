@@ -36,9 +36,10 @@ struct WeightGradientParams {
   int32_t T;
   DropoutSource dropout;  // whose activation's blocks lie side by side: [T, blocks*width]
   GradientTile tile;
-  int32_t splits;    // of the tokens
-  float* workspace;  // [gradient_workspace(params)], or null with one split
-  ElementType type;  // of the operands: bf16 or fp16
+  int32_t splits;                         // of the tokens
+  float* workspace;                       // [gradient_workspace(params)], or null with one split
+  ElementType type;                       // of the operands: bf16 or fp16
+  int32_t first_tile[kMaxGradients + 1];  // of each sum, and their number; the launcher's own
 };
 
 /// Elements of the partial sums that `params` needs room for.

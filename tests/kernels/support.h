@@ -109,10 +109,13 @@ struct Exact {
   }
 };
 
+/// Half the distance of float16's smallest numbers, which have fewer digits.
+constexpr double kSmallestPlace = 3e-8;
+
 /// `place` is the relative error of one rounding; NaN is close to nothing.
 inline bool is_close(double actual, const Exact& exact, double place) {
   return std::abs(actual - exact.value) <=
-         place * std::abs(exact.value) + 1e-5 * exact.size + 1e-30;
+         place * std::abs(exact.value) + 1e-5 * exact.size + kSmallestPlace;
 }
 
 inline void report(const std::string& name, int64_t wrong) {

@@ -1,5 +1,5 @@
-// gralora._C: what was built, and the kernel chooser. Tensors never come through here: they go
-// through the dispatcher (ops/schema.cpp), which loading this module fills.
+// gralora._C: what was built, the kernel chooser, and the operators as plain functions
+// (python/calls.cpp). Loading it fills the dispatcher (ops/schema.cpp), which every tensor passes.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -14,6 +14,7 @@
 #include "dispatch/select_merge.h"
 #include "dispatch/select_project.h"
 #include "dispatch/select_weight_gradient.h"
+#include "python/calls.h"
 
 namespace py = pybind11;
 
@@ -185,4 +186,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("force_path", &force_path, py::arg("name"),
         "Force the products of all adapters to \"aten\", library calls, or to \"sm80\", gralora's "
         "kernels; None leaves the choice to the choosers.");
+  gralora::python::add_calls(m);
 }

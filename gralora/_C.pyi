@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from typing import TypedDict
 
+from torch import Tensor
+
 class BuildInfo(TypedDict):
     version: str
     torch_version: str
@@ -76,3 +78,28 @@ def select_weight_gradient(
 ) -> WeightGradientSelection: ...
 def forced_path() -> str | None: ...
 def force_path(name: str | None) -> None: ...
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    A: Tensor | None,
+    B: Tensor | None,
+    lora_A: Tensor | None,
+    lora_B: Tensor | None,
+    scaling: float,
+    dropout_p: float,
+    training: bool,
+    /,
+) -> Tensor: ...
+def add(
+    y: Tensor,
+    x: Tensor,
+    A: Tensor | None,
+    B: Tensor | None,
+    lora_A: Tensor | None,
+    lora_B: Tensor | None,
+    scaling: float,
+    dropout_p: float,
+    training: bool,
+    /,
+) -> Tensor: ...

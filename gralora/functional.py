@@ -26,7 +26,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
+from gralora import _C
+
+# The compiler traces the operators themselves; eager calls of them go through plain functions,
+# since torch.ops matches a call's arguments with the schema anew each time.
 _linear = torch.ops.gralora.linear.default
 _add = torch.ops.gralora.add.default
 _delta_weight = torch.ops.gralora.delta_weight.default
@@ -70,11 +75,13 @@ def gralora_linear(
         ValueError: ``dropout_p`` outside [0, 1].
 
     """
-    result: Tensor = _linear(
-        x, weight, bias, A, B, lora_A, lora_B, scaling=scaling, dropout_p=dropout_p,
-        training=training,
-    )  # fmt: skip
-    return result
+    if is_compiling():
+        result: Tensor = _linear(
+            x, weight, bias, A, B, lora_A, lora_B, scaling=scaling, dropout_p=dropout_p,
+            training=training,
+        )  # fmt: skip
+        return result
+    return _C.linear(x, weight, bias, A, B, lora_A, lora_B, scaling, dropout_p, training)
 
 
 def gralora_add(
@@ -109,10 +116,12 @@ def gralora_add(
         RuntimeError, TypeError, ValueError: as :func:`gralora_linear`.
 
     """
-    result: Tensor = _add(
-        y, x, A, B, lora_A, lora_B, scaling=scaling, dropout_p=dropout_p, training=training
-    )
-    return result
+    if is_compiling():
+        result: Tensor = _add(
+            y, x, A, B, lora_A, lora_B, scaling=scaling, dropout_p=dropout_p, training=training
+        )
+        return result
+    return _C.add(y, x, A, B, lora_A, lora_B, scaling, dropout_p, training)
 
 
 def delta_weight(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -238,12 +238,20 @@ class AdaptedLayer(nn.Module):
             self._factor("lora_B", name) if hybrid else None,
         )
 
+    # nn.Module looks for a parameter everywhere else before it finds it, which for a small layer
+    # takes as long as a kernel's launch. A tensor that stands in for one is an attribute alone.
+
+    def _base(self) -> tuple[Tensor, Tensor | None]:
+        parameters: Any = self._parameters
+        if "weight" in parameters and "bias" in parameters:
+            return parameters["weight"], parameters["bias"]
+        return self.weight, self.bias
+
     def _factor(self, kind: str, name: str) -> Tensor:
-        # Indexing goes through two attribute lookups of nn.Module, which for a small layer cost as
-        # much as a kernel's launch. A tensor that stands in for a parameter is an attribute only.
-        factors = cast(nn.ParameterDict, self._modules[kind])
-        factor = factors._parameters.get(name)
-        return factors[name] if factor is None else factor
+        factors: Any = self._modules[kind]
+        parameters = factors._parameters
+        factor: Tensor = (parameters if name in parameters else factors)[name]
+        return factor
 
     def _way_out(self) -> str:
         if self._base_weight is not None:

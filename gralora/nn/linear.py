@@ -163,14 +163,15 @@ class GraLoRALinear(MergeableLayer):
 
         """
         live = self._live_adapters()
+        weight, bias = self._base()
         if not live:
-            return nn.functional.linear(x, self.weight, self.bias)
+            return nn.functional.linear(x, weight, bias)
         spec = self.adapters[live[0]]
         A, B, lora_A, lora_B = self._factors(live[0])
         y = functional.gralora_linear(
             x,
-            self.weight,
-            self.bias,
+            weight,
+            bias,
             A,
             B,
             scaling=spec.scaling,

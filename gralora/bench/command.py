@@ -125,9 +125,13 @@ def _measure(suite: Suite, run: Run, options: argparse.Namespace, found: Record)
         },
     }
 
+    # Clocks, power and temperature after each case, beside those of the start.
+    states: list[dict[str, str] | None] = []
+
     def complete(measured: Record) -> Record:
-        after = gpu_state(device) if device.type == "cuda" else None
-        return {**head, **measured, "gpu_state_after": after}
+        if device.type == "cuda":
+            states.append(gpu_state(device))
+        return {**head, **measured, "gpu_states": states}
 
     def save(measured: Record) -> None:
         if options.json:

@@ -46,7 +46,7 @@ _SAMPLE_SECONDS = {"cuda": 4e-3, "cpu": 2e-2}
 _MOST_CALLS = 64
 _WARM_UP_CALLS = 3
 
-# A training step launches about twenty kernels at most, and a queue holds a thousand.
+# At sizes whose kernels are shorter than their launches the queue, of a thousand, stays short.
 _HOST_CALLS = 32
 
 

@@ -58,7 +58,9 @@ ops::AddGradients add_backward(const Steps& steps, const at::Tensor& dy, const O
       "add_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling, dropout_p,
       {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, steps);
   const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
-  const at::Tensor dx = wants_dx ? backward.input_gradient() : at::Tensor();
+  const at::Tensor dx =
+      wants_dx ? backward.input_gradient().view(with_width(dy.sizes(), shape.N.expect_int()))
+               : at::Tensor();
   return {dx, dA, dB, dlora_A, dlora_B};
 }
 

@@ -13,7 +13,6 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
       adapter_(adapter),
       sizes_(shape),
       mask_(mask),
-      dx_sizes_(dy.sizes().vec()),
       dy_rows_(as_rows(dy, sizes_.M)),
       dropout_{rng_state, dropout_p},
       H_(H),
@@ -27,7 +26,6 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
   check_saved(op, "H", H, mask_.dB);
   check_saved(op, "lora_H", lora_H, mask_.dlora_B);
 
-  dx_sizes_.back() = sizes_.N;
   if (mask_.dA || mask_.dlora_A) {
     input_ = AdapterInput(as_rows(*x, sizes_.N), dropout_);
   }
@@ -39,7 +37,7 @@ AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const A
 at::Tensor AdapterBackward::input_gradient() const {
   at::Tensor rows = at::empty({dy_rows_.size(0), sizes_.N}, dy_rows_.options());
   expand_input(rows, gradients_, factors_, dropout_, steps_);
-  return rows.view(dx_sizes_);
+  return rows;
 }
 
 std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::factor_gradients()

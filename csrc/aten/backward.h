@@ -3,7 +3,6 @@
 
 #include <array>
 #include <tuple>
-#include <vector>
 
 #include "aten/blocks.h"
 
@@ -25,7 +24,7 @@ class AdapterBackward {
   /// dy as [T, M].
   const at::Tensor& dy_rows() const { return dy_rows_; }
 
-  /// The adapter's part of dx, [..., N], contiguous.
+  /// The adapter's part of dx as [T, N], contiguous.
   at::Tensor input_gradient() const;
 
   /// dA, dB, dlora_A, dlora_B in the dtypes of their factors; undefined where not asked for.
@@ -36,7 +35,6 @@ class AdapterBackward {
   Adapter adapter_;
   Sizes sizes_;
   AdapterMask mask_;
-  std::vector<int64_t> dx_sizes_;
   at::Tensor dy_rows_;
   Dropout dropout_;
   AdapterInput input_;  // x, only for dA and dlora_A

@@ -12,6 +12,7 @@ namespace {
 /// leave the storage. The strides are those that ops/meta.cpp promises, also for T = 0.
 at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::TensorOptions& options) {
   const int64_t pitch = latent_pitch(rank).expect_int();
+  if (pitch == rank && T > 0) return at::empty({planes, T, rank}, options);
   return at::empty({planes * T * pitch}, options)
       .as_strided({planes, T, rank}, {T * pitch, pitch, 1});
 }
@@ -58,6 +59,12 @@ at::Tensor as_rows(const at::Tensor& tensor, int64_t width) {
   const bool addressable =
       (rows.stride(1) == 1 || width == 1) && (rows.stride(0) >= width || rows.size(0) <= 1);
   return addressable ? rows : rows.contiguous();
+}
+
+std::vector<int64_t> with_width(at::IntArrayRef sizes, int64_t width) {
+  std::vector<int64_t> result = sizes.vec();
+  result.back() = width;
+  return result;
 }
 
 at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks) {

@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <vector>
+
 #include "aten/steps.h"
 #include "ops/adapter.h"
 #include "ops/check.h"
@@ -25,6 +27,9 @@ struct ComputeFactors {
 
 /// [..., width] as [T, width] rows with unit column stride; copies only what BLAS cannot address.
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width);
+
+/// `sizes` with another last size.
+std::vector<int64_t> with_width(at::IntArrayRef sizes, int64_t width);
 
 /// [T, blocks*w] -> [blocks, T, w], a view.
 at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks);

@@ -33,9 +33,7 @@ ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::T
   const Latents latents =
       project_input(AdapterInput(rows, {rng_state, dropout_p}), factors, sizes, scaling, steps);
 
-  auto out_sizes = x.sizes().vec();
-  out_sizes.back() = sizes.M;
-  at::Tensor y = at::empty(out_sizes, x.options());
+  at::Tensor y = at::empty(with_width(x.sizes(), sizes.M), x.options());
   at::Tensor y_rows = y.view({rows.size(0), sizes.M});
   // Adapter term first: the compute-bound base product then hides the second visit to y.
   if (!bias) {
@@ -78,8 +76,8 @@ ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
   const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
   at::Tensor dx, dweight, dbias;
   if (wants_dx) {
-    dx = backward.input_gradient();
-    dx.view({dy_rows.size(0), weight.size(1)}).addmm_(dy_rows, weight);
+    at::Tensor dx_rows = backward.input_gradient();
+    dx = dx_rows.addmm_(dy_rows, weight).view(with_width(dy.sizes(), weight.size(1)));
   }
   if (wants_dweight) dweight = at::mm(dy_rows.t(), as_rows(*x, weight.size(1)));
   if (wants_dbias) dbias = dy_rows.sum(0);

@@ -7,7 +7,7 @@ constexpr int64_t kAlignment = 16;
 
 // Measured on an H100 (4096 and 1024 wide): the kernel is faster than a library product and an
 // exchange of its blocks up to so many columns, or up to so many latents of a block.
-constexpr int64_t kMostColumns = size_of(ProjectTile::k128x128).columns;
+constexpr int64_t kMostColumns = size_of(ProjectTile::k64x32).columns;
 constexpr int64_t kFewLatents = 1 << 16;
 
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
@@ -24,15 +24,9 @@ ProjectTile choose_tile(const ProjectProblem& problem) {
   const auto fills = [&](ProjectTile tile) {
     return count_blocks(problem, tile) * 4 >= int64_t{problem.processors} * 3;
   };
-  if (problem.columns <= size_of(ProjectTile::k64x32).columns) {
-    return fills(ProjectTile::k64x32) ? ProjectTile::k64x32 : ProjectTile::k16x32;
-  }
-  const bool wide = problem.columns > size_of(ProjectTile::k128x64).columns;
-  const ProjectTile largest = wide ? ProjectTile::k128x128 : ProjectTile::k128x64;
-  for (const ProjectTile tile : {largest, ProjectTile::k64x64}) {
-    if (fills(tile)) return tile;
-  }
-  return ProjectTile::k16x32;
+  const bool wide = problem.columns > size_of(ProjectTile::k64x32).columns;
+  if (wide && fills(ProjectTile::k128x64)) return ProjectTile::k128x64;
+  return fills(ProjectTile::k64x32) ? ProjectTile::k64x32 : ProjectTile::k16x32;
 }
 
 Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
@@ -59,7 +53,7 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   if (problem.drops) return Choice::own("dropout while reading, without a copy of the input");
   if (problem.outer == 1) return Choice::library("one outer block: the product needs no exchange");
   if (problem.columns > kMostColumns && problem.T * problem.columns > kFewLatents) {
-    return Choice::library("more than 128 columns and 2^16 latents");
+    return Choice::library("more than 32 columns and 2^16 latents");
   }
   return Choice::own("aligned 16-bit operands");
 }

@@ -9,8 +9,7 @@ namespace {
 // tokens is so short that splitting it, and adding the splits, costs more than it saves.
 constexpr int64_t kShortWalk = 1 << 17;
 
-constexpr int64_t kBlocksPerProcessor = 2;  // of the kernels with 128 activations
-constexpr int64_t kLeastSteps = 4;          // of a split
+constexpr int64_t kLeastSteps = 4;  // of a split
 constexpr int64_t kMostSplits = 64;
 constexpr int64_t kMostWorkspace = 32 << 20;  // bytes
 
@@ -28,20 +27,19 @@ int64_t largest_rank(const WeightGradientProblem& problem) {
   return rank;
 }
 
-/// The smallest tile that holds all latents, so that x and dy are read once.
+/// A tile that holds all latents if one does, so that x and dy are read once.
 GradientTile choose_tile(int64_t rank) {
-  for (const GradientTile tile : {GradientTile::k128x32, GradientTile::k128x64}) {
-    if (rank <= size_of(tile).latents) return tile;
-  }
-  return GradientTile::k128x128;
+  return rank <= size_of(GradientTile::k128x32).latents ? GradientTile::k128x32
+                                                        : GradientTile::k128x64;
 }
 
-/// The fewest splits that keep nine tenths of the chip at work through all rounds of CTAs, or those
-/// that come nearest to it.
+/// The fewest splits that keep nine tenths of the processors at work through all rounds of one CTA
+/// each, or those that come nearest to it. Two CTAs on a processor were measured to be slower: they
+/// leave twice the sums, and end less evenly.
 int choose_splits(const WeightGradientProblem& problem, GradientTile tile) {
   const GradientTileSize size = size_of(tile);
   const int64_t tiles = std::max<int64_t>(count_tiles(problem, tile), 1);
-  const int64_t places = problem.processors * kBlocksPerProcessor;
+  const int64_t places = problem.processors;
   const int64_t steps = (problem.T + kTokensPerStep - 1) / kTokensPerStep;
   const int64_t bytes = tiles * size.activations * size.latents * int64_t{sizeof(float)};
   const int64_t most = std::min({kMostSplits, steps / kLeastSteps, kMostWorkspace / bytes});
@@ -70,8 +68,8 @@ Choice choose_way(const WeightGradientProblem& problem) {
   if (!problem.narrow) return Choice::impossible("a gradient is fp64");
   if (is_short(problem)) return Choice::own("aligned 16-bit operands, a short walk");
   if (problem.drops) return Choice::own("dropout while reading, without a copy of the input");
-  if (largest_rank(problem) > size_of(GradientTile::k128x128).latents) {
-    return Choice::library("a rank above 128");
+  if (largest_rank(problem) > size_of(GradientTile::k128x64).latents) {
+    return Choice::library("more tokens than a short walk and a rank above 64");
   }
   return Choice::own("aligned 16-bit operands, one reading of each");
 }

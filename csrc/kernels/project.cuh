@@ -10,13 +10,12 @@
 // walks along the width. `scaling` enters the sum before it is rounded.
 //
 // Columns beyond one tile's are slices, and every CTA reads its slice of the factor and its tokens
-// of x through L2, whose bandwidth is twice the memory's. So with many tokens a tile should hold
-// all columns of a block, and as many tokens as columns: 64 x 32 and 128 x 64 read 1.5 and 128 x
-// 128 2 bytes from L2 for each byte of x. Tile 16 x 32 is for so few tokens that larger ones would
-// leave most of the chip idle; all eight warps share it, since the loop over the width is then what
-// takes time.
+// of x through L2. Tiles 64 x 32 and 128 x 64 move 1.5 bytes there for each byte of x, when one
+// slice holds all columns of a block; the larger has few CTAs, and one wave of them ends unevenly.
+// Tile 16 x 32 is for so few tokens that larger ones would leave most of the chip idle; all eight
+// warps share it, since the loop over the width is then what takes time.
 //
-// Two or three CTAs on an SM keep 144 to 192 KiB of reads on their way, several times what covers
+// Two or three CTAs on an SM keep 144 to 180 KiB of reads on their way, several times what covers
 // the memory's latency. Shared memory: 48 to 96 KiB. Instantiated by project_bf16.cu and
 // project_fp16.cu, called by project.cu.
 #pragma once
@@ -27,12 +26,16 @@
 
 namespace gralora::project {
 
+// With few tokens the next kernel's blocks wait beside this one's; with many they would fill the
+// processors unevenly, and come when the sums are done.
+inline constexpr int kFewTokens = 1024;
+
 template <class T, class Tile, bool kWidthIsContiguous, bool kDrops>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
     project_kernel(const ProjectParams p) {
   extern __shared__ __align__(128) unsigned char ring[];
   wait_for_earlier_kernels();
-  release_next_kernel();
+  if (p.T <= kFewTokens) release_next_kernel();
   // Slices of columns are neighbours, then blocks: they share tokens of x while L2 has them.
   const int columns = p.outer * p.s;
   const auto slices = static_cast<uint32_t>((columns + Tile::kColumns - 1) / Tile::kColumns);
@@ -58,6 +61,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
   } else {
     accumulate_product<T, Tile, true, kWidthIsContiguous>(sums, shared, x, factor, p.width);
   }
+  release_next_kernel();
   if (!add_over_depth(sums, ring)) return;
 
   // A thread holds pairs of neighbouring columns; where s is even they are neighbours in memory
@@ -110,12 +114,8 @@ cudaError_t launch(const ProjectParams& p, cudaStream_t stream) {
       return launch_tile<T, Tile<16, 32, 128, 1, 1, 8, 4>, kWidthIsContiguous>(p, stream);
     case ProjectTile::k64x32:
       return launch_tile<T, Tile<64, 32, 64, 4, 1, 2, 6>, kWidthIsContiguous>(p, stream);
-    case ProjectTile::k64x64:
-      return launch_tile<T, Tile<64, 64, 64, 4, 2, 1, 4>, kWidthIsContiguous>(p, stream);
     case ProjectTile::k128x64:
       return launch_tile<T, Tile<128, 64, 64, 4, 2, 1, 4>, kWidthIsContiguous>(p, stream);
-    case ProjectTile::k128x128:
-      return launch_tile<T, Tile<128, 128, 64, 2, 4, 1, 3>, kWidthIsContiguous>(p, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -5,7 +5,7 @@
 namespace gralora {
 
 /// Tokens x columns of one CTA.
-enum class ProjectTile { k16x32, k64x32, k64x64, k128x64, k128x128 };
+enum class ProjectTile { k16x32, k64x32, k128x64 };
 
 struct ProjectTileSize {
   int tokens, columns;
@@ -17,14 +17,10 @@ constexpr ProjectTileSize size_of(ProjectTile tile) {
       return {16, 32};
     case ProjectTile::k64x32:
       return {64, 32};
-    case ProjectTile::k64x64:
-      return {64, 64};
     case ProjectTile::k128x64:
-      return {128, 64};
-    case ProjectTile::k128x128:
       break;
   }
-  return {128, 128};
+  return {128, 64};
 }
 
 }  // namespace gralora

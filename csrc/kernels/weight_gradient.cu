@@ -92,8 +92,6 @@ cudaError_t add_splits(const WeightGradientParams& p, cudaStream_t stream) {
       return add_splits<GradientTile::k128x32>(p, stream);
     case GradientTile::k128x64:
       return add_splits<GradientTile::k128x64>(p, stream);
-    case GradientTile::k128x128:
-      return add_splits<GradientTile::k128x128>(p, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -35,10 +35,6 @@ template <>
 struct TileOf<GradientTile::k128x64> {
   using type = Tile<128, 64, kTokensPerStep, 4, 2, 1, 4>;
 };
-template <>
-struct TileOf<GradientTile::k128x128> {
-  using type = Tile<128, 128, kTokensPerStep, 2, 4, 1, 3>;
-};
 
 /// Where a CTA's tile lies.
 struct TilePlace {
@@ -122,7 +118,6 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
     weight_gradient_kernel(const WeightGradientParams p) {
   extern __shared__ __align__(128) unsigned char ring[];
   wait_for_earlier_kernels();
-  release_next_kernel();
   const auto tiles = static_cast<uint32_t>(p.first_tile[p.count]);
   const auto split = static_cast<int>(blockIdx.x / tiles);
   const TilePlace at = place_tile<Tile>(p, blockIdx.x % tiles);
@@ -152,6 +147,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
     accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens);
   }
 
+  release_next_kernel();
   if (p.splits == 1) {
     float* const tile = reinterpret_cast<float*>(ring);
     const float scale = scale_of(p, sum);
@@ -198,8 +194,6 @@ cudaError_t launch(const WeightGradientParams& p, cudaStream_t stream) {
       return launch_tile<T, GradientTile::k128x32>(p, stream);
     case GradientTile::k128x64:
       return launch_tile<T, GradientTile::k128x64>(p, stream);
-    case GradientTile::k128x128:
-      return launch_tile<T, GradientTile::k128x128>(p, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -7,7 +7,7 @@
 namespace gralora {
 
 /// Columns of the activation x columns of the latent that one CTA owns.
-enum class GradientTile { k64x64, k128x32, k128x64, k128x128 };
+enum class GradientTile { k64x64, k128x32, k128x64 };
 
 struct GradientTileSize {
   int activations, latents;
@@ -25,11 +25,9 @@ constexpr GradientTileSize size_of(GradientTile tile) {
     case GradientTile::k128x32:
       return {128, 32};
     case GradientTile::k128x64:
-      return {128, 64};
-    case GradientTile::k128x128:
       break;
   }
-  return {128, 128};
+  return {128, 64};
 }
 
 inline constexpr int kTokensPerStep = 64;  // of a CTA's walk; splits of it are whole steps

@@ -282,7 +282,7 @@ def test_tile_of_the_expansion(T: int, tile: tuple[int, int]) -> None:
             {"T": 1025, "gradients": [(4, 1024, 136)]},
             "library",
             True,
-            "a rank above 128",
+            "more tokens than a short walk and a rank above 64",
         ),
         (
             {"T": 1025, "gradients": [(4, 1024, 136)], "drops": True},
@@ -308,10 +308,10 @@ def test_choice_of_the_weight_gradient(
     ("change", "tile", "splits"),
     [
         ({}, (64, 64), 1),
-        ({"T": 8192}, (128, 64), 4),
-        ({"T": 8192, "gradients": [(2, 2048, 32)] * 2}, (128, 32), 4),
-        ({"T": 8192, "gradients": [(4, 1024, 128)] * 2}, (128, 128), 4),
-        ({"T": 1025, "gradients": [(1, 16384, 64)] * 2}, (128, 64), 1),
+        ({"T": 8192}, (128, 64), 2),
+        ({"T": 8192, "gradients": [(2, 2048, 32)] * 2}, (128, 32), 2),
+        ({"T": 8192, "gradients": [(4, 1024, 128)] * 2}, (128, 64), 1),
+        ({"T": 8192, "gradients": [(4, 3584, 64), (4, 1024, 64)]}, (128, 64), 5),
         ({"T": 8192, "processors": 32}, (128, 64), 1),
     ],
     ids=["few", "r64", "r32", "r128", "wide", "small_chip"],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import torch
 from torch.nn.parallel import DistributedDataParallel
 from training_group import arguments, loss_of, model, process_group, share
@@ -22,3 +25,7 @@ def main() -> None:
 
 
 main()
+# Without the interpreter's end, where gloo's thread and the group's destructor can wait for each
+# other.
+sys.stdout.flush()
+os._exit(0)

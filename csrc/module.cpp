@@ -95,14 +95,15 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
   return result;
 }
 
-py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool aligned,
-                       bool bias_or_dropout) {
+py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool aligned, bool bias,
+                       bool drops) {
   const auto selection = gralora::select_expand({.T = T,
                                                  .width = width,
                                                  .blocks = blocks,
                                                  .half = half,
                                                  .aligned = aligned,
-                                                 .only_kernel_is_one_pass = bias_or_dropout});
+                                                 .bias = bias,
+                                                 .drops = drops});
   py::dict result = describe(selection.choice);
   const int tile = selection.tile == gralora::ExpandTile::k64x64 ? 64 : 128;
   result["tile"] = py::make_tuple(tile, tile);
@@ -174,7 +175,7 @@ PYBIND11_MODULE(_C, m) {
       "(tokens, columns)}.");
   m.def("select_expand", &select_expand, py::kw_only(), py::arg("T"), py::arg("width"),
         py::arg("blocks") = 2, py::arg("half") = true, py::arg("aligned") = true,
-        py::arg("bias_or_dropout") = false,
+        py::arg("bias") = false, py::arg("drops") = false,
         "How an adapter's term is written into [T, blocks*width]: {'path', 'possible', 'reason', "
         "'tile': (tokens, columns)}.");
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),

@@ -64,7 +64,8 @@ def select_expand(
     blocks: int = 2,
     half: bool = True,
     aligned: bool = True,
-    bias_or_dropout: bool = False,
+    bias: bool = False,
+    drops: bool = False,
 ) -> ExpandSelection: ...
 def select_weight_gradient(
     *,

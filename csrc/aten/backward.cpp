@@ -40,26 +40,25 @@ at::Tensor AdapterBackward::input_gradient() const {
   return rows;
 }
 
-std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::factor_gradients()
-    const {
-  at::Tensor dA, dB, dlora_A, dlora_B;
+FactorGradients AdapterBackward::factor_gradients() const {
+  FactorGradients gradients;
   std::array<TokenSum, 4> sums;
   if (mask_.dA) {
-    sums[0] = {.sum = &dA,
+    sums[0] = {.sum = &gradients.dA,
                .left = split_blocks(input_.rows(), sizes_.k_in),
                .right = gradients_.grid,
                .dtype = adapter_.A.scalar_type(),
                .of_input = true};
   }
   if (mask_.dB) {
-    sums[1] = {.sum = &dB,
+    sums[1] = {.sum = &gradients.dB,
                .left = *H_,
                .right = split_blocks(dy_rows_, sizes_.k_out),
                .dtype = adapter_.B.scalar_type(),
                .latent_is_left = true};
   }
   if (mask_.dlora_A) {
-    sums[2] = {.sum = &dlora_A,
+    sums[2] = {.sum = &gradients.dlora_A,
                .left = gradients_.plain.unsqueeze(0),
                .right = input_.rows().unsqueeze(0),
                .dtype = adapter_.lora_A.scalar_type(),
@@ -67,15 +66,15 @@ std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> AdapterBackward::fact
                .of_input = true};
   }
   if (mask_.dlora_B) {
-    sums[3] = {.sum = &dlora_B,
+    sums[3] = {.sum = &gradients.dlora_B,
                .left = dy_rows_.unsqueeze(0),
                .right = lora_H_->unsqueeze(0),
                .dtype = adapter_.lora_B.scalar_type()};
   }
   steps_.sum_over_tokens(sums, input_);
-  if (mask_.dlora_A) dlora_A = dlora_A.squeeze(0);
-  if (mask_.dlora_B) dlora_B = dlora_B.squeeze(0);
-  return {dA, dB, dlora_A, dlora_B};
+  if (mask_.dlora_A) gradients.dlora_A = gradients.dlora_A.squeeze(0);
+  if (mask_.dlora_B) gradients.dlora_B = gradients.dlora_B.squeeze(0);
+  return gradients;
 }
 
 }  // namespace gralora::aten

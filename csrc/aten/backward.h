@@ -2,7 +2,6 @@
 #pragma once
 
 #include <array>
-#include <tuple>
 
 #include "aten/blocks.h"
 
@@ -11,6 +10,11 @@ namespace gralora::aten {
 /// Which of the adapter's gradients are asked for.
 struct AdapterMask {
   bool dx, dA, dB, dlora_A, dlora_B;
+};
+
+/// In the dtypes of their factors; undefined where not asked for.
+struct FactorGradients {
+  at::Tensor dA, dB, dlora_A, dlora_B;
 };
 
 /// Computes G and lora_G once, then what is asked for. dy's dtype is the compute dtype.
@@ -27,8 +31,7 @@ class AdapterBackward {
   /// The adapter's part of dx as [T, N], contiguous.
   at::Tensor input_gradient() const;
 
-  /// dA, dB, dlora_A, dlora_B in the dtypes of their factors; undefined where not asked for.
-  std::tuple<at::Tensor, at::Tensor, at::Tensor, at::Tensor> factor_gradients() const;
+  FactorGradients factor_gradients() const;
 
  private:
   const Steps& steps_;

@@ -13,6 +13,12 @@
 #include "aten/device_notice.h"
 
 namespace gralora::aten {
+namespace {
+
+// Up to so many, an adapter's kernels take less time than their launches.
+constexpr int64_t kFewTokens = 1024;
+
+}  // namespace
 
 ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& bias, const OptionalTensor& A,
@@ -72,16 +78,20 @@ ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
                            steps);
   const at::Tensor& dy_rows = backward.dy_rows();
 
-  // Before dx: what the projection has read of dy last is still in the cache.
-  const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
+  // The factors' gradients before dx with many tokens: what the projection has read of dy last is
+  // still in the cache. After it with few: the expansion then starts while the projection ends.
+  const bool few_tokens = dy_rows.size(0) <= kFewTokens;
+  FactorGradients factors;
+  if (!few_tokens) factors = backward.factor_gradients();
   at::Tensor dx, dweight, dbias;
   if (wants_dx) {
     at::Tensor dx_rows = backward.input_gradient();
     dx = dx_rows.addmm_(dy_rows, weight).view(with_width(dy.sizes(), weight.size(1)));
   }
+  if (few_tokens) factors = backward.factor_gradients();
   if (wants_dweight) dweight = at::mm(dy_rows.t(), as_rows(*x, weight.size(1)));
   if (wants_dbias) dbias = dy_rows.sum(0);
-  return {dx, dweight, dbias, dA, dB, dlora_A, dlora_B};
+  return {dx, dweight, dbias, factors.dA, factors.dB, factors.dlora_A, factors.dlora_B};
 }
 
 TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) {

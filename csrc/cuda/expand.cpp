@@ -45,16 +45,17 @@ bool expand_by_kernel(at::Tensor& rows, const aten::Latents& latents, const at::
   const at::Tensor plain_block = has_plain ? plain_factor.unsqueeze(0) : at::Tensor();
   const int64_t blocks = has_grid ? grid_factor.size(0) : 1;
   const int64_t width = rows.size(1) / blocks;
-  const ExpandSelection selection = select_expand(
-      {.T = rows.size(0),
-       .width = width,
-       .blocks = blocks,
-       .half = is_half(rows),
-       .aligned = has_aligned_rows(rows) &&
-                  (beside.bias == nullptr || has_aligned_rows(*beside.bias)) &&
-                  (!has_grid || is_addressable(latents.grid, grid_factor)) &&
-                  (!has_plain || is_addressable(plain_latent, plain_block)),
-       .only_kernel_is_one_pass = beside.bias != nullptr || beside.dropout.rng_state != nullptr});
+  const ExpandSelection selection =
+      select_expand({.T = rows.size(0),
+                     .width = width,
+                     .blocks = blocks,
+                     .half = is_half(rows),
+                     .aligned = has_aligned_rows(rows) &&
+                                (beside.bias == nullptr || has_aligned_rows(*beside.bias)) &&
+                                (!has_grid || is_addressable(latents.grid, grid_factor)) &&
+                                (!has_plain || is_addressable(plain_latent, plain_block)),
+                     .bias = beside.bias != nullptr,
+                     .drops = beside.dropout.rng_state != nullptr});
   if (!takes_kernel("expand", selection.choice)) return false;
   ExpandParams params{};
   if (has_grid) params.grid = describe(latents.grid, grid_factor);

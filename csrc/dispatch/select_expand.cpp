@@ -18,8 +18,10 @@ Choice choose_way(const ExpandProblem& problem) {
     return Choice::impossible("the block width is not a multiple of 8");
   if (problem.width > kMaxExtent) return Choice::impossible("a block is wider than 2^30");
   if (!problem.aligned) return Choice::impossible("rows are not 16-byte aligned");
-  if (problem.only_kernel_is_one_pass) {
-    return Choice::own("bias or dropout in the same pass");
+  if (problem.drops) return Choice::own("dropout in the same pass");
+  if (problem.bias) {
+    return is_short(problem) ? Choice::library("few results: the base product adds the bias")
+                             : Choice::own("the bias in the same pass");
   }
   if (problem.T > kFewTokens) return Choice::library("more than 512 tokens");
   if (!is_short(problem)) return Choice::library("more than 2^21 results");

@@ -14,8 +14,8 @@ struct ExpandProblem {
   int64_t T, width, blocks;
   bool half;     // 16-bit operands
   bool aligned;  // rows of the operands and of the result start on 16-byte boundaries
-  bool
-      only_kernel_is_one_pass;  // a bias or dropout, for which library calls visit the result twice
+  bool bias;     // is added to the term
+  bool drops;    // the term goes through dropout
 };
 
 struct ExpandSelection {

@@ -75,16 +75,20 @@ def test_a_replay_of_each_path(
 def test_two_graphs_replayed_in_turn_do_not_disturb_each_other(
     path: Any, cuda: torch.device
 ) -> None:
-    pair = []
-    for _ in range(2):
-        leaves = make_operands(KERNEL_GRIDS["hybrid"], (1500,), dtype=torch.bfloat16, device=cuda)
-        leaves = leaves.requiring_grad(TRAINED)
-        pair.append(on_path(path, lambda o=leaves: capture(lambda: step_of(o, TRAINED))))
+    # Replays read their operands where they were, so those must live as long as the graphs.
+    operands = [
+        make_operands(KERNEL_GRIDS["hybrid"], (1500,), dtype=torch.bfloat16, device=cuda)
+        for _ in range(2)
+    ]
+    operands = [leaves.requiring_grad(TRAINED) for leaves in operands]
+    pair = [
+        on_path(path, lambda o=leaves: capture(lambda: step_of(o, TRAINED))) for leaves in operands
+    ]
     alone = []
     for graph, outputs in pair:
         graph.replay()
         alone.append([output.clone() for output in outputs])
-    # One after the other: side by side, the library's products would share its workspace.
+    # In turn, not side by side: the library's products would then share its workspace.
     for _ in range(20):
         for graph, _ in pair:
             graph.replay()

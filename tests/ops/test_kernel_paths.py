@@ -257,9 +257,23 @@ GRADIENTS: dict[str, Any] = {"T": 1024, "gradients": [(4, 1024, 64), (4, 1024, 6
         ({"width": 60}, "library", False, "the block width is not a multiple of 8"),
         ({"half": False}, "library", False, "operands are not of 16 bits"),
         ({"aligned": False}, "library", False, "rows are not 16-byte aligned"),
-        ({"T": 8192, "bias_or_dropout": True}, "kernel", True, "bias or dropout in the same pass"),
+        ({"T": 8192, "bias": True}, "kernel", True, "the bias in the same pass"),
+        ({"bias": True}, "library", True, "few results: the base product adds the bias"),
+        ({"T": 8192, "drops": True}, "kernel", True, "dropout in the same pass"),
+        ({"drops": True}, "kernel", True, "dropout in the same pass"),
     ],
-    ids=["few", "tokens", "blocks", "width", "fp32", "unaligned", "one_pass"],
+    ids=[
+        "few",
+        "tokens",
+        "blocks",
+        "width",
+        "fp32",
+        "unaligned",
+        "bias",
+        "bias_few",
+        "drops",
+        "drops_few",
+    ],  # fmt: skip
 )
 def test_choice_of_the_expansion(
     change: dict[str, Any], path: str, possible: bool, reason: str

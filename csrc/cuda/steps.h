@@ -5,6 +5,9 @@
 
 namespace gralora::cuda {
 
+/// latent [outer, T, inner*s] from the blocks of a library product [inner, T, outer*s].
+void exchange(at::Tensor& latent, const at::Tensor& product);
+
 void project(at::Tensor& latent, const aten::AdapterInput& input, const at::Tensor& factor,
              double scaling);
 

@@ -1,0 +1,1 @@
+"""gralora inside other libraries; each subpackage imports its library, this package none."""

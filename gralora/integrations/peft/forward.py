@@ -1,0 +1,138 @@
+"""The forward that takes the place of PEFT's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from gralora.integrations.peft.factors import Factors
+from gralora.integrations.peft.mixed_batch import add_by_row
+from gralora.integrations.peft.obstacles import input_obstacle
+from gralora.integrations.peft.plan import plan
+
+# PEFT's marks of options that only variants of LoRA read.
+_VARIANT_OPTIONS = ("alora_offsets",)
+
+if TYPE_CHECKING:
+    _Base = nn.Module
+else:
+    _Base = object
+
+
+class AcceleratedForward(_Base):
+    """Mixed in before one of PEFT's layers; adds no state.
+
+    A layer gets it by an assignment to its ``__class__``, so that no constructor runs.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Apply the base layer and the adapters.
+
+        Args:
+            x: ``[..., N]``, any leading sizes.
+            *args: for the base layer.
+            **kwargs: PEFT's ``adapter_names``, a name for each row of x; else for the base layer.
+
+        Returns:
+            ``[..., M]`` in the dtype of the base layer's output.
+
+        """
+        adapter_names = None
+        if kwargs:
+            adapter_names = kwargs.pop("adapter_names", None)
+            for option in _VARIANT_OPTIONS:
+                if kwargs.get(option) is not None:
+                    return self._by_peft(x, args, kwargs, adapter_names)
+                kwargs.pop(option, None)
+        if adapter_names is not None:
+            return self._mixed(x, args, kwargs, adapter_names)
+        way, _, factors = plan(self)
+        if way == "peft" or (way != "base" and input_obstacle(x)):
+            return self._by_peft(x, args, kwargs, None)
+        if way == "fused" and not args and not kwargs:
+            base: Any = self.base_layer
+            weight = base.weight
+            if weight.dtype is x.dtype or torch.is_autocast_enabled(x.device.type):
+                # Conv1D keeps its weight as [N, M].
+                weight = weight if type(base) is nn.Linear else weight.t()
+                y = factors[0].linear(x, weight, base.bias)
+                for further in factors[1:]:
+                    y = further.add(y, x)
+                return y
+        return self._beside(x, args, kwargs, factors)
+
+    def factors(self, name: str) -> Factors | str:
+        """Operands of one adapter, or why only PEFT can compute it."""
+        raise NotImplementedError
+
+    def has_adapter(self, name: str) -> bool:
+        """Whether this layer has an adapter of that name."""
+        raise NotImplementedError
+
+    def _beside(
+        self,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        factors: tuple[Factors, ...],
+    ) -> Tensor:
+        layer: Any = self
+        if layer.disable_adapters and layer.merged:
+            layer.unmerge()
+        y: Tensor = layer.base_layer(x, *args, **kwargs)
+        for each in factors:
+            y = each.add(y, x)
+        return y
+
+    def _by_peft(
+        self,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        adapter_names: list[str] | None,
+    ) -> Tensor:
+        if adapter_names is not None:
+            kwargs["adapter_names"] = adapter_names
+        result: Tensor = super().forward(x, *args, **kwargs)
+        return result
+
+    def _mixed(
+        self,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        adapter_names: list[str],
+    ) -> Tensor:
+        layer: Any = self
+        self.check_mixed_batch(x, adapter_names)
+        if layer.disable_adapters:
+            return self._beside(x, args, kwargs, ())
+        factors: dict[str, Factors] = {}
+        for name in dict.fromkeys(adapter_names):
+            if name != "__base__" and self.has_adapter(name):
+                found = self.factors(name)
+                if isinstance(found, str):
+                    return self.mixed_batch_by_peft(x, args, kwargs, adapter_names, found)
+                factors[name] = found
+        if input_obstacle(x):
+            return self.mixed_batch_by_peft(
+                x, args, kwargs, adapter_names, f"the input is a {type(x).__name__} of {x.dtype}"
+            )
+        return add_by_row(layer.base_layer(x, *args, **kwargs), x, adapter_names, factors)
+
+    def check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
+        """Refuse names that do not belong to the rows of x, or a state that allows no mixture."""
+        raise NotImplementedError
+
+    def mixed_batch_by_peft(
+        self,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        adapter_names: list[str],
+        reason: str,
+    ) -> Tensor:
+        """Compute a mixed batch that the operators cannot, for the reason given."""
+        raise NotImplementedError

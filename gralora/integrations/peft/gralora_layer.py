@@ -1,0 +1,61 @@
+"""PEFT's GraLoRA layer with the accelerated forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from peft.tuners.gralora.layer import Linear as PeftLinear
+from torch import Tensor
+
+from gralora.integrations.peft.factors import Factors, gralora_factors
+from gralora.integrations.peft.forward import AcceleratedForward
+
+
+# nn.Linear, a base of PEFT's class, calls its argument `input`; PEFT's own forward says x, too.
+class Linear(AcceleratedForward, PeftLinear):  # type: ignore[misc]
+    """``peft.tuners.gralora.layer.Linear``, under the same name."""
+
+    def factors(self, name: str) -> Factors | str:
+        """Operands of one adapter, or why only PEFT can compute it."""
+        return gralora_factors(self, name)
+
+    def has_adapter(self, name: str) -> bool:
+        """Whether this layer has an adapter of that name."""
+        return name in self.gralora_A
+
+    def check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
+        """Apply the rules that PEFT has for mixed batches of LoRA.
+
+        Raises:
+            ValueError: not one name for each row, or an adapter is merged into the weight.
+
+        """
+        if len(x) != len(adapter_names):
+            raise ValueError(
+                "adapter_names: needs one name for each row of the batch, got "
+                f"{len(adapter_names)} names and {len(x)} rows"
+            )
+        if self.merged:
+            raise ValueError(
+                "adapter_names: needs a base weight without adapters, got one into which "
+                f"{self.merged_adapters} are merged (unmerge them first)"
+            )
+
+    def mixed_batch_by_peft(
+        self,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        adapter_names: list[str],
+        reason: str,
+    ) -> Tensor:
+        """Refuse: PEFT's GraLoRA layer has no mixed batches.
+
+        Raises:
+            NotImplementedError: always.
+
+        """
+        raise NotImplementedError(
+            f"adapter_names: PEFT's GraLoRA layer has no mixed batches, and gralora's operators "
+            f"cannot take this one: {reason}"
+        )

@@ -1,0 +1,84 @@
+"""Mixed batches for PEFT's GraLoRA: ``adapter_names`` on its way from the model to the layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+from peft.tuners.gralora.layer import GraloraLayer
+from peft.tuners.gralora.model import GraloraModel as PeftGraloraModel
+from peft.utils import AuxiliaryTrainingWrapper
+from torch import nn
+
+_BASE = "__base__"
+
+
+class GraloraModel(PeftGraloraModel):
+    """``peft.tuners.gralora.model.GraloraModel``, under the same name.
+
+    PeftModel asks its tuner for a context around each forward and each generation; PEFT's LoRA has
+    one, its GraLoRA none.
+    """
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        self._check_names(names)
+        beams = kwargs.get("num_beams") or 1
+        # Beam search repeats each row; an encoder runs before that, on the rows as they came.
+        repeated = [name for name in names for _ in range(beams)]
+        encoder = _encoder(self.model)
+        in_encoder = set() if encoder is None else set(encoder.modules())
+        with ExitStack() as hooks:
+            for module in self.modules():
+                if isinstance(module, GraloraLayer | AuxiliaryTrainingWrapper):
+                    rows = list(names) if module in in_encoder else repeated
+                    hooks.callback(
+                        module.register_forward_pre_hook(_Passing(rows), with_kwargs=True).remove
+                    )
+            yield
+
+    def _check_names(self, names: Sequence[str]) -> None:
+        if not isinstance(names, list | tuple):
+            raise TypeError(
+                f"adapter_names: must be a list of str, got {type(names).__name__} {names!r}"
+            )
+        if self.training:
+            raise ValueError(
+                "adapter_names: works in evaluation mode only, got a model in training mode"
+            )
+        known = {
+            name
+            for module in self.modules()
+            if isinstance(module, GraloraLayer)
+            for name in module.gralora_A
+        }
+        unknown = sorted(set(names) - known - {_BASE})
+        if unknown:
+            raise ValueError(
+                f"adapter_names: must name adapters of the model or {_BASE!r}, got {unknown} "
+                f"(adapters: {sorted(known)})"
+            )
+
+
+class _Passing:
+    """Forward pre-hook that hands a layer the adapters of its rows."""
+
+    def __init__(self, names: list[str]) -> None:
+        self.names = names
+
+    def __call__(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        return args, {**kwargs, "adapter_names": self.names}
+
+
+def _encoder(model: Any) -> nn.Module | None:
+    """Encoder of an encoder-decoder model; recent transformers give a decoder for itself."""
+    get_encoder = getattr(model, "get_encoder", None)
+    encoder = None if get_encoder is None else get_encoder()
+    return None if encoder is model else encoder

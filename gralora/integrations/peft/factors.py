@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
 from gralora.functional import gralora_add, gralora_linear
+from gralora.integrations.peft.access import child, parameter
 from gralora.integrations.peft.obstacles import module_obstacle, tensor_obstacle
 
 
@@ -34,11 +34,11 @@ class Factors(NamedTuple):
     training: bool
 
     @property
-    def device(self) -> torch.device:
-        """Where the adapter lies."""
+    def first(self) -> Tensor:
+        """One factor that is there."""
         factor = self.plain_a if self.A is None else self.A
         assert factor is not None
-        return factor.device
+        return factor
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         """Base layer and adapter in one: ``[..., N]`` to ``[..., M]``."""
@@ -74,13 +74,13 @@ def lora_factors(layer: Any, name: str) -> Factors | str:
     """Factors of an adapter of PEFT's LoRA layers, or why only PEFT can compute it."""
     if name in layer.lora_variant:
         return f"adapter {name} is a variant ({type(layer.lora_variant[name]).__name__})"
-    dropout = _dropout(layer.lora_dropout[name])
+    dropout = _dropout(child(child(layer, "lora_dropout"), name))
     if isinstance(dropout, str):
         return f"adapter {name}: {dropout}"
     scaling = layer.scaling[name]
     if isinstance(scaling, Tensor):
         return f"adapter {name}: scaling is a tensor"
-    pair = _linear_pair(layer.lora_A[name], layer.lora_B[name], "lora_A", "lora_B")
+    pair = _linear_pair(layer, name, "lora_A", "lora_B")
     if isinstance(pair, str):
         return f"adapter {name}: {pair}"
     return Factors(None, None, pair[0], pair[1], scaling, dropout[0], dropout[1])
@@ -88,25 +88,21 @@ def lora_factors(layer: Any, name: str) -> Factors | str:
 
 def gralora_factors(layer: Any, name: str) -> Factors | str:
     """Factors of an adapter of PEFT's GraLoRA layer, or why only PEFT can compute it."""
-    dropout = _dropout(layer.gralora_dropout[name])
+    dropout = _dropout(child(child(layer, "gralora_dropout"), name))
     if isinstance(dropout, str):
         return f"adapter {name}: {dropout}"
     scaling = layer.scaling[name]
     if isinstance(scaling, Tensor):
         return f"adapter {name}: scaling is a tensor"
-    A, B = layer.gralora_A[name], layer.gralora_B[name]
+    A = parameter(child(layer, "gralora_A"), name)
+    B = parameter(child(layer, "gralora_B"), name)
     for factor, kind in ((A, "gralora_A"), (B, "gralora_B")):
         found = tensor_obstacle(factor)
         if found is not None:
             return f"adapter {name}: {kind} {found}"
     if not layer.hybrid_r[name]:
         return Factors(A, B, None, None, scaling, dropout[0], dropout[1])
-    pair = _linear_pair(
-        layer.gralora_A_general[name],
-        layer.gralora_B_general[name],
-        "gralora_A_general",
-        "gralora_B_general",
-    )
+    pair = _linear_pair(layer, name, "gralora_A_general", "gralora_B_general")
     if isinstance(pair, str):
         return f"adapter {name}: {pair}"
     return Factors(A, B, pair[0], pair[1], scaling, dropout[0], dropout[1])
@@ -122,18 +118,29 @@ def _dropout(module: Any) -> tuple[float, bool] | str:
     return module.p, module.training
 
 
-def _linear_pair(A: Any, B: Any, A_name: str, B_name: str) -> tuple[Tensor, Tensor] | str:
-    """Weights of two linear layers without bias, or why the layers must be called."""
-    for module, kind in ((A, A_name), (B, B_name)):
-        module_class: Any = type(module)
-        if module_class is not nn.Linear:
-            return f"{kind} is a {module_class.__name__}"
-        if module.bias is not None:
-            return f"{kind} has a bias"
-        found = module_obstacle(module)
-        if found is not None:
-            return f"{kind} {found}"
-        found = tensor_obstacle(module.weight)
-        if found is not None:
-            return f"{kind}.weight {found}"
-    return A.weight, B.weight
+def _linear_pair(layer: Any, name: str, A_name: str, B_name: str) -> tuple[Tensor, Tensor] | str:
+    """Weights of an adapter's two linear layers, or why the layers must be called."""
+    A = _linear_weight(child(child(layer, A_name), name), A_name)
+    if isinstance(A, str):
+        return A
+    B = _linear_weight(child(child(layer, B_name), name), B_name)
+    if isinstance(B, str):
+        return B
+    return A, B
+
+
+def _linear_weight(module: Any, kind: str) -> Tensor | str:
+    """Weight of a linear layer without bias, or why the layer must be called."""
+    module_class: Any = type(module)
+    if module_class is not nn.Linear:
+        return f"{kind} is a {module_class.__name__}"
+    if parameter(module, "bias") is not None:
+        return f"{kind} has a bias"
+    found = module_obstacle(module)
+    if found is not None:
+        return f"{kind} {found}"
+    weight: Tensor = parameter(module, "weight")
+    found = tensor_obstacle(weight)
+    if found is not None:
+        return f"{kind}.weight {found}"
+    return weight

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from gralora.integrations.peft.access import child, parameter
 from gralora.integrations.peft.factors import Factors
 from gralora.integrations.peft.mixed_batch import add_by_row
 from gralora.integrations.peft.obstacles import input_obstacle
@@ -52,12 +53,12 @@ class AcceleratedForward(_Base):
         if way == "peft" or (way != "base" and input_obstacle(x)):
             return self._by_peft(x, args, kwargs, None)
         if way == "fused" and not args and not kwargs:
-            base: Any = self.base_layer
-            weight = base.weight
+            base = child(self, "base_layer")
+            weight = parameter(base, "weight")
             if weight.dtype is x.dtype or torch.is_autocast_enabled(x.device.type):
                 # Conv1D keeps its weight as [N, M].
                 weight = weight if type(base) is nn.Linear else weight.t()
-                y = factors[0].linear(x, weight, base.bias)
+                y = factors[0].linear(x, weight, parameter(base, "bias"))
                 for further in factors[1:]:
                     y = further.add(y, x)
                 return y

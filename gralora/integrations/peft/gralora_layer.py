@@ -7,6 +7,7 @@ from typing import Any
 from peft.tuners.gralora.layer import Linear as PeftLinear
 from torch import Tensor
 
+from gralora.integrations.peft.access import child
 from gralora.integrations.peft.factors import Factors, gralora_factors
 from gralora.integrations.peft.forward import AcceleratedForward
 
@@ -21,7 +22,7 @@ class Linear(AcceleratedForward, PeftLinear):  # type: ignore[misc]
 
     def has_adapter(self, name: str) -> bool:
         """Whether this layer has an adapter of that name."""
-        return name in self.gralora_A
+        return name in child(self, "gralora_A")
 
     def check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
         """Apply the rules that PEFT has for mixed batches of LoRA.

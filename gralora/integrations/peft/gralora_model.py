@@ -28,9 +28,8 @@ class GraloraModel(PeftGraloraModel):
             yield
             return
         self._check_names(names)
-        beams = kwargs.get("num_beams") or 1
-        # Beam search repeats each row; an encoder runs before that, on the rows as they came.
-        repeated = [name for name in names for _ in range(beams)]
+        # Generation repeats each row; an encoder runs before that, on the rows as they came.
+        repeated = [name for name in names for _ in range(_repeats(kwargs))]
         encoder = _encoder(self.model)
         in_encoder = set() if encoder is None else set(encoder.modules())
         with ExitStack() as hooks:
@@ -75,6 +74,15 @@ class _Passing:
         self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         return args, {**kwargs, "adapter_names": self.names}
+
+
+def _repeats(kwargs: dict[str, Any]) -> int:
+    """How often ``generate`` repeats each row: for beams, or for several answers."""
+    config = kwargs.get("generation_config")
+    wanted = (
+        kwargs.get(n) or getattr(config, n, None) for n in ("num_beams", "num_return_sequences")
+    )
+    return max(number or 1 for number in wanted)
 
 
 def _encoder(model: Any) -> nn.Module | None:

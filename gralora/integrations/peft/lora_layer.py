@@ -7,6 +7,7 @@ from typing import Any
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor
 
+from gralora.integrations.peft.access import child
 from gralora.integrations.peft.factors import Factors, lora_factors
 from gralora.integrations.peft.forward import AcceleratedForward
 
@@ -20,8 +21,7 @@ class AcceleratedLora(AcceleratedForward):
 
     def has_adapter(self, name: str) -> bool:
         """Whether this layer has an adapter of that name."""
-        layer: Any = self
-        return name in layer.lora_A
+        return name in child(self, "lora_A")._modules
 
     def check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
         """Apply PEFT's rules for mixed batches.

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-# The operators' own dtypes, and the devices for which they have autocast rules.
+from gralora.integrations.peft.access import parameter
+
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
-_DEVICES = ("cpu", "cuda")
 
 
 def tensor_obstacle(tensor: Any) -> str | None:
@@ -22,11 +22,12 @@ def tensor_obstacle(tensor: Any) -> str | None:
 
     Subclasses (quantised, distributed), partitioned parameters (DeepSpeed's ZeRO-3 marks them by
     ``ds_id``) and tensors on the meta device (offloaded) hold other numbers than their shape says.
+    On other devices than these two the operators have no rules for autocast.
     """
     kind = type(tensor)
     if kind is not nn.Parameter and kind is not Tensor:
         return f"is a {kind.__name__}"
-    if tensor.device.type not in _DEVICES:
+    if not (tensor.is_cuda or tensor.is_cpu):
         return f"is on the device {tensor.device.type}"
     if tensor.dtype not in _DTYPES:
         return f"is {tensor.dtype}"
@@ -52,21 +53,28 @@ def has_other_forward(module: Any) -> bool:
     return own is not None and getattr(own, "__func__", None) is not type(module).forward
 
 
-def base_obstacle(base: Any, adapter_device: torch.device) -> str | None:
-    """Why a base layer must be called, rather than its weight handed to an operator, or None."""
+def base_obstacle(base: Any, factor: Tensor) -> str | None:
+    """Why a base layer must be called, rather than its weight handed to an operator, or None.
+
+    Args:
+        base: any module.
+        factor: one of the adapter's, for the device.
+
+    """
     kind = type(base)
     if kind is not nn.Linear and kind is not Conv1D:
         return f"base layer is a {kind.__name__}"
     found = module_obstacle(base)
     if found is not None:
         return f"base layer {found}"
-    found = tensor_obstacle(base.weight)
+    weight, bias = parameter(base, "weight"), parameter(base, "bias")
+    found = tensor_obstacle(weight)
     if found is not None:
         return f"base weight {found}"
-    if base.weight.device != adapter_device:
+    if weight.get_device() != factor.get_device():
         return "base weight and adapter are on different devices"
-    if base.bias is not None:
-        found = tensor_obstacle(base.bias)
+    if bias is not None:
+        found = tensor_obstacle(bias)
         if found is not None:
             return f"base bias {found}"
     return None

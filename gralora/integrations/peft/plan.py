@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple
 
+from gralora.integrations.peft.access import child
 from gralora.integrations.peft.factors import Factors
 from gralora.integrations.peft.obstacles import base_obstacle
 
@@ -47,7 +48,7 @@ def plan(layer: Any) -> Plan:
             factors.append(found)
     if not factors:
         return _NONE_ACTIVE
-    obstacle = base_obstacle(layer.base_layer, factors[0].device)
+    obstacle = base_obstacle(child(layer, "base_layer"), factors[0].first)
     if obstacle is not None:
         return Plan("beside", obstacle, tuple(factors))
     return Plan("fused", "plain base layer and factors", tuple(factors))

@@ -34,7 +34,8 @@ def accelerate(model: Model) -> Model:
     sped up at once where a layer was; where they bring new layers, call this again, which is
     harmless at any time. Layers of other PEFT methods are left alone.
 
-    ``adapter_names``, one adapter for each row of a batch, then works for GraLoRA too.
+    ``adapter_names``, one adapter for each row of a batch, then works for GraLoRA too. Second
+    derivatives, forward-mode derivatives and export by tracing need :func:`restore` first.
 
     Args:
         model: a PeftModel, or any module that holds layers of PEFT; changed in place.

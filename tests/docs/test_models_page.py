@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from docs_pages import Block, Reading, python_blocks
+from docs_models import save_tiny_llama
+from docs_pages import Block, Reading, anchors, python_blocks
 
 from gralora import GraLoRAConfig
 
@@ -19,24 +20,6 @@ ROOT = Path(__file__).parents[2]
 PATH = ROOT / "docs" / "models.md"
 PAGE = PATH.read_text(encoding="utf-8")
 BLOCKS = python_blocks(PAGE)
-
-
-def _save_tiny_llama(folder: Path) -> None:
-    from transformers import LlamaConfig, LlamaForCausalLM
-
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=96,
-        max_position_embeddings=64,
-        pad_token_id=0,
-        tie_word_embeddings=True,
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
 
 
 def _free_port() -> str:
@@ -53,7 +36,7 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo")
     folder = tmp_path_factory.mktemp("models-page")
-    _save_tiny_llama(folder / "base")
+    save_tiny_llama(folder / "base")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, value in {
@@ -130,6 +113,4 @@ def test_links_lead_to_files(link: str) -> None:
 
 @pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", PAGE))))
 def test_links_within_the_page_lead_to_headings(anchor: str) -> None:
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"(?ms)^```.*?^```$", "", PAGE), re.MULTILINE)
-    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
-    assert anchor in slugs
+    assert anchor in anchors(PAGE)

@@ -48,6 +48,12 @@ def python_blocks(page: str) -> list[Block]:
     return blocks
 
 
+def anchors(page: str) -> set[str]:
+    """What links within a page may lead to: its headings, written as renderers write them."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"(?ms)^```.*?^```$", "", page), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
 class Reading:
     """Runs the blocks of a page one after the other in one namespace.
 

@@ -1,0 +1,114 @@
+"""The page on PEFT: its blocks run and print what it says, its tables are true."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import torch
+from docs_models import save_tiny_llama
+from docs_pages import Block, Reading, anchors, python_blocks
+
+pytest.importorskip("peft")
+pytest.importorskip("transformers")
+
+from peft import GraloraConfig, get_peft_model
+
+PATH = Path(__file__).parents[2] / "docs" / "peft.md"
+PAGE = PATH.read_text(encoding="utf-8")
+BLOCKS = python_blocks(PAGE)
+
+
+@pytest.fixture(scope="module")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
+    """A reader who follows the page in an empty folder."""
+    folder = tmp_path_factory.mktemp("peft-page")
+    save_tiny_llama(folder / "base")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield Reading(PATH, BLOCKS, {"path": str(folder / "base")})
+
+
+@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_block_runs_and_prints_what_the_page_says(block: Block, reading: Reading) -> None:
+    printed = reading.run(block)
+    if block.printed is not None:
+        assert printed == block.printed
+
+
+def test_table_of_ways_has_all_of_them() -> None:
+    from gralora.integrations.peft.plan import Way
+
+    named = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+    assert sorted(named) == sorted(get_args(Way))
+
+
+def _peft_layer(hybrid_r: int = 0, dropout: float = 0.0) -> tuple[torch.nn.Module, Any]:
+    """PEFT's own layer, not accelerated, in a model that is nothing but its base layer."""
+    torch.manual_seed(0)
+    config = GraloraConfig(
+        r=4,
+        gralora_k=2,
+        alpha=8,
+        hybrid_r=hybrid_r,
+        gralora_dropout=dropout,
+        target_modules=["0"],
+        init_weights=False,
+    )
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), config)
+    return model, model.base_model.model[0]
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 2, 3, 8), (0, 8), (2, 0, 8)], ids=str)
+def test_pefts_layer_fails_for_shapes_as_the_page_says(shape: tuple[int, ...]) -> None:
+    model, _ = _peft_layer()
+    with pytest.raises((ValueError, RuntimeError)):
+        model(torch.randn(shape))
+
+
+def test_pefts_layer_ignores_names_of_adapters_as_the_page_says() -> None:
+    model, _ = _peft_layer()
+    model.eval()
+    x = torch.randn(2, 3, 8)
+    assert torch.equal(model(x, adapter_names=["default", "__base__"]), model(x))
+
+
+def test_pefts_layer_leaves_the_dtype_of_autocast_as_the_page_says() -> None:
+    model, layer = _peft_layer()
+    with torch.autocast("cpu", torch.bfloat16):
+        x = torch.randn(2, 3, 8)
+        assert layer.base_layer(x).dtype == torch.bfloat16
+        assert model(x).dtype == torch.float32
+
+
+def test_pefts_layer_overwrites_the_base_output_as_the_page_says() -> None:
+    model, layer = _peft_layer()
+    layer.base_layer.register_forward_hook(lambda module, args, output: output.tanh())
+    loss = model(torch.randn(2, 3, 8, requires_grad=True)).sum()
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_pefts_layer_draws_two_masks_as_the_page_says() -> None:
+    model, layer = _peft_layer(hybrid_r=2, dropout=0.5)
+    masks = []
+    layer.gralora_dropout["default"].register_forward_hook(
+        lambda module, args, output: masks.append(output != 0)
+    )
+    model(torch.ones(2, 3, 8))
+    assert len(masks) == 2
+    assert not torch.equal(masks[0], masks[1])
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", PAGE))))
+def test_links_lead_to_files(link: str) -> None:
+    assert (PATH.parent / link).exists()
+
+
+@pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", PAGE))))
+def test_links_within_the_page_lead_to_headings(anchor: str) -> None:
+    assert anchor in anchors(PAGE)

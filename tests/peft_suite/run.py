@@ -69,8 +69,10 @@ def _run(root: Path, file: str, records: Path, options: argparse.Namespace, *mor
     """Run the tests of a file that have no record yet, so many to a process, until none is left."""
     command = [sys.executable, "-P", "-m", "pytest", "-q", "--no-header", "--tb=no", "-rN"]
     command += ["-p", "no:cacheprovider", "-p", "peft_suite_plugin", "--rootdir", str(root)]
-    # The settings are PEFT's, but for the coverage it measures.
+    # The settings are PEFT's, but for the coverage it measures, and its making errors of the
+    # warnings of transformers, whose later versions would fail the tests before they begin.
     command += ["-c", str(root / "pyproject.toml"), "--override-ini=addopts="]
+    command += ["-W", "default::FutureWarning", "-W", "default::DeprecationWarning"]
     command += ["--import-mode=prepend", str(root / "tests" / file), "--records", str(records)]
     command += [f"--at-most={options.at_most}", f"--seconds={options.seconds}", *more]
     if options.keyword:

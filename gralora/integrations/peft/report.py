@@ -75,7 +75,7 @@ class Report:
         console = Console(width=120, color_system=None)
         with console.capture() as captured:
             console.print(self)
-        return captured.get().rstrip("\n")
+        return "\n".join(line.rstrip() for line in captured.get().splitlines())
 
 
 def report(model: nn.Module) -> Report:

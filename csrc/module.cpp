@@ -87,6 +87,7 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                                .x_address = address,
                                .factor_address = address,
                                .half = half,
+                               .aligned_latent = true,
                                .drops = drops,
                                .processors = processors});
   const auto tile = gralora::size_of(selection.tile);
@@ -105,8 +106,8 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
                                                  .bias = bias,
                                                  .drops = drops});
   py::dict result = describe(selection.choice);
-  const int tile = selection.tile == gralora::ExpandTile::k64x64 ? 64 : 128;
-  result["tile"] = py::make_tuple(tile, tile);
+  const auto tile = gralora::size_of(selection.tile);
+  result["tile"] = py::make_tuple(tile.tokens, tile.columns);
   return result;
 }
 

@@ -29,7 +29,11 @@ def main() -> None:
     help="Print which kernels a layer takes on a GPU, and why: tokens, in- and out-features, "
     "rank, blocks per axis, bf16 | fp16 | fp32 | fp64.",
 )
-def info(as_json: bool, shape: tuple[int, int, int, int, int, str] | None) -> None:
+@click.option("--bias", is_flag=True, help="With --explain: the layer has a bias.")
+@click.option("--dropout", is_flag=True, help="With --explain: dropout acts.")
+def info(
+    as_json: bool, shape: tuple[int, int, int, int, int, str] | None, bias: bool, dropout: bool
+) -> None:
     r"""Show what was built, what runs and what is missing.
 
     \b
@@ -41,7 +45,7 @@ def info(as_json: bool, shape: tuple[int, int, int, int, int, str] | None) -> No
     from gralora.info import collect
 
     if shape is not None:
-        _explain(shape, as_json)
+        _explain(shape, as_json, bias=bias, dropout=dropout)
         return
     facts = collect()
     if as_json:
@@ -50,11 +54,13 @@ def info(as_json: bool, shape: tuple[int, int, int, int, int, str] | None) -> No
         _print_info(facts)
 
 
-def _explain(shape: tuple[int, int, int, int, int, str], as_json: bool) -> None:
+def _explain(
+    shape: tuple[int, int, int, int, int, str], as_json: bool, *, bias: bool, dropout: bool
+) -> None:
     from gralora.explain import explain
 
     try:
-        steps = explain(*shape)
+        steps = explain(*shape, bias=bias, dropout=dropout)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--explain") from error
     if as_json:

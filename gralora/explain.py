@@ -22,12 +22,21 @@ class Step(TypedDict):
 
 
 def explain(
-    T: int, N: int, M: int, r: int, k: int, dtype: str = "bf16", processors: int | None = None
+    T: int,
+    N: int,
+    M: int,
+    r: int,
+    k: int,
+    dtype: str = "bf16",
+    processors: int | None = None,
+    *,
+    bias: bool = False,
+    dropout: bool = False,
 ) -> list[Step]:
     """List the steps of a forward and a backward pass with the choice that is made for each.
 
-    It holds for contiguous tensors and factors in `dtype`; rows that are not 16-byte aligned send a
-    step to library calls. Needs no GPU.
+    It holds for contiguous tensors, factors in `dtype` or float32, no plain LoRA part and no forced
+    path; rows that are not 16-byte aligned send a step to library calls. Needs no GPU.
 
     Args:
         T: tokens.
@@ -37,6 +46,8 @@ def explain(
         k: blocks per axis.
         dtype: of x, one of :data:`DTYPES`.
         processors: multiprocessors of the GPU; None means those of the first GPU, or of an H100.
+        bias: whether the layer has one.
+        dropout: whether the adapter's input goes through dropout.
 
     Raises:
         TypeError: a size that is no int.
@@ -54,26 +65,39 @@ def explain(
     half = dtype in ("bf16", "fp16")
     if processors is None:
         processors = _count_processors()
+    check_int(who, "processors", processors, 1)
     n, m, columns = N // k, M // k, k * s
 
     def project(width: int, *, transposed: bool) -> _C.Choice:
         return _C.select_project(
             T=T, width=width, columns=columns, inner=k, outer=k, factor_transposed=transposed,
-            half=half, processors=processors,
+            half=half, processors=processors, drops=dropout and not transposed,
         )  # fmt: skip
+
+    def expand_y() -> _C.Choice:
+        onto_bias = _C.select_expand(T=T, width=m, blocks=k, half=half, bias=bias)
+        if not bias or onto_bias["path"] == "kernel":
+            return onto_bias
+        # The base product comes first and brings the bias; the term is added to what it wrote.
+        choice = _C.select_expand(T=T, width=m, blocks=k, half=half)
+        reason = f"{choice['reason']}; onto the base product and its bias"
+        return {"path": choice["path"], "possible": choice["possible"], "reason": reason}
 
     # Rows of latents are padded; those of A, x and dy start on 16-byte boundaries in contiguous
     # tensors where their length is a multiple of eight.
     choices: dict[str, _C.Choice] = {
         "H = x A": project(n, transposed=False),
-        "y = H B": _C.select_expand(T=T, width=m, blocks=k, half=half),
+        "y = H B": expand_y(),
         "G = dy B^T": project(m, transposed=True),
-        "dx = G A^T": _C.select_expand(T=T, width=n, blocks=k, half=half, aligned=columns % 8 == 0),
+        "dx = G A^T": _C.select_expand(
+            T=T, width=n, blocks=k, half=half, aligned=columns % 8 == 0, drops=dropout
+        ),
         "dA, dB": _C.select_weight_gradient(
             T=T,
             gradients=[(k, n, columns), (k, m, columns)],
             half=half,
             aligned=n % 8 == 0 and m % 8 == 0,
+            drops=dropout,
             processors=processors,
         ),
     }

@@ -83,6 +83,7 @@ Latents project_input(const AdapterInput& input, const ComputeFactors& factors, 
   latents.plain = factors.lora_A.defined()
                       ? project_plain(input, factors.lora_A.t(), scaling, steps)
                       : absent();
+  latents.projected_here = true;
   return latents;
 }
 
@@ -96,6 +97,7 @@ Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, 
   if (factors.lora_B.defined()) {
     latents.plain = project_plain(input, factors.lora_B, scaling, steps);
   }
+  latents.projected_here = true;
   return latents;
 }
 

@@ -16,7 +16,7 @@ namespace gralora::aten {
 namespace {
 
 // Up to so many, an adapter's kernels take less time than their launches.
-constexpr int64_t kFewTokens = 1024;
+constexpr int64_t kShortCall = 1024;
 
 }  // namespace
 
@@ -73,14 +73,14 @@ ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
   check_saved_for_backward("linear_backward", dy, x, H, lora_H, rng_state, shape);
   notice_device(dy);
 
-  AdapterBackward backward("linear_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling,
-                           dropout_p, {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B},
-                           steps);
+  const AdapterBackward backward(
+      "linear_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling, dropout_p,
+      {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, steps);
   const at::Tensor& dy_rows = backward.dy_rows();
 
   // The factors' gradients before dx with many tokens: what the projection has read of dy last is
   // still in the cache. After it with few: the expansion then starts while the projection ends.
-  const bool few_tokens = dy_rows.size(0) <= kFewTokens;
+  const bool few_tokens = dy_rows.size(0) <= kShortCall;
   FactorGradients factors;
   if (!few_tokens) factors = backward.factor_gradients();
   at::Tensor dx, dweight, dbias;

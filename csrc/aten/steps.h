@@ -15,6 +15,8 @@ namespace gralora::aten {
 /// lora_G [T, r0] backward. A part that the adapter does not have is an empty [0] tensor, or none.
 struct Latents {
   at::Tensor grid, plain;
+  // Projections of this call have been queued for them, after everything that wrote the factors.
+  bool projected_here = false;
 };
 
 /// What stands between x and the adapter in training; nothing where there is no rng_state.

@@ -66,8 +66,9 @@ bool expand_by_kernel(at::Tensor& rows, const aten::Latents& latents, const at::
   params.blocks = static_cast<int32_t>(blocks);
   params.width = static_cast<int32_t>(width);
   params.accumulate = !beside.overwrite;
-  // Several outer blocks come from the projection kernel or from the exchange of blocks.
-  params.factors_are_ready = !has_plain && blocks > 1;
+  // Several outer blocks come from the projection kernel or from the exchange of blocks, and each
+  // waits for what came before it, the writing of the factors included.
+  params.factors_are_ready = latents.projected_here && !has_plain && blocks > 1;
   params.dropout = beside.dropout;
   params.tile = selection.tile;
   params.type = element_type(rows);

@@ -27,6 +27,7 @@ void project(at::Tensor& latent, const aten::AdapterInput& input, const at::Tens
                       .x_address = reinterpret_cast<uint64_t>(rows.const_data_ptr()),
                       .factor_address = reinterpret_cast<uint64_t>(factor.const_data_ptr()),
                       .half = is_half(rows),
+                      .aligned_latent = has_aligned_rows(latent),
                       .drops = input.dropout().drops(),
                       .processors = count_processors()});
   if (!takes_kernel("project", selection.choice)) {

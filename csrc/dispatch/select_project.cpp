@@ -50,6 +50,9 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   if (pitch % kGroup != 0 || odd_blocks || !is_aligned(problem.factor_address)) {
     return Choice::impossible("rows of the factor are not 16-byte aligned");
   }
+  if (!problem.aligned_latent) {
+    return Choice::impossible("rows of the latent are not 16-byte aligned");
+  }
   if (problem.drops) return Choice::own("dropout while reading, without a copy of the input");
   if (problem.outer == 1) return Choice::library("one outer block: the product needs no exchange");
   if (problem.columns > kMostColumns && problem.T * problem.columns > kFewLatents) {

@@ -15,9 +15,10 @@ struct ProjectProblem {
   int64_t x_row_stride;
   int64_t factor_block_stride, factor_width_stride, factor_column_stride;
   uint64_t x_address, factor_address;
-  bool half;       // 16-bit operands
-  bool drops;      // the input goes through dropout
-  int processors;  // multiprocessors of the GPU
+  bool half;            // 16-bit operands
+  bool aligned_latent;  // its rows start on 16-byte boundaries
+  bool drops;           // the input goes through dropout
+  int processors;       // multiprocessors of the GPU
 };
 
 struct ProjectSelection {

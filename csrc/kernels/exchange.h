@@ -1,4 +1,4 @@
-// The exchange kernel's parameters and launcher; csrc/cuda/project.cpp fills and calls them.
+// The exchange kernel's parameters and launcher; csrc/cuda/exchange.cpp fills and calls them.
 #pragma once
 
 #include <cuda_runtime_api.h>

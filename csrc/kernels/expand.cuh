@@ -81,6 +81,8 @@ __device__ void add_part(Sums<Tile>& sums, uint32_t ring, const ExpandPart& part
   }
 }
 
+// Four small CTAs share a processor: with as few steps as a rank has, more of them hide more
+// latency.
 template <class T, class Tile, bool kDrops>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kSums <= 16 ? 4 : 2)
     expand_kernel(const ExpandParams p) {
@@ -118,6 +120,13 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kSums <= 16 ? 4 : 2)
     }
   }
   const float scale = kDrops ? static_cast<float>(p.dropout.rule.scale) : 1.0f;
+  const auto dropout = [&] {
+    if constexpr (kDrops) {
+      return ChunkDropout(p.dropout, pitch, token0, out_column);
+    } else {
+      return NoDropout{};
+    }
+  }();
 #pragma unroll
   for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
     const int row = place.row + half * 8 + place.lane / kLanes;
@@ -143,14 +152,15 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kSums <= 16 ? 4 : 2)
     transpose_pieces(after, place.lane);
     uint4 chunk = *reinterpret_cast<const uint4*>(after);
     if constexpr (kDrops) {
-      chunk = ChunkDropout(p.dropout, pitch, token0 + row, out_column)(chunk, 0, 0);
+      chunk = dropout(chunk, row, 0);
     }
     if (inside) *to = chunk;
   }
 }
 
-template <class T, class Tile>
+template <class T, class Tile, ExpandTile tile>
 cudaError_t launch_tile(const ExpandParams& p, cudaStream_t stream) {
+  static_assert(Tile::kRows == size_of(tile).tokens && Tile::kColumns == size_of(tile).columns);
   const int64_t tiles = (p.width + Tile::kColumns - 1) / Tile::kColumns;
   const int64_t blocks = (p.T + Tile::kRows - 1) / Tile::kRows * p.blocks * tiles;
   if (p.dropout.rng_state != nullptr) {
@@ -163,9 +173,9 @@ template <class T>
 cudaError_t launch(const ExpandParams& p, cudaStream_t stream) {
   switch (p.tile) {
     case ExpandTile::k64x64:
-      return launch_tile<T, SmallTile>(p, stream);
+      return launch_tile<T, SmallTile, ExpandTile::k64x64>(p, stream);
     case ExpandTile::k128x128:
-      return launch_tile<T, LargeTile>(p, stream);
+      return launch_tile<T, LargeTile, ExpandTile::k128x128>(p, stream);
   }
   return cudaErrorInvalidValue;
 }

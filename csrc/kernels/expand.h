@@ -34,7 +34,7 @@ struct ExpandParams {
   int64_t T;
   int32_t blocks, width;   // width is a multiple of 8
   bool accumulate;         // onto what `out` holds
-  bool factors_are_ready;  // the kernel ahead is of gralora's own, and has not written them
+  bool factors_are_ready;  // a kernel that waited lies between their writing and this one
   DropoutSource dropout;   // of the term; neither bias nor `accumulate` then
   ExpandTile tile;
   ElementType type;  // bf16 or fp16

@@ -7,4 +7,12 @@ namespace gralora {
 /// Tokens x columns of one CTA.
 enum class ExpandTile { k64x64, k128x128 };
 
+struct ExpandTileSize {
+  int tokens, columns;
+};
+
+constexpr ExpandTileSize size_of(ExpandTile tile) {
+  return tile == ExpandTile::k64x64 ? ExpandTileSize{64, 64} : ExpandTileSize{128, 128};
+}
+
 }  // namespace gralora

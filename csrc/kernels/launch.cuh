@@ -4,8 +4,9 @@
 // (programmatic dependent launch): its blocks take multiprocessors as they fall idle and wait there
 // for that kernel's results, which hides most of a launch's latency. The rules that make it safe:
 // every block of a kernel started here calls wait_for_earlier_kernels() before it touches memory
-// that any earlier kernel may have written, and release_next_kernel() only after that. So when a
-// kernel begins, all but the one just before it are done.
+// that the kernel just before it may have written, and release_next_kernel() only after that. So
+// when a kernel that follows one of these begins, all but that one are done, and what they wrote
+// may be read before the wait. Only the expansion makes use of it, where its caller says so.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -57,7 +58,7 @@ cudaError_t prepare_kernel(bool& overlaps) {
     return cudaSuccess;
   }
   // Threads that come here together do the same twice, which harms nothing.
-  if (kSharedBytes > 0) {
+  if constexpr (kSharedBytes > 0) {
     status =
         cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
     if (status != cudaSuccess) return status;
@@ -76,8 +77,7 @@ cudaError_t start_kernel(int64_t blocks, const Params& params, cudaStream_t stre
   if (blocks == 0) return cudaSuccess;
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   bool overlaps = false;
-  const cudaError_t status = prepare_kernel<kKernel, kSharedBytes>(overlaps);
-  if (status != cudaSuccess) return status;
+  cudaError_t status = prepare_kernel<kKernel, kSharedBytes>(overlaps);
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -88,7 +88,11 @@ cudaError_t start_kernel(int64_t blocks, const Params& params, cudaStream_t stre
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = overlaps ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kKernel, params);
+  if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kKernel, params);
+  // An error that is returned must not be found again by the next launch that asks for the last
+  // one.
+  if (status != cudaSuccess) (void)cudaGetLastError();
+  return status;
 }
 
 }  // namespace gralora

@@ -28,14 +28,14 @@ namespace gralora::project {
 
 // With few tokens the next kernel's blocks wait beside this one's; with many they would fill the
 // processors unevenly, and come when the sums are done.
-inline constexpr int kFewTokens = 1024;
+inline constexpr int kOverlappingTokens = 1024;
 
 template <class T, class Tile, bool kWidthIsContiguous, bool kDrops>
 __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
     project_kernel(const ProjectParams p) {
   extern __shared__ __align__(128) unsigned char ring[];
   wait_for_earlier_kernels();
-  if (p.T <= kFewTokens) release_next_kernel();
+  if (p.T <= kOverlappingTokens) release_next_kernel();
   // Slices of columns are neighbours, then blocks: they share tokens of x while L2 has them.
   const int columns = p.outer * p.s;
   const auto slices = static_cast<uint32_t>((columns + Tile::kColumns - 1) / Tile::kColumns);
@@ -95,8 +95,9 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
   }
 }
 
-template <class T, class Tile, bool kWidthIsContiguous>
+template <ProjectTile tile, class T, class Tile, bool kWidthIsContiguous>
 cudaError_t launch_tile(const ProjectParams& p, cudaStream_t stream) {
+  static_assert(Tile::kRows == size_of(tile).tokens && Tile::kColumns == size_of(tile).columns);
   const int64_t slices = (p.outer * p.s + Tile::kColumns - 1) / Tile::kColumns;
   const int64_t blocks = (p.T + Tile::kRows - 1) / Tile::kRows * p.inner * slices;
   if (p.dropout.rng_state != nullptr) {
@@ -111,11 +112,14 @@ template <class T, bool kWidthIsContiguous>
 cudaError_t launch(const ProjectParams& p, cudaStream_t stream) {
   switch (p.tile) {
     case ProjectTile::k16x32:
-      return launch_tile<T, Tile<16, 32, 128, 1, 1, 8, 4>, kWidthIsContiguous>(p, stream);
+      return launch_tile<ProjectTile::k16x32, T, Tile<16, 32, 128, 1, 1, 8, 4>, kWidthIsContiguous>(
+          p, stream);
     case ProjectTile::k64x32:
-      return launch_tile<T, Tile<64, 32, 64, 4, 1, 2, 6>, kWidthIsContiguous>(p, stream);
+      return launch_tile<ProjectTile::k64x32, T, Tile<64, 32, 64, 4, 1, 2, 6>, kWidthIsContiguous>(
+          p, stream);
     case ProjectTile::k128x64:
-      return launch_tile<T, Tile<128, 64, 64, 4, 2, 1, 4>, kWidthIsContiguous>(p, stream);
+      return launch_tile<ProjectTile::k128x64, T, Tile<128, 64, 64, 4, 2, 1, 4>,
+                         kWidthIsContiguous>(p, stream);
   }
   return cudaErrorInvalidValue;
 }

@@ -18,7 +18,7 @@ constexpr int kGroup = 8;
 constexpr int kBlockElements = kThreads * kGroup;
 
 template <class T>
-__device__ void round_group(const Rounding& array, int64_t first) {
+__device__ void round_group(const RoundedArray& array, int64_t first) {
   struct alignas(16) Group {
     T element[kGroup];
   };
@@ -39,7 +39,7 @@ __device__ void round_group(const Rounding& array, int64_t first) {
   }
 }
 
-__host__ __device__ int64_t count_blocks(const Rounding& array) {
+__host__ __device__ int64_t count_blocks(const RoundedArray& array) {
   return (array.elements + kBlockElements - 1) / kBlockElements;
 }
 
@@ -50,7 +50,7 @@ __global__ void __launch_bounds__(kThreads) round_kernel(const RoundParams p) {
 #pragma unroll
   for (int a = 0; a < kMaxRoundings; ++a) {
     if (a >= p.count) return;
-    const Rounding& array = p.arrays[a];
+    const RoundedArray& array = p.arrays[a];
     const int64_t blocks = count_blocks(array);
     if (block < blocks) {
       const int64_t first = block * kBlockElements + static_cast<int64_t>(threadIdx.x) * kGroup;

@@ -12,7 +12,7 @@ namespace gralora {
 inline constexpr int kMaxRoundings = 4;  // an adapter has at most four factors
 
 /// One array: `to` = `from` rounded to nearest, ties to even.
-struct Rounding {
+struct RoundedArray {
   const float* from;
   void* to;
   int64_t elements;
@@ -20,7 +20,7 @@ struct Rounding {
 };
 
 struct RoundParams {
-  Rounding arrays[kMaxRoundings];
+  RoundedArray arrays[kMaxRoundings];
   int count;
 };
 

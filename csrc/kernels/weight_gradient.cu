@@ -8,7 +8,7 @@ namespace {
 
 /// Fragment (u, v) of a thread's sums, into the gradient.
 template <class Tile, class Out>
-__device__ void store_fragment(const TokenSum& sum, const TilePlace& at, int u, int v,
+__device__ void store_fragment(const GradientSum& sum, const TilePlace& at, int u, int v,
                                float4 value) {
   const WarpPlace<Tile> place;
   Out* const out = static_cast<Out*>(sum.out) + at.block * sum.width * sum.rank;
@@ -40,7 +40,7 @@ __device__ void store_fragment(const TokenSum& sum, const TilePlace& at, int u, 
 template <class Tile>
 __device__ void store_fragment(const WeightGradientParams& p, const TilePlace& at, int u, int v,
                                float4 value) {
-  const TokenSum& sum = p.sums[at.sum];
+  const GradientSum& sum = p.sums[at.sum];
   const float scale = scale_of(p, sum);
   value = {value.x * scale, value.y * scale, value.z * scale, value.w * scale};
   switch (sum.out_type) {
@@ -115,7 +115,7 @@ int64_t gradient_workspace(const WeightGradientParams& params) {
   const GradientTileSize size = size_of(params.tile);
   int64_t tiles = 0;
   for (int which = 0; which < params.count; ++which) {
-    const TokenSum& sum = params.sums[which];
+    const GradientSum& sum = params.sums[which];
     tiles += size.count(sum.blocks, sum.width, sum.rank);
   }
   return tiles * params.splits * size.activations * size.latents;

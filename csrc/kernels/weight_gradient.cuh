@@ -47,7 +47,7 @@ template <class Tile>
 __device__ TilePlace place_tile(const WeightGradientParams& p, uint32_t tile) {
   int which = 0;
   while (tile >= static_cast<uint32_t>(p.first_tile[which + 1])) ++which;
-  const TokenSum& sum = p.sums[which];
+  const GradientSum& sum = p.sums[which];
   const auto width_tiles = static_cast<uint32_t>((sum.width + Tile::kRows - 1) / Tile::kRows);
   const auto rank_tiles = static_cast<uint32_t>((sum.rank + Tile::kColumns - 1) / Tile::kColumns);
   const uint32_t index = tile - static_cast<uint32_t>(p.first_tile[which]);
@@ -61,7 +61,7 @@ template <class Tile>
 int64_t number_tiles(WeightGradientParams& p) {
   int64_t tiles = 0;
   for (int which = 0; which < p.count; ++which) {
-    const TokenSum& sum = p.sums[which];
+    const GradientSum& sum = p.sums[which];
     p.first_tile[which] = static_cast<int32_t>(tiles);
     tiles += GradientTileSize{Tile::kRows, Tile::kColumns}.count(sum.blocks, sum.width, sum.rank);
     if (tiles > INT32_MAX) return tiles;
@@ -74,7 +74,7 @@ int64_t number_tiles(WeightGradientParams& p) {
 /// in a kernel that runs through it once, and neighbouring threads store neighbouring numbers
 /// whichever axis is contiguous.
 template <class Tile, class Out>
-__device__ void store_tile(const Sums<Tile>& sums, float* shared, const TokenSum& sum,
+__device__ void store_tile(const Sums<Tile>& sums, float* shared, const GradientSum& sum,
                            const TilePlace& at, float scale) {
   constexpr int kPitch = Tile::kColumns + 1;  // lets rows and columns both spread over all banks
   static_assert(Tile::kRows * kPitch * 4 <= Tile::kSharedBytes, "the ring holds the tile");
@@ -109,7 +109,7 @@ __device__ void store_tile(const Sums<Tile>& sums, float* shared, const TokenSum
   }
 }
 
-__device__ inline float scale_of(const WeightGradientParams& p, const TokenSum& sum) {
+__device__ inline float scale_of(const WeightGradientParams& p, const GradientSum& sum) {
   return sum.drops ? static_cast<float>(p.dropout.rule.scale) : 1.0f;
 }
 
@@ -121,7 +121,7 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
   const auto tiles = static_cast<uint32_t>(p.first_tile[p.count]);
   const auto split = static_cast<int>(blockIdx.x / tiles);
   const TilePlace at = place_tile<Tile>(p, blockIdx.x % tiles);
-  const TokenSum& sum = p.sums[at.sum];
+  const GradientSum& sum = p.sums[at.sum];
 
   const int steps = (p.T + kTokensPerStep - 1) / kTokensPerStep;
   const int split_tokens = (steps + p.splits - 1) / p.splits * kTokensPerStep;
@@ -176,6 +176,8 @@ __global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
 template <class T, GradientTile tile>
 cudaError_t launch_tile(WeightGradientParams p, cudaStream_t stream) {
   using Tile = typename TileOf<tile>::type;
+  static_assert(Tile::kRows == size_of(tile).activations && Tile::kColumns == size_of(tile).latents,
+                "the workspace is counted in tiles of this size");
   const int64_t blocks = number_tiles<Tile>(p) * p.splits;
   if (p.dropout.rng_state != nullptr) {
     return start_kernel<weight_gradient_kernel<T, Tile, true>, Tile::kThreads, Tile::kSharedBytes>(

@@ -18,7 +18,7 @@ inline constexpr int kMaxGradients = 4;  // dA, dB, dlora_A, dlora_B
 /// out[b, c, q] = scale * sum_t drop(activation)[b, t, c] * latent[b, t, q], rounded once, stored
 /// as [blocks, width, rank], or [blocks, rank, width] where `rank_first`. Strides in elements, rows
 /// of both operands 16-byte aligned.
-struct TokenSum {
+struct GradientSum {
   const void* activation;  // [blocks, T, width], unit stride along the width
   const void* latent;      // [blocks, T, rank], unit stride along the rank
   void* out;               // contiguous
@@ -31,7 +31,7 @@ struct TokenSum {
 };
 
 struct WeightGradientParams {
-  TokenSum sums[kMaxGradients];
+  GradientSum sums[kMaxGradients];
   int32_t count;
   int32_t T;
   DropoutSource dropout;  // whose activation's blocks lie side by side: [T, blocks*width]

@@ -9,9 +9,6 @@
 #include <torch/csrc/Exceptions.h>
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <array>
-#include <utility>
-
 #include "ops/operators.h"
 
 namespace gralora::python {

@@ -57,6 +57,37 @@ def test_ranks_that_are_not_aligned_matter_only_where_they_are_the_rows_of_a_fac
     }
 
 
+def test_a_bias_is_written_with_the_term_of_many_tokens():
+    steps = {step["step"]: step for step in explain(8192, 4096, 4096, 64, 4, "bf16", bias=True)}
+    assert steps["y = H B"]["path"] == "kernel"
+    assert steps["y = H B"]["reason"] == "the bias in the same pass"
+    assert steps["dx = G A^T"]["path"] == "library"
+
+
+def test_with_few_tokens_the_base_product_brings_the_bias():
+    steps = {step["step"]: step for step in explain(16, 4096, 4096, 64, 4, "bf16", bias=True)}
+    assert steps["y = H B"]["path"] == "kernel"
+    assert "onto the base product and its bias" in steps["y = H B"]["reason"]
+
+
+def test_dropout_takes_the_kernels_where_it_acts():
+    steps = {step["step"]: step for step in explain(8192, 4096, 4096, 64, 4, "bf16", dropout=True)}
+    dropped = {name for name, step in steps.items() if "dropout" in step["reason"]}
+    assert dropped == {"H = x A", "dx = G A^T", "dA, dB"}
+
+
+def test_options_reach_the_explanation():
+    result = _run("8192", "4096", "4096", "64", "4", "bf16", "--json", "--bias", "--dropout")
+    expected = explain(8192, 4096, 4096, 64, 4, "bf16", bias=True, dropout=True)
+    assert json.loads(result.output) == expected
+
+
+@pytest.mark.parametrize("processors", [0, -1])
+def test_a_chip_has_processors(processors):
+    with pytest.raises(ValueError, match="processors must be at least 1"):
+        explain(8192, 4096, 4096, 64, 4, processors=processors)
+
+
 def test_table_shows_every_step_with_its_reason():
     result = _run("8192", "4096", "4096", "64", "4", "bf16")
     assert result.exit_code == 0

@@ -18,7 +18,7 @@ void check_case(const std::vector<int64_t>& sizes) {
     to.push_back(std::make_unique<Array<T>>(size));
     from.back()->fill(1, 1);
     to.back()->poison();
-    Rounding& rounding = p.arrays[p.count++];
+    RoundedArray& rounding = p.arrays[p.count++];
     rounding.from = from.back()->device();
     rounding.to = to.back()->device();
     rounding.elements = size;

@@ -33,8 +33,8 @@ struct SumArrays {
     latent.fill(c.rank, latent_pitch);
     out.poison();
   }
-  TokenSum describe(ElementType type, bool rank_first, bool drops) const {
-    TokenSum sum{};
+  GradientSum describe(ElementType type, bool rank_first, bool drops) const {
+    GradientSum sum{};
     sum.activation = activation.device();
     sum.latent = latent.device();
     sum.out = out.device();
@@ -50,7 +50,7 @@ struct SumArrays {
     sum.out_type = type;
     return sum;
   }
-  int64_t count_wrong(const TokenSum& sum, const Mask& mask, double place) {
+  int64_t count_wrong(const GradientSum& sum, const Mask& mask, double place) {
     out.fetch();
     int64_t wrong = 0;
     for (int b = 0; b < c.blocks; ++b) {
@@ -115,7 +115,7 @@ void check_case(GradientTile tile, int splits, bool drops, int tokens,
   check_cuda(launch_weight_gradient(p, nullptr), "weight_gradient");
   int64_t wrong = 0;
   for (int which = 0; which < p.count; ++which) {
-    const TokenSum& sum = p.sums[which];
+    const GradientSum& sum = p.sums[which];
     wrong += which % 2 == 0 ? narrow[which / 2]->count_wrong(sum, mask, Traits<T>::kHalfPlace)
                             : wide[which / 2]->count_wrong(sum, mask, 0);
   }

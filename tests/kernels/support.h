@@ -131,4 +131,7 @@ void check_weight_gradient();
 void check_round();
 void check_dropout();
 
+/// Kernels that follow each other without a pause.
+void check_overlap();
+
 }  // namespace gralora::check

@@ -1,11 +1,11 @@
 // gralora_steps: each step of an adapter by itself. Nothing of the product calls these operators;
 // benchmarks time them one by one and tests compare them. They have no gradients, and write where
 // they are told to.
-#include "ops/steps.h"
+#include "aten/step_operators.h"
 
 #include <c10/util/Exception.h>
 
-namespace gralora::ops {
+namespace gralora::aten {
 namespace {
 
 // The factors of an adapter: A, B, lora_A, lora_B.
@@ -70,6 +70,8 @@ void check_expand_step(const at::Tensor& rows, const at::Tensor& latent, const a
   check_dim("expand", "factor", factor, 3);
   check_divides("expand", "rows", factor.size(0), rows.size(1));
   const int64_t blocks = factor.size(0), rank = factor.size(1);
+  TORCH_CHECK(rank > 0, "gralora_steps::expand: factor must have a rank of at least 1, got ",
+              factor.sizes());
   check_shape("expand", "factor", factor, {blocks, rank, rows.size(1) / blocks}, rows);
   check_shape("expand", "latent", latent, {blocks, rows.size(0), rank}, rows);
   check_latent_layout("expand", latent);
@@ -130,7 +132,7 @@ TORCH_LIBRARY(gralora_steps, m) {
 }
 
 TORCH_LIBRARY_IMPL(gralora_steps, CompositeExplicitAutograd, m) {
-  StepOperators<aten::kLibrarySteps, exchange_by_copy>::register_in(m);
+  StepOperators<kLibrarySteps, exchange_by_copy>::register_in(m);
 }
 
-}  // namespace gralora::ops
+}  // namespace gralora::aten

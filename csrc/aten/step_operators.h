@@ -1,5 +1,5 @@
 // The steps of aten/steps.h as operators of their own, gralora_steps::*, for measurements and
-// tests. A device registers them with its steps: ops/steps.cpp those by library calls,
+// tests. A device registers them with its steps: step_operators.cpp those by library calls,
 // cuda/step_operators.cpp those with kernels.
 #pragma once
 
@@ -12,7 +12,7 @@
 
 #include "aten/steps.h"
 
-namespace gralora::ops {
+namespace gralora::aten {
 
 /// How a device brings `product`'s blocks in the order of `latent`'s.
 using Exchange = void (*)(at::Tensor& latent, const at::Tensor& product);
@@ -33,13 +33,13 @@ void check_roundings(at::TensorList tensors, at::ScalarType dtype);
 void check_exchange_step(const at::Tensor& latent, const at::Tensor& product);
 
 /// The operators of one device.
-template <const aten::Steps& steps, Exchange exchange_blocks>
+template <const Steps& steps, Exchange exchange_blocks>
 struct StepOperators {
   static void project(at::Tensor& latent, const at::Tensor& rows, const at::Tensor& factor,
                       double scaling) {
     check_project_step(latent, rows, factor);
     const c10::DeviceGuard guard(latent.device());
-    steps.project(latent, aten::AdapterInput(rows), factor, scaling);
+    steps.project(latent, AdapterInput(rows), factor, scaling);
   }
 
   static void expand(at::Tensor& rows, const at::Tensor& latent, const at::Tensor& factor,
@@ -55,7 +55,7 @@ struct StepOperators {
     check_token_sums(activations, latents, latent_is_left.size());
     const c10::DeviceGuard guard(activations[0].device());
     std::vector<at::Tensor> results(activations.size());
-    std::array<aten::TokenSum, 4> sums;
+    std::array<TokenSum, 4> sums;
     for (size_t i = 0; i < results.size(); ++i) {
       const bool is_left = latent_is_left.get(i);
       sums[i].sum = &results[i];
@@ -64,7 +64,7 @@ struct StepOperators {
       sums[i].dtype = dtype;
       sums[i].latent_is_left = is_left;
     }
-    steps.sum_over_tokens(sums, aten::AdapterInput());
+    steps.sum_over_tokens(sums, AdapterInput());
     return results;
   }
 
@@ -73,7 +73,7 @@ struct StepOperators {
     const c10::DeviceGuard guard(tensors[0].device());
     std::vector<at::Tensor> results = tensors.vec();
     const auto entry = [&](size_t i) {
-      return aten::Rounding{i < results.size() ? &results[i] : nullptr, dtype};
+      return Rounding{i < results.size() ? &results[i] : nullptr, dtype};
     };
     steps.round({entry(0), entry(1), entry(2), entry(3)});
     return results;
@@ -94,4 +94,4 @@ struct StepOperators {
   }
 };
 
-}  // namespace gralora::ops
+}  // namespace gralora::aten

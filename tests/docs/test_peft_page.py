@@ -40,6 +40,16 @@ def test_block_runs_and_prints_what_the_page_says(block: Block, reading: Reading
         assert printed == block.printed
 
 
+def test_example_of_the_readme_accelerates_a_model() -> None:
+    from gralora.integrations.peft import report
+
+    readme = (PATH.parents[1] / "README.md").read_text(encoding="utf-8")
+    (block,) = (b for b in python_blocks(readme) if "gralora.integrations.peft" in b.code)
+    model, _ = _peft_layer()
+    exec(block.code, {"peft_model": model})
+    assert report(model).counts() == {"fused": 1}
+
+
 def test_table_of_ways_has_all_of_them() -> None:
     from gralora.integrations.peft.plan import Way
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from gralora.nn import GraLoRALinear
+from gralora.nn import MergeableLayer
 
 _KEPT = "_gralora_fused_settings"
 _SETTINGS = (
@@ -43,4 +43,4 @@ def _kept(module: nn.Module) -> dict[str, Any]:
 
 
 def _has_adapters(module: nn.Module) -> bool:
-    return any(isinstance(layer, GraLoRALinear) for layer in module.modules())
+    return any(isinstance(layer, MergeableLayer) for layer in module.modules())

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import cast
 
 import torch
 from torch import nn
@@ -14,7 +13,8 @@ from gralora.injection.plan import Plan, make_plan, warn
 from gralora.injection.record import attach_state, injection_state
 from gralora.injection.saved_module import SavedModule, copy_modules
 from gralora.injection.switching import drop_adapter, enable_adapters, set_adapter
-from gralora.nn import GraLoRALinear
+from gralora.nn import MergeableLayer
+from gralora.nn.choice import adapted_layer
 
 Fill = Callable[[Mapping[str, nn.Module]], None]
 
@@ -28,10 +28,13 @@ def inject(
 ) -> nn.Module:
     """Attach a new adapter to a model, in place, and let it alone train.
 
-    Every selected ``nn.Linear`` becomes a :class:`gralora.nn.GraLoRALinear` that keeps its name
-    and its very weight, so that checkpoints of the base model still load. The rest is frozen, but
-    for the biases and saved modules that `config` asks for. A fresh adapter changes no output.
-    Earlier adapters stay attached and become inactive. Wrap and compile the model afterwards.
+    A selected ``nn.Linear`` becomes a :class:`gralora.nn.GraLoRALinear`, and a ``Conv1D`` of
+    transformers a :class:`gralora.nn.GraLoRAConv1D`, which keep its name and its very weight, so
+    that checkpoints of the base model still load. Quantised layers, and others that have
+    ``in_features``, ``out_features`` and a forward, are put into a
+    :class:`gralora.nn.GraLoRAWrapper` as its ``base_layer``. The rest is frozen, but for the
+    biases and saved modules that `config` asks for. A fresh adapter changes no output. Earlier
+    adapters stay attached and become inactive. Wrap and compile the model afterwards.
 
     Where the model has input embeddings, their output requires gradients while its gradient
     checkpointing is on, as the reentrant kind needs; it may be switched on later.
@@ -41,13 +44,13 @@ def inject(
         config: what to adapt and how.
         adapter_name: a plain identifier that is not in use.
         adapter_dtype: of the factors; None means the weight's dtype, float32 where that is
-            bfloat16 or float16.
+            bfloat16, float16 or quantised.
 
     Returns:
         `model`.
 
     Raises:
-        TypeError: an argument of the wrong kind, or a target that is no linear layer.
+        TypeError: an argument of the wrong kind, or a target that cannot be adapted.
         ValueError: no layer is selected, settings that do not fit a layer, a name in use, or a
             model that is wrapped already.
         RuntimeError: an adapter is merged.
@@ -107,8 +110,8 @@ def _build_layers(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
     layers: dict[str, nn.Module] = {}
     for name, spec in plan.record.targets.items():
         module = model.get_submodule(name)
-        if not isinstance(module, GraLoRALinear):
-            module = layers[name] = GraLoRALinear.without_adapters(cast(nn.Linear, module))
+        if not isinstance(module, MergeableLayer):
+            module = layers[name] = adapted_layer(module)
         module.add_adapter(
             plan.adapter_name,
             r=spec.r,

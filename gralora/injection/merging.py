@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
 from typing import cast
 
 from torch import nn
@@ -11,7 +12,7 @@ from gralora.injection import checkpointing, fused
 from gralora.injection.overlaps import check_unshared
 from gralora.injection.record import detach_state, unwrap
 from gralora.injection.saved_module import SavedModule
-from gralora.nn import GraLoRALinear
+from gralora.nn import MergeableLayer
 
 WHO = "merge_and_unload"
 
@@ -26,10 +27,11 @@ def merge_and_unload(
 ) -> nn.Module:
     """Merge adapters into the weights of a model and take everything of gralora out of it.
 
-    Every :class:`gralora.nn.GraLoRALinear` becomes an ``nn.Linear`` with the very weight that it
-    had, in place and without a copy kept; saved modules become the trained copy of the adapter
-    that is merged, and the original where it has none. Other adapters are dropped. Trained biases
-    are in the model already. Saved, the model loads without gralora.
+    Every adapted layer becomes the plain one it was, with the very weight that it had, in place and
+    without a copy kept; a quantised weight is dequantised, added to, and quantised again with the
+    same settings. Saved modules become the trained copy of the adapter that is merged, and the
+    original where it has none. Other adapters are dropped. Trained biases are in the model already.
+    Saved, the model loads without gralora.
 
     Args:
         model: bare, data-parallel or compiled; layers may have been put in by hand.
@@ -46,24 +48,31 @@ def merge_and_unload(
         ValueError: an unknown name; two adapters that save one module; with `safe_merge`, a result
             that is not finite.
         RuntimeError: a weight that another module shares and would change with it, that is on the
-            meta device or no ordinary tensor, or an adapter that is merged but not asked for.
+            meta device or cannot be merged into, or an adapter that is merged but not asked for.
 
     In each case nothing has changed.
 
+    Warns:
+        UserWarning: quantised weights were quantised again, and how far off that is.
+
     """
     base = unwrap(model)
-    layers, copies = _find(base, GraLoRALinear), _find(base, SavedModule)
+    layers, copies = _find(base, MergeableLayer), _find(base, SavedModule)
     names = _check_names(layers, copies, adapter_names)
-    chosen = {layer: _adapters_of(cast(GraLoRALinear, layer), names) for layer in layers}
+    chosen = {layer: _adapters_of(cast(MergeableLayer, layer), names) for layer in layers}
     replacements = {saved: _copy_of(cast(SavedModule, saved), names, copies) for saved in copies}
     _check_whole(layers | copies)
     _check_merged(layers, chosen)
     check_unshared(base, {layer for layer, adapters in chosen.items() if adapters}, WHO)
     pending = _check_layers(layers, chosen, safe_merge)
+    errors: dict[str, float] = {}
     for layer in _shown(list(layers), progressbar):
-        adapted = cast(GraLoRALinear, layer)
-        adapted.merge_checked(pending[layer])
-        replacements[layer] = _plain(adapted)
+        adapted = cast(MergeableLayer, layer)
+        error = adapted.merge_checked(pending[layer])
+        if error is not None:
+            errors[layers[layer][0]] = error
+        replacements[layer] = adapted.plain()
+    _warn(errors)
     checkpointing.remove(base)
     for module, places in (layers | copies).items():
         for place in places:
@@ -109,7 +118,7 @@ def _check_names(
         )
     known: dict[str, None] = {}
     for layer in layers:
-        known |= dict.fromkeys(cast(GraLoRALinear, layer).adapters)
+        known |= dict.fromkeys(cast(MergeableLayer, layer).adapters)
     for saved in copies:
         known |= dict.fromkeys(cast(SavedModule, saved).modules_to_save)
     for name in names:
@@ -119,7 +128,7 @@ def _check_names(
     return tuple(dict.fromkeys(names))
 
 
-def _adapters_of(layer: GraLoRALinear, names: tuple[str, ...] | None) -> list[str]:
+def _adapters_of(layer: MergeableLayer, names: tuple[str, ...] | None) -> list[str]:
     if names is None:
         return layer.active_adapters
     return [name for name in names if name in layer.adapters]
@@ -144,7 +153,7 @@ def _check_whole(modules: Places) -> None:
             # DTensors have placements; DeepSpeed and FSDP 1 leave nothing of the shape.
             part = "a DTensor" if hasattr(parameter, "placements") else list(parameter.shape)
             if part == "a DTensor" or (
-                parameter.numel() == 0 and isinstance(module, GraLoRALinear)
+                parameter.numel() == 0 and isinstance(module, MergeableLayer)
             ):
                 raise RuntimeError(
                     f"{WHO}: model must not be sharded, got {names[0]}.{key} as {part} (save the "
@@ -159,7 +168,9 @@ def _check_layers(
     pending = {}
     for layer, adapters in chosen.items():
         try:
-            pending[layer] = cast(GraLoRALinear, layer).check_merge(adapters, safe_merge=safe_merge)
+            pending[layer] = cast(MergeableLayer, layer).check_merge(
+                adapters, safe_merge=safe_merge
+            )
         except (ValueError, RuntimeError) as error:
             raise type(error)(f"{WHO}: {layers[layer][0]}: {error}") from None
     return pending
@@ -167,7 +178,7 @@ def _check_layers(
 
 def _check_merged(layers: Places, chosen: dict[nn.Module, list[str]]) -> None:
     for layer, names in layers.items():
-        merged = cast(GraLoRALinear, layer).merged_adapters
+        merged = cast(MergeableLayer, layer).merged_adapters
         others = [name for name in merged if name not in chosen[layer]]
         if others:
             raise RuntimeError(
@@ -176,12 +187,15 @@ def _check_merged(layers: Places, chosen: dict[nn.Module, list[str]]) -> None:
             )
 
 
-def _plain(layer: GraLoRALinear) -> nn.Linear:
-    """The frozen layer as torch has it, with the very same tensors."""
-    linear = nn.Linear(
-        layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta"
+def _warn(errors: Mapping[str, float]) -> None:
+    """Say how far the quantised weights are from the exact merged ones."""
+    if not errors:
+        return
+    worst = max(errors, key=errors.__getitem__)
+    warnings.warn(
+        f"{WHO}: {len(errors)} quantised weights were quantised again, which puts them off the "
+        f"exact merged ones by up to {errors[worst]:.2g} of their Frobenius norm ({worst}); "
+        "merging into the unquantised checkpoint avoids that",
+        UserWarning,
+        stacklevel=3,
     )
-    linear.weight = layer.weight
-    if layer.bias is not None:
-        linear.bias = layer.bias
-    return linear.train(layer.training)

@@ -59,7 +59,7 @@ def _outside(model: nn.Module) -> Iterator[_Extent]:
     for layer in live_layers():
         weight = layer.weight
         if layer not in inside and isinstance(weight, Tensor) and _has_memory(weight):
-            yield _extent(weight, "the weight of a GraLoRALinear outside the model", False)
+            yield _extent(weight, "the weight of an adapted layer outside the model", False)
 
 
 def _extent(tensor: Tensor, name: str, merged: bool) -> _Extent:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import nn
@@ -12,15 +11,17 @@ from torch.nn.parameter import is_lazy
 
 from gralora.config import GraLoRAConfig
 from gralora.injection.notices import notices
-from gralora.injection.paths import is_inside
+from gralora.injection.paths import is_inside, owner
 from gralora.injection.patterns import PatternTable
 from gralora.injection.record import AdapterRecord, injection_state, unwrap
 from gralora.injection.saved_module import SavedModule
-from gralora.injection.saving import modules_to_save, with_tied_modules
+from gralora.injection.saving import modules_to_save, own_parameters, with_tied_modules
 from gralora.injection.survey import Survey, survey
 from gralora.injection.targets import check_target, choose_targets
-from gralora.nn import AdapterSpec, GraLoRALinear
+from gralora.nn import AdapterSpec, MergeableLayer
 from gralora.nn.adapters import check_dtypes
+from gralora.nn.choice import is_linear
+from gralora.nn.kinds import sizes
 from gralora.nn.spec import check_adapter_name, check_int, make_spec
 
 
@@ -58,8 +59,8 @@ def make_plan(
         model: bare, or with other adapters.
         config: what to adapt and how.
         adapter_name: a plain identifier that is not in use.
-        adapter_dtype: of the factors; None means the weight's, float32 where that is bfloat16 or
-            float16.
+        adapter_dtype: of the factors; None means the weight's, float32 where that is bfloat16,
+            float16 or quantised.
         who: opens the error messages.
 
     Raises:
@@ -76,6 +77,7 @@ def make_plan(
     saved = with_tied_modules(model, found, named, who)
     for name in targets:
         check_target(found, name, who)
+    _check_nested(found, targets, saved, who)
     _check_shared(found, targets, saved, who)
     check_dtypes(torch.float32, adapter_dtype, who=who)
     specs = _make_specs(found, targets, config, who)
@@ -95,10 +97,10 @@ def _check_model(model: object, config: object, who: str) -> None:
         raise TypeError(f"{who}: model must be a torch.nn.Module, got {type(model).__name__}")
     if not isinstance(config, GraLoRAConfig):
         raise TypeError(f"{who}: config must be a GraLoRAConfig, got {type(config).__name__}")
-    if isinstance(model, (GraLoRALinear, nn.Linear)):
+    if is_linear(model) or isinstance(model, MergeableLayer):
         raise TypeError(
             f"{who}: model must hold the layers to adapt, got a {type(model).__name__} itself "
-            "(use GraLoRALinear.from_linear)"
+            "(use GraLoRALinear.from_linear, GraLoRAConv1D.from_conv1d or GraLoRAWrapper)"
         )
     for name, module in model.named_modules():
         if unwrap(module) is not module:
@@ -114,7 +116,7 @@ def _check_model(model: object, config: object, who: str) -> None:
                 f"{type(module).__module__}.{type(module).__qualname__} (merge_and_unload() or "
                 "unload() them first)"
             )
-        if isinstance(module, GraLoRALinear) and module.merged:
+        if isinstance(module, MergeableLayer) and module.merged:
             raise RuntimeError(
                 f"{who}: no adapter may be merged, got {module.merged_adapters} in {name} "
                 "(unmerge() first)"
@@ -131,7 +133,7 @@ def _check_name(model: nn.Module, config: GraLoRAConfig, adapter_name: str, who:
     records = injection_state(model).records
     taken = dict.fromkeys(records)
     for module in model.modules():
-        if isinstance(module, GraLoRALinear):
+        if isinstance(module, MergeableLayer):
             taken |= dict.fromkeys(module.adapters)
     if adapter_name in taken:
         raise ValueError(
@@ -147,6 +149,20 @@ def _check_name(model: nn.Module, config: GraLoRAConfig, adapter_name: str, who:
         )
 
 
+def _check_nested(
+    found: Survey, targets: tuple[str, ...], saved: tuple[str, ...], who: str
+) -> None:
+    """Refuse targets and saved modules that lie in a target, which becomes a whole of its own."""
+    adapted = {alias for name in targets for alias in found.names[id(found.modules[name])]}
+    for name in (*targets, *saved):
+        outer = owner(name.rpartition(".")[0], adapted)
+        if outer is not None:
+            raise ValueError(
+                f"{who}: a target must not hold another target or a saved module, got {outer} with "
+                f"{name} (leave one of them out with exclude_modules)"
+            )
+
+
 def _check_shared(
     found: Survey, targets: tuple[str, ...], saved: tuple[str, ...], who: str
 ) -> None:
@@ -158,12 +174,13 @@ def _check_shared(
         for key, value in base.named_parameters():
             weights.setdefault(id(value), f"{name}.{key}")
     for name in targets:
-        weight = cast(nn.Linear, found.modules[name]).weight
-        if id(weight) in weights:
-            raise ValueError(
-                f"{who}: a saved module, or one tied to it, must not share a weight with a target, "
-                f"got {weights[id(weight)]} and {name}.weight (adapt it or save it, not both)"
-            )
+        for key, parameter in own_parameters(found.modules[name]).items():
+            if id(parameter) in weights and key != "bias":
+                raise ValueError(
+                    f"{who}: a saved module, or one tied to it, must not share a weight with a "
+                    f"target, got {weights[id(parameter)]} and {name}.{key} (adapt it or save it, "
+                    "not both)"
+                )
 
 
 def _make_specs(
@@ -173,13 +190,12 @@ def _make_specs(
     alphas = PatternTable[float | None](config.alpha_pattern)
     specs = {}
     for name in targets:
-        layer = cast(nn.Linear, found.modules[name])
-        check_int(f"{who}: {name}", "in_features", layer.in_features, 1)
-        check_int(f"{who}: {name}", "out_features", layer.out_features, 1)
-        check_dtypes(layer.weight.dtype, None, who=f"{who}: {name}")
+        in_features, out_features = sizes(found.modules[name])
+        check_int(f"{who}: {name}", "in_features", in_features, 1)
+        check_int(f"{who}: {name}", "out_features", out_features, 1)
         specs[name] = make_spec(
-            layer.in_features,
-            layer.out_features,
+            in_features,
+            out_features,
             r=ranks.value(name, config.r),
             k=grids.value(name, config.k),
             alpha=alphas.value(name, config.alpha),
@@ -204,7 +220,7 @@ def _biases(
     adapted, copied = frozenset(targets), frozenset(saved)
     biases: dict[int, str] = {}
     for name, module in modules.items():
-        bias = None if isinstance(module, SavedModule) else module._parameters.get("bias")
+        bias = None if isinstance(module, SavedModule) else own_parameters(module).get("bias")
         first = found.first_name(name) if name else name
         wanted = config.bias == "all" or first in adapted
         if bias is not None and wanted and not is_inside(first, copied):

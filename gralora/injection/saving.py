@@ -9,7 +9,7 @@ from gralora.injection import names
 from gralora.injection.paths import is_inside, outermost
 from gralora.injection.saved_module import SavedModule
 from gralora.injection.survey import Survey
-from gralora.nn import GraLoRALinear
+from gralora.nn import GraLoRAWrapper, MergeableLayer
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -44,11 +44,13 @@ def _ordered(found: Survey, chosen: set[str]) -> tuple[str, ...]:
     return tuple(name for name in found.modules if name in chosen)
 
 
-def _own(module: nn.Module) -> dict[str, nn.Parameter]:
+def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters of a module as the base model has them, without those of adapters."""
     if isinstance(module, SavedModule):
         module = module.original_module
         return dict(module.named_parameters(remove_duplicate=False))
+    if isinstance(module, GraLoRAWrapper):
+        return dict(module.base_layer.named_parameters(remove_duplicate=False))
     return {key: value for key, value in module._parameters.items() if value is not None}
 
 
@@ -57,7 +59,7 @@ def _tied_partners(model: nn.Module, found: Survey, chosen: set[str], who: str) 
     inside: dict[int, str] = {}
     for name in chosen:
         for inner, module in ((name, found.modules[name]), *found.inside(name)):
-            inside |= {id(value): f"{inner}.{key}" for key, value in _own(module).items()}
+            inside |= {id(value): f"{inner}.{key}" for key, value in own_parameters(module).items()}
     for key, parameter in model._parameters.items():
         if parameter is not None and id(parameter) in inside:
             raise ValueError(
@@ -75,10 +77,10 @@ def _tied_partners(model: nn.Module, found: Survey, chosen: set[str], who: str) 
                 f"{who}: a module inside a saved one must not be used outside it, got {first}, "
                 f"which is {name} too (save both by themselves)"
             )
-        for key, parameter in _own(module).items():
+        for key, parameter in own_parameters(module).items():
             if id(parameter) not in inside:
                 continue
-            if isinstance(module, GraLoRALinear):
+            if isinstance(module, MergeableLayer):
                 raise ValueError(
                     f"{who}: a saved module must not share a weight with an adapted layer, got "
                     f"{inside[id(parameter)]} and {name}.{key}"
@@ -95,7 +97,7 @@ def _check_savable(name: str, found: Survey, who: str) -> None:
             f"{type(module).__name__} (name the modules inside it)"
         )
     for inner, part in ((name, module), *found.inside(name)):
-        if isinstance(part, GraLoRALinear) or (isinstance(part, SavedModule) and inner != name):
+        if isinstance(part, MergeableLayer) or (isinstance(part, SavedModule) and inner != name):
             raise TypeError(
                 f"{who}: a saved module must hold no adapters, got {name} with {inner}, which "
                 "another adapter has changed (merge_and_unload() gives the plain model back)"

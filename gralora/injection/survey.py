@@ -9,7 +9,8 @@ from functools import cached_property
 from torch import nn
 
 from gralora.injection.saved_module import SavedModule
-from gralora.nn import GraLoRALinear
+from gralora.nn import MergeableLayer
+from gralora.nn.choice import is_linear
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Survey:
     def linear_names(self) -> Iterator[str]:
         """Names of the linear layers, adapted ones included."""
         for name, module in self.modules.items():
-            if isinstance(module, (nn.Linear, GraLoRALinear)):
+            if is_linear(module):
                 yield name
 
     def inside(self, name: str) -> Iterator[tuple[str, nn.Module]]:
@@ -69,7 +70,7 @@ def _walk(module: nn.Module, name: str, above: tuple[int, ...]) -> Iterator[tupl
         return
     if name:
         yield name, module
-    if isinstance(module, (GraLoRALinear, SavedModule)):
+    if isinstance(module, (MergeableLayer, SavedModule)):
         return
     for child_name, child in module._modules.items():
         if child is not None:

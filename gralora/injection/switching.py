@@ -9,7 +9,7 @@ from torch import nn
 
 from gralora.injection.record import InjectionState, attach_state, injection_state, unwrap
 from gralora.injection.saved_module import SavedModule
-from gralora.nn import GraLoRALinear
+from gralora.nn import MergeableLayer
 
 
 def set_adapter(model: nn.Module, names: str | Sequence[str]) -> None:
@@ -93,7 +93,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
     base = unwrap(model)
     _check_known(base, name, "delete_adapter")
     for module_name, module in base.named_modules():
-        if isinstance(module, GraLoRALinear) and name in module.merged_adapters:
+        if isinstance(module, MergeableLayer) and name in module.merged_adapters:
             raise RuntimeError(
                 f"delete_adapter: the adapter must not be merged, got {name!r}, merged in "
                 f"{module_name} (unmerge() first)"
@@ -115,8 +115,8 @@ def drop_adapter(model: nn.Module, name: str) -> None:
             saved.delete_adapter(name)
 
 
-def _layers(model: nn.Module) -> Iterator[GraLoRALinear]:
-    return (module for module in model.modules() if isinstance(module, GraLoRALinear))
+def _layers(model: nn.Module) -> Iterator[MergeableLayer]:
+    return (module for module in model.modules() if isinstance(module, MergeableLayer))
 
 
 def _saved_modules(model: nn.Module) -> Iterator[SavedModule]:

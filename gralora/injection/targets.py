@@ -8,9 +8,18 @@ from gralora.config import GraLoRAConfig
 from gralora.injection import names
 from gralora.injection.listing import some
 from gralora.injection.paths import is_inside
+from gralora.injection.saved_module import SavedModule
 from gralora.injection.survey import Survey
-from gralora.nn import GraLoRALinear
-from gralora.nn.linear import has_computed_weight, is_plain_linear
+from gralora.nn import MergeableLayer
+from gralora.nn.adapters import check_dtypes
+from gralora.nn.kinds import (
+    has_computed_weight,
+    has_forward,
+    has_packed_weight,
+    is_plain_conv1d,
+    is_plain_linear,
+    sizes,
+)
 
 _HOOKS = (
     "_forward_hooks",
@@ -67,7 +76,7 @@ def check_target(found: Survey, name: str, who: str) -> None:
     """Raise unless the layer called `name` can be adapted without losing anything.
 
     Raises:
-        TypeError: neither a plain linear layer nor an adapted one.
+        TypeError: neither an adapted layer nor one that can be.
         ValueError: what the layer has or is part of would be lost, or ignore the adapter.
 
     """
@@ -84,38 +93,54 @@ def check_target(found: Survey, name: str, who: str) -> None:
             f"{who}: a target must not be sharded yet, got {name} with a DTensor (inject before "
             "fully_shard)"
         )
-    if isinstance(module, GraLoRALinear):
+    if isinstance(module, MergeableLayer):
         return
-    if not is_plain_linear(module):
-        raise TypeError(
-            f"{who}: a target must be a torch.nn.Linear with torch's own forward, or a "
-            f"GraLoRALinear, got {name}, a {type(module).__module__}.{type(module).__qualname__} "
-            "(narrow target_modules, or leave it out with exclude_modules)"
-        )
+    if (is_plain_linear(module) or is_plain_conv1d(module)) and not has_packed_weight(module):
+        _check_weighted(module, name, who)
+    else:
+        _check_wrappable(module, name, who)
+
+
+def _check_weighted(module: nn.Module, name: str, who: str) -> None:
+    """Check a layer whose weight the adapted layer takes over."""
     if has_computed_weight(module):
         raise TypeError(
             f"{who}: the weight of a target must be a parameter, got {name} with one that is "
             "computed (parametrised, pruned or weight-normed; make the computation permanent first)"
         )
-    # What wrapper subclasses of torch.Tensor have, such as torchao's quantised ones.
-    if hasattr(module.weight, "__tensor_flatten__"):
-        raise TypeError(
-            f"{who}: the weight of a target must be an ordinary tensor, got {name} with a "
-            f"{type(module.weight).__module__}.{type(module.weight).__qualname__} (load the model "
-            "without quantisation, or leave it out with exclude_modules)"
-        )
-    if module.weight.shape != (module.out_features, module.in_features):
+    weight = module._parameters["weight"]
+    assert weight is not None
+    shape = sizes(module) if is_plain_conv1d(module) else sizes(module)[::-1]
+    if tuple(weight.shape) != shape:
         raise ValueError(
-            f"{who}: the weight of a target must be [{module.out_features}, {module.in_features}], "
-            f"got {name} with {list(module.weight.shape)} (inject before weights are partitioned "
-            "or packed)"
+            f"{who}: the weight of a target must be {list(shape)}, got {name} with "
+            f"{list(weight.shape)} (inject before weights are partitioned or packed)"
         )
+    check_dtypes(weight.dtype, None, who=f"{who}: {name}")
     hooks = [attribute.strip("_") for attribute in _HOOKS if getattr(module, attribute)]
     if hooks or "forward" in module.__dict__:
         raise ValueError(
             f"{who}: a target must have no hooks and no replaced forward, which would be lost, got "
             f"{name} with {', '.join(hooks) or 'a forward of its own'} (load the model without "
             "device_map, and inject before hooks are registered)"
+        )
+
+
+def _check_wrappable(module: nn.Module, name: str, who: str) -> None:
+    """Check a layer that will run itself."""
+    widths = sizes(module)
+    stated = all(isinstance(width, int) and not isinstance(width, bool) for width in widths)
+    if not stated or not has_forward(module) or isinstance(module, SavedModule):
+        raise TypeError(
+            f"{who}: a target must be a torch.nn.Linear, a Conv1D of transformers, or another "
+            f"module with in_features, out_features and a forward, got {name}, a "
+            f"{type(module).__module__}.{type(module).__qualname__} (narrow target_modules, or "
+            "leave it out with exclude_modules)"
+        )
+    if next((p for p in module.parameters() if p.numel() == 0), None) is not None:
+        raise ValueError(
+            f"{who}: the parameters of a target must be whole, got {name} with an empty one "
+            "(inject before weights are partitioned)"
         )
 
 

@@ -1,6 +1,9 @@
 """Layers with granular low-rank adapters."""
 
+from gralora.nn.conv1d import GraLoRAConv1D
 from gralora.nn.linear import GraLoRALinear
+from gralora.nn.merging import MergeableLayer
 from gralora.nn.spec import AdapterSpec
+from gralora.nn.wrapper import GraLoRAWrapper
 
-__all__ = ["AdapterSpec", "GraLoRALinear"]
+__all__ = ["AdapterSpec", "GraLoRAConv1D", "GraLoRALinear", "GraLoRAWrapper", "MergeableLayer"]

@@ -1,42 +1,40 @@
-"""A frozen weight with named adapters: what they are, which are active, which train."""
+"""Named adapters of one layer: what they are, which are active, which train."""
 
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from gralora import functional
 from gralora.nn.grid import Grid
 from gralora.nn.spec import AdapterSpec, check_adapter_name, make_spec
 
-# Opens the error messages: users know these classes as one.
+# Opens the error messages of functions that serve every kind of layer.
 WHO = "GraLoRALinear"
 
 _LOW_PRECISION = (torch.bfloat16, torch.float16)
 
 
 class AdaptedLayer(nn.Module):
-    """Holds a frozen weight and bias, and the factors of named adapters.
+    """Holds the factors of named adapters beside a frozen base, whatever that is.
 
     Args:
-        weight: ``[M, N]``; taken over as it is, and frozen.
-        bias: ``[M]`` or None; likewise.
+        in_features: ``N``.
+        out_features: ``M``.
 
     """
 
-    weight: nn.Parameter
-    bias: nn.Parameter | None
+    # Opens the error messages: users know each kind of layer by its own name alone.
+    _who: ClassVar[str] = WHO
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
+    def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.weight = weight
-        self.register_parameter("bias", bias)
-        for parameter in self.parameters():
-            parameter.requires_grad_(False)
+        self.in_features, self.out_features = in_features, out_features
         self.gralora_A = nn.ParameterDict()
         self.gralora_B = nn.ParameterDict()
         self.lora_A = nn.ParameterDict()
@@ -45,7 +43,16 @@ class AdaptedLayer(nn.Module):
         self._active: tuple[str, ...] = ()
         self._enabled = True
         self._merged: tuple[str, ...] = ()
-        self._base_weight: Tensor | None = None
+        # What restores the base exactly; its kind is the layer's own business.
+        self._kept: Any = None
+
+    @abstractmethod
+    def _placement(self) -> tuple[torch.device, torch.dtype]:
+        """Where the base lies, and the dtype of its numbers."""
+
+    @abstractmethod
+    def _reset_base(self) -> None:
+        """Initialise the base anew, where that is this layer's to do."""
 
     @property
     def active_adapters(self) -> list[str]:
@@ -55,7 +62,7 @@ class AdaptedLayer(nn.Module):
     @property
     def can_unmerge(self) -> bool:
         """Whether no adapter is merged, or the base weight was kept."""
-        return not self._merged or self._base_weight is not None
+        return not self._merged or self._kept is not None
 
     def add_adapter(
         self,
@@ -76,7 +83,7 @@ class AdaptedLayer(nn.Module):
             ValueError: a name that is taken or no plain identifier; else as the constructor.
 
         """
-        who = f"{WHO}.add_adapter"
+        who = f"{self._who}.add_adapter"
         check_adapter_name(name, who=who)
         if name in self.adapters:
             raise ValueError(
@@ -93,7 +100,7 @@ class AdaptedLayer(nn.Module):
             use_rslora=use_rslora,
             who=who,
         )
-        check_dtypes(self.weight.dtype, adapter_dtype)
+        check_dtypes(None, adapter_dtype, who=who)
         self._create_adapter(name, spec, adapter_dtype)
         self.reset_adapter(name)
 
@@ -107,7 +114,9 @@ class AdaptedLayer(nn.Module):
         """
         wanted = self._known_names(names, "set_adapter")
         if len(set(wanted)) != len(wanted):
-            raise ValueError(f"{WHO}.set_adapter: a name must appear once, got {list(wanted)}")
+            raise ValueError(
+                f"{self._who}.set_adapter: a name must appear once, got {list(wanted)}"
+            )
         self._active = wanted
         self._set_trainable()
 
@@ -127,7 +136,7 @@ class AdaptedLayer(nn.Module):
         self._check_known(name, "delete_adapter")
         if name in self._merged:
             raise RuntimeError(
-                f"{WHO}.delete_adapter: {name!r} is merged into the weight; {self._way_out()}"
+                f"{self._who}.delete_adapter: {name!r} is merged into the weight; {self._way_out()}"
             )
         self._active = tuple(active for active in self._active if active != name)
         del self.adapters[name]
@@ -136,10 +145,10 @@ class AdaptedLayer(nn.Module):
                 del factors[name]
 
     def reset_parameters(self) -> None:
-        """Initialise everything anew: weight and bias as nn.Linear does, then all adapters.
+        """Initialise everything anew: a weight and bias of its own, then all adapters.
 
         For layers built on the meta device and made real with ``to_empty``, as FSDP does; a
-        pretrained weight is overwritten.
+        pretrained weight is overwritten. A base layer that is a module has a method of its own.
 
         Raises:
             RuntimeError: an adapter is merged into the weight.
@@ -147,14 +156,10 @@ class AdaptedLayer(nn.Module):
         """
         if self._merged:
             raise RuntimeError(
-                f"{WHO}.reset_parameters: {list(self._merged)} are merged into the weight; "
+                f"{self._who}.reset_parameters: {list(self._merged)} are merged into the weight; "
                 f"{self._way_out()}"
             )
-        with torch.no_grad():
-            bound = 1 / math.sqrt(self.in_features)
-            self.weight.uniform_(-bound, bound)
-            if self.bias is not None:
-                self.bias.uniform_(-bound, bound)
+        self._reset_base()
         for name in self.adapters:
             self.reset_adapter(name)
 
@@ -169,7 +174,7 @@ class AdaptedLayer(nn.Module):
         self._check_known(name, "reset_adapter")
         if name in self._merged:
             raise RuntimeError(
-                f"{WHO}.reset_adapter: {name!r} is merged into the weight; {self._way_out()}"
+                f"{self._who}.reset_adapter: {name!r} is merged into the weight; {self._way_out()}"
             )
         with torch.no_grad():
             A, B, lora_A, lora_B = self._factors(name)
@@ -185,13 +190,14 @@ class AdaptedLayer(nn.Module):
     def _create_adapter(
         self, name: str, spec: AdapterSpec, adapter_dtype: torch.dtype | None
     ) -> None:
-        dtype = adapter_dtype
-        if dtype is None:
-            low = self.weight.dtype in _LOW_PRECISION
-            dtype = torch.float32 if low else self.weight.dtype
+        device, dtype = self._placement()
+        if dtype in _LOW_PRECISION:
+            dtype = torch.float32
+        if adapter_dtype is not None:
+            dtype = adapter_dtype
 
         def empty(*shape: int) -> nn.Parameter:
-            data = torch.empty(*shape, device=self.weight.device, dtype=dtype)
+            data = torch.empty(*shape, device=device, dtype=dtype)
             return nn.Parameter(data, requires_grad=False)
 
         n, m = self.in_features // spec.k_in, self.out_features // spec.k_out
@@ -201,6 +207,12 @@ class AdaptedLayer(nn.Module):
             self.lora_A[name] = empty(spec.hybrid_r, self.in_features)
             self.lora_B[name] = empty(self.out_features, spec.hybrid_r)
         self.adapters[name] = spec
+
+    def _create_default(self, spec: AdapterSpec, adapter_dtype: torch.dtype | None) -> None:
+        """Give a layer the one adapter with which it starts, active."""
+        self._create_adapter("default", spec, adapter_dtype)
+        self.reset_adapter("default")
+        self.set_adapter("default")
 
     def _all_factors(self) -> tuple[nn.ParameterDict, ...]:
         return self.gralora_A, self.gralora_B, self.lora_A, self.lora_B
@@ -216,14 +228,15 @@ class AdaptedLayer(nn.Module):
     def _check_known(self, name: object, method: str) -> None:
         if name not in self.adapters:
             raise ValueError(
-                f"{WHO}.{method}: no adapter is named {name!r} (present: {self._names()})"
+                f"{self._who}.{method}: no adapter is named {name!r} (present: {self._names()})"
             )
 
     def _known_names(self, names: str | Sequence[str], method: str) -> tuple[str, ...]:
         wanted = (names,) if isinstance(names, str) else names
         if not isinstance(wanted, Sequence) or not all(isinstance(name, str) for name in wanted):
             raise TypeError(
-                f"{WHO}.{method}: adapter names must be a str or a sequence of str, got {names!r}"
+                f"{self._who}.{method}: adapter names must be a str or a sequence of str, "
+                f"got {names!r}"
             )
         for name in wanted:
             self._check_known(name, method)
@@ -241,25 +254,62 @@ class AdaptedLayer(nn.Module):
     # nn.Module looks for a parameter everywhere else before it finds it, which for a small layer
     # takes as long as a kernel's launch. A tensor that stands in for one is an attribute alone.
 
-    def _base(self) -> tuple[Tensor, Tensor | None]:
-        parameters: Any = self._parameters
-        if "weight" in parameters and "bias" in parameters:
-            return parameters["weight"], parameters["bias"]
-        return self.weight, self.bias
-
     def _factor(self, kind: str, name: str) -> Tensor:
         factors: Any = self._modules[kind]
         parameters = factors._parameters
         factor: Tensor = (parameters if name in parameters else factors)[name]
         return factor
 
+    def _live_adapters(self) -> tuple[str, ...]:
+        """Names of the adapters that forward has to apply, in order."""
+        if not self._enabled:
+            return ()
+        if not self._merged:
+            return self._active
+        return tuple(name for name in self._active if name not in self._merged)
+
+    def _add_adapters(self, y: Tensor, x: Tensor, names: Sequence[str]) -> Tensor:
+        """``y + Δ(x)`` of some adapters, out of place."""
+        for name in names:
+            spec = self.adapters[name]
+            A, B, lora_A, lora_B = self._factors(name)
+            y = functional.gralora_add(
+                y,
+                x,
+                A,
+                B,
+                scaling=spec.scaling,
+                lora_A=lora_A,
+                lora_B=lora_B,
+                dropout_p=spec.dropout,
+                training=self.training,
+            )
+        return y
+
+    def _adapter_lines(self) -> list[str]:
+        """One line for each adapter: what it is, whether it is active, whether it is merged."""
+        lines = []
+        for name, spec in self.adapters.items():
+            marks = [
+                mark
+                for mark, holds in (
+                    ("active", self._enabled and name in self._active),
+                    ("merged", name in self._merged),
+                )
+                if holds
+            ]
+            lines.append(f"{name}: {spec} ({', '.join(marks) or 'inactive'})")
+        return lines
+
     def _way_out(self) -> str:
-        if self._base_weight is not None:
+        if self._kept is not None:
             return "unmerge() first"
         return "it was merged with keep=False, so build a new layer from the weight instead"
 
 
-def check_dtypes(weight: torch.dtype, adapter: torch.dtype | None, *, who: str = WHO) -> None:
+def check_dtypes(
+    weight: torch.dtype | None, adapter: torch.dtype | None, *, who: str = WHO
+) -> None:
     """Raise TypeError for a dtype that the operators do not support."""
     supported = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
     for name, dtype in (("dtype", weight), ("adapter_dtype", adapter)):

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard, cast
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from gralora import functional
 from gralora.nn.adapters import WHO, check_dtypes
 from gralora.nn.grid import Grid
-from gralora.nn.merging import MergeableLayer
+from gralora.nn.kinds import has_computed_weight, has_packed_weight, is_plain_linear
 from gralora.nn.spec import check_int, make_spec
+from gralora.nn.weighted import WeightedLayer
 
 
-class GraLoRALinear(MergeableLayer):
+class GraLoRALinear(WeightedLayer):
     """Linear layer ``y = x weightᵀ + bias`` whose weight is frozen and whose adapters train.
 
     Each adapter's update is a grid of ``k_out x k_in`` blocks, each of rank ``s = r / k_in``
@@ -87,6 +87,8 @@ class GraLoRALinear(MergeableLayer):
         bias_tensor = torch.empty(out_features, device=device, dtype=dtype) if bias else None
         check_dtypes(weight.dtype, adapter_dtype)
         super().__init__(
+            in_features,
+            out_features,
             nn.Parameter(weight, requires_grad=False),
             None if bias_tensor is None else nn.Parameter(bias_tensor, requires_grad=False),
         )
@@ -133,9 +135,7 @@ class GraLoRALinear(MergeableLayer):
         )
         check_dtypes(linear.weight.dtype, adapter_dtype)
         layer = cls.without_adapters(linear)
-        layer._create_adapter("default", spec, adapter_dtype)
-        layer.reset_adapter("default")
-        layer.set_adapter("default")
+        layer._create_default(spec, adapter_dtype)
         return layer
 
     @classmethod
@@ -148,88 +148,24 @@ class GraLoRALinear(MergeableLayer):
         """
         _check_linear(linear, f"{WHO}.without_adapters")
         layer = cls.__new__(cls)
-        weight = cast(nn.Parameter, linear.weight)
-        MergeableLayer.__init__(layer, weight, cast("nn.Parameter | None", linear.bias))
+        WeightedLayer.__init__(
+            layer,
+            linear.in_features,
+            linear.out_features,
+            cast(nn.Parameter, linear.weight),
+            cast("nn.Parameter | None", linear.bias),
+        )
         return layer.train(linear.training)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply the frozen layer and the active adapters that are not merged into its weight.
-
-        Args:
-            x: ``[..., N]`` in the weight's dtype (any floating dtype under autocast).
-
-        Returns:
-            ``[..., M]`` in x's dtype, or autocast's.
-
-        """
-        live = self._live_adapters()
-        weight, bias = self._base()
-        if not live:
-            return nn.functional.linear(x, weight, bias)
-        spec = self.adapters[live[0]]
-        A, B, lora_A, lora_B = self._factors(live[0])
-        y = functional.gralora_linear(
-            x,
-            weight,
-            bias,
-            A,
-            B,
-            scaling=spec.scaling,
-            lora_A=lora_A,
-            lora_B=lora_B,
-            dropout_p=spec.dropout,
-            training=self.training,
+    def plain(self) -> nn.Linear:
+        """The frozen layer as torch has it, with the very same tensors."""
+        linear = nn.Linear(
+            self.in_features, self.out_features, bias=self.bias is not None, device="meta"
         )
-        for name in live[1:]:
-            spec = self.adapters[name]
-            A, B, lora_A, lora_B = self._factors(name)
-            y = functional.gralora_add(
-                y,
-                x,
-                A,
-                B,
-                scaling=spec.scaling,
-                lora_A=lora_A,
-                lora_B=lora_B,
-                dropout_p=spec.dropout,
-                training=self.training,
-            )
-        return y
-
-    def _live_adapters(self) -> tuple[str, ...]:
-        if not self._enabled:
-            return ()
-        if not self._merged:
-            return self._active
-        return tuple(name for name in self._active if name not in self._merged)
-
-    def extra_repr(self) -> str:
-        """Sizes, and what is attached, active and merged."""
-        lines = [
-            f"in_features={self.in_features}, out_features={self.out_features}, "
-            f"bias={self.bias is not None}"
-        ]
-        for name, spec in self.adapters.items():
-            marks = [
-                mark
-                for mark, holds in (
-                    ("active", self._enabled and name in self._active),
-                    ("merged", name in self._merged),
-                )
-                if holds
-            ]
-            lines.append(f"{name}: {spec} ({', '.join(marks) or 'inactive'})")
-        return "\n".join(lines)
-
-
-def is_plain_linear(module: nn.Module) -> TypeGuard[nn.Linear]:
-    """Whether a module is an ``nn.Linear`` that computes what torch's own does."""
-    return isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward
-
-
-def has_computed_weight(linear: nn.Linear) -> bool:
-    """Whether the weight is the result of a computation, as a parametrisation's is."""
-    return not isinstance(linear.weight, nn.Parameter)
+        linear.weight = self.weight
+        if self.bias is not None:
+            linear.bias = self.bias
+        return linear.train(self.training)
 
 
 def _check_linear(linear: nn.Module, who: str) -> None:
@@ -242,6 +178,11 @@ def _check_linear(linear: nn.Module, who: str) -> None:
         raise TypeError(
             f"{who}: weight must be a parameter, got one that is computed (parametrised, pruned or "
             "weight-normed); make the computation permanent first"
+        )
+    if has_packed_weight(linear):
+        raise TypeError(
+            f"{who}: weight must be an ordinary tensor, got a {type(linear.weight).__name__} "
+            "(GraLoRAWrapper takes layers with a quantised weight)"
         )
     check_int(who, "in_features", linear.in_features, 1)
     check_int(who, "out_features", linear.out_features, 1)

@@ -1,7 +1,8 @@
-"""Merging adapters into the weight they adapt, and taking them out bit for bit."""
+"""Merging adapters into the base they adapt, and taking them out bit for bit."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -9,23 +10,48 @@ import torch
 from torch import Tensor, nn
 
 from gralora import functional
-from gralora.nn import sharing
-from gralora.nn.adapters import WHO, AdaptedLayer
+from gralora.nn.adapters import AdaptedLayer
 
 Keep = Literal["device", "cpu", False]
 
 
 class MergeableLayer(AdaptedLayer):
-    """An adapted layer whose adapters can be added to its weight."""
+    """An adapted layer whose adapters can be added to the weight of its base.
 
-    def __init__(self, weight: nn.Parameter, bias: nn.Parameter | None) -> None:
-        super().__init__(weight, bias)
-        sharing.register(self)
+    What the base is, and how its weight is read and written, is the subclass's: see the methods
+    that are abstract here.
+    """
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copied or unpickled layer."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        sharing.register(self)
+    @abstractmethod
+    def plain(self) -> nn.Module:
+        """The base as the model had it, with the very same tensors."""
+
+    @abstractmethod
+    def _check_base(self) -> None:
+        """Raise RuntimeError unless adapters can be merged into the base."""
+
+    @abstractmethod
+    def _check_unshared(self) -> None:
+        """Raise RuntimeError where another layer would change together with this one."""
+
+    @abstractmethod
+    def _try_merge(self, names: tuple[str, ...]) -> None:
+        """Raise ValueError where merging would give an Inf or NaN; change nothing."""
+
+    @abstractmethod
+    def _merge_into_base(self, names: Sequence[str]) -> float | None:
+        """Add adapters to the base and note them as merged; return what :meth:`merge` does."""
+
+    @abstractmethod
+    def _keep_base(self, where: Literal["device", "cpu"]) -> None:
+        """Let ``_kept`` be the exact base, on its device or on the CPU, if it is not merged yet.
+
+        Where it is, what is kept already is moved.
+        """
+
+    @abstractmethod
+    def _restore_base(self) -> None:
+        """Make the base what ``_kept`` is."""
 
     def enable_adapters(self, enabled: bool) -> None:
         """Turn all adapters on, or off: the layer is then the frozen one and nothing trains.
@@ -71,12 +97,14 @@ class MergeableLayer(AdaptedLayer):
         safe_merge: bool = False,
         adapter_names: str | Sequence[str] | None = None,
         keep: Keep = "cpu",
-    ) -> None:
-        """Add adapters to the weight in place, in one pass over it each.
+    ) -> float | None:
+        """Add adapters to the weight.
 
-        Every module that holds the same weight tensor changes with it. Other layers of this class
-        are noticed and the merge is refused; a tied module of another class is not, since a layer
-        does not know its model: :func:`gralora.merge_and_unload` does.
+        A weight of the layer's own is written in place, in one pass over it each, and every module
+        that holds the same tensor changes with it. Other adapted layers are noticed and the merge
+        is refused; a tied module of another class is not, since a layer does not know its model:
+        :func:`gralora.merge_and_unload` does. A quantised weight is replaced: it is dequantised,
+        added to, and quantised again with the same settings.
 
         Args:
             safe_merge: try on a copy first, and leave the weight alone when the result would hold
@@ -86,33 +114,46 @@ class MergeableLayer(AdaptedLayer):
                 weight's ``"device"``, on the ``"cpu"``, or nowhere (False), also where an earlier
                 merge kept it.
 
+        Returns:
+            What quantising again has cost: the Frobenius norm of the difference between the new
+            weight and the exact merged one, relative to that of the latter. None where the base is
+            not quantised or nothing was left to merge.
+
         Raises:
             TypeError: `adapter_names` is neither a str nor a sequence of str.
             ValueError: an unknown name or `keep`; with `safe_merge`, a result that is not finite.
-            RuntimeError: another layer shares the weight, the weight is on the meta device, or an
-                earlier merge with ``keep=False`` left no base weight to keep.
+            RuntimeError: another layer shares the weight, the weight is on the meta device or of a
+                kind that cannot be merged into, or an earlier merge with ``keep=False`` left no
+                base weight to keep.
 
         """
         names = self.check_merge(adapter_names, safe_merge=safe_merge, keep=keep)
-        if names:
-            self._check_unshared()
-            self.merge_checked(names, keep=keep)
+        if not names:
+            return None
+        self._check_unshared()
+        return self.merge_checked(names, keep=keep)
 
     @torch.no_grad()
-    def merge_checked(self, names: Sequence[str], *, keep: Keep = False) -> None:
+    def merge_checked(self, names: Sequence[str], *, keep: Keep = False) -> float | None:
         """Do what :meth:`merge` does after its checks, for whoever has made them.
 
         Args:
             names: as :meth:`check_merge` gives them.
             keep: as in :meth:`merge`.
 
+        Returns:
+            As :meth:`merge`.
+
         """
+        if not names:
+            return None
         before = self._merged
-        self._keep_base(keep)
+        if keep:
+            self._keep_base(keep)
+        else:
+            self._kept = None
         try:
-            for name in names:
-                self._add_to(self.weight, name)
-                self._merged += (name,)
+            return self._merge_into_base(names)
         except Exception:
             self._take_back(before)
             raise
@@ -135,10 +176,13 @@ class MergeableLayer(AdaptedLayer):
             self._active if adapter_names is None else self._known_names(adapter_names, "merge")
         )
         if keep not in ("device", "cpu", False):
-            raise ValueError(f'{WHO}.merge: keep must be "device", "cpu" or False, got {keep!r}')
+            raise ValueError(
+                f'{self._who}.merge: keep must be "device", "cpu" or False, got {keep!r}'
+            )
         names = tuple(name for name in dict.fromkeys(wanted) if name not in self._merged)
         if names:
-            self._check_mergeable(keep)
+            self._check_base()
+            self._check_kept(keep)
             if safe_merge:
                 self._try_merge(names)
         return names
@@ -153,62 +197,29 @@ class MergeableLayer(AdaptedLayer):
         """
         if not self._merged:
             return
-        if self._base_weight is None:
+        if self._kept is None:
             raise RuntimeError(
-                f"{WHO}.unmerge: the base weight was not kept when {list(self._merged)} were "
+                f"{self._who}.unmerge: the base weight was not kept when {list(self._merged)} were "
                 'merged with keep=False; merge with keep="cpu" or "device" to be able to unmerge'
             )
-        self.weight.copy_(self._base_weight)
-        self._base_weight = None
-        self._merged = ()
+        self._restore()
 
-    def _check_mergeable(self, keep: Keep) -> None:
-        if self.weight.is_meta:
-            raise RuntimeError(f"{WHO}.merge: the weight is on the meta device and has no values")
-        if type(self.weight) not in (nn.Parameter, Tensor):
+    def _check_kept(self, keep: Keep) -> None:
+        if keep and self._merged and self._kept is None:
             raise RuntimeError(
-                f"{WHO}.merge: the weight must be an ordinary tensor, got a "
-                f"{type(self.weight).__name__}; merge before it is sharded or wrapped"
+                f"{self._who}.merge: keep={keep!r} asks for the base weight, which the earlier "
+                f"merge of {list(self._merged)} with keep=False did not keep; use keep=False again"
             )
-        if keep and self._merged and self._base_weight is None:
-            raise RuntimeError(
-                f"{WHO}.merge: keep={keep!r} asks for the base weight, which the earlier merge of "
-                f"{list(self._merged)} with keep=False did not keep; use keep=False again"
-            )
-
-    def _check_unshared(self) -> None:
-        if next(sharing.layers_sharing_weight(self), None) is not None:
-            raise RuntimeError(
-                f"{WHO}.merge: the weight is shared with another GraLoRALinear, which would "
-                "change too; give each layer a weight of its own before merging"
-            )
-
-    def _try_merge(self, names: tuple[str, ...]) -> None:
-        trial = self.weight.clone()
-        for name in names:
-            self._add_to(trial, name)
-            if not torch.isfinite(trial).all():
-                raise ValueError(
-                    f"{WHO}.merge: merging adapter {name!r} would put Inf or NaN into the weight; "
-                    "nothing was changed (safe_merge=True)"
-                )
-
-    def _keep_base(self, keep: Keep) -> None:
-        if not keep:
-            self._base_weight = None
-            return
-        device = self.weight.device if keep == "device" else torch.device("cpu")
-        if self._base_weight is not None:
-            self._base_weight = self._base_weight.to(device)
-        else:
-            self._base_weight = self.weight.detach().to(device, copy=True)
 
     def _take_back(self, before: tuple[str, ...]) -> None:
         """Undo as much of a merge that failed as the kept base weight allows."""
-        if before or self._base_weight is None:
+        if before or self._kept is None:
             return
-        self.weight.copy_(self._base_weight)
-        self._base_weight = None
+        self._restore()
+
+    def _restore(self) -> None:
+        self._restore_base()
+        self._kept = None
         self._merged = ()
 
     def _add_to(self, weight: Tensor, name: str) -> None:
@@ -218,22 +229,16 @@ class MergeableLayer(AdaptedLayer):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         if self._merged:
             raise RuntimeError(
-                f"{WHO}.load_state_dict: {list(self._merged)} are merged into the weight of "
+                f"{self._who}.load_state_dict: {list(self._merged)} are merged into the weight of "
                 f"{prefix.rstrip('.') or 'this layer'}; {self._way_out()}"
             )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _save_to_state_dict(
-        self, destination: dict[str, Any], prefix: str, keep_vars: bool
-    ) -> None:
-        """Save the base weight of a merged layer, since the adapters are saved beside it."""
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if not self._merged:
-            return
-        if self._base_weight is None:
+    def _check_savable(self, prefix: str) -> None:
+        """Raise where a state dict would hold merged adapters twice."""
+        if self._merged and self._kept is None:
             raise RuntimeError(
-                f"{WHO}.state_dict: {list(self._merged)} are merged into the weight of "
+                f"{self._who}.state_dict: {list(self._merged)} are merged into the weight of "
                 f"{prefix.rstrip('.') or 'this layer'} with keep=False and would be applied twice "
-                "where the state is loaded; save `layer.weight` alone, as a plain linear layer's"
+                "where the state is loaded; save what `plain()` gives instead"
             )
-        destination[prefix + "weight"] = self._base_weight

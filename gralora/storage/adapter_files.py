@@ -100,8 +100,8 @@ def load_adapter(
         model: bare, or with other adapters, which become inactive; not wrapped yet.
         directory: holds the two files.
         adapter_name: a new name; the file knows none.
-        adapter_dtype: of the factors; None means the weight's dtype, float32 where that is bfloat16
-            or float16, as in PEFT. The files' dtype does not matter.
+        adapter_dtype: of the factors; None means the weight's dtype, float32 where that is
+            bfloat16, float16 or quantised, as in PEFT. The files' dtype does not matter.
 
     Returns:
         `model`.
@@ -110,7 +110,7 @@ def load_adapter(
         OSError: a file is missing or cannot be read.
         ValueError: a damaged or hostile file, a config of another method, files that do not belong
             together or to this model, or a name in use.
-        TypeError: tensors of integers, a target that is no linear layer.
+        TypeError: tensors of integers, a target that cannot be adapted.
         RuntimeError: an adapter is merged, or the model is on the meta device.
 
     In each case, and where memory runs out, nothing has changed.

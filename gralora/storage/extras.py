@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from gralora.injection.record import AdapterRecord
 from gralora.injection.saved_module import SavedModule
+from gralora.nn import GraLoRAWrapper
 from gralora.storage.checked_file import Entry
 from gralora.storage.config_values import WHO
 from gralora.storage.state_dict import gather
@@ -103,4 +104,6 @@ def _own_tensor(model: nn.Module, key: str) -> Tensor | None:
         return None
     if isinstance(module, SavedModule):
         module = module.original_module
+    if isinstance(module, GraLoRAWrapper):
+        module = module.base_layer
     return module._parameters.get(name, module._buffers.get(name))

@@ -11,6 +11,8 @@ from torch.distributed.fsdp import FSDPModule
 
 from gralora.injection.paths import Suffixes, is_inside
 from gralora.injection.record import AdapterRecord
+from gralora.nn import GraLoRAConv1D
+from gralora.nn.choice import is_linear
 from gralora.nn.spec import AdapterSpec
 from gralora.storage.naming import list_or_expression
 from gralora.storage.scale import bake, whole
@@ -42,12 +44,14 @@ def describe(
     specs = record.targets
     first = next(iter(specs.values()))
     names = list(module_names)
+    layers = [model.get_submodule(name) for name in specs]
     content: dict[str, Any] = {
         "alpha": _alpha(first),
         "auto_mapping": _auto_mapping(model, record),
         "base_model_name_or_path": _base_name(model, record),
         "bias": record.config.bias,
-        "fan_in_fan_out": False,
+        # PEFT keeps what the last of its layers needed.
+        "fan_in_fan_out": isinstance(layers[-1], GraLoRAConv1D),
         "gralora_dropout": first.dropout,
         "gralora_k": first.k_in,
         "hybrid_r": first.hybrid_r,
@@ -63,7 +67,7 @@ def describe(
         "target_modules": list_or_expression(specs.keys(), names),
         "task_type": record.config.task_type,
     }
-    reason = _why_not_peft(record)
+    reason = _why_not_peft(record, layers)
     if reason is not None:
         content |= _extension(specs)
         warnings.warn(
@@ -111,8 +115,10 @@ def _saved_names(record: AdapterRecord, module_names: Iterable[str]) -> list[str
     return sorted(saved.texts) or None
 
 
-def _why_not_peft(record: AdapterRecord) -> str | None:
+def _why_not_peft(record: AdapterRecord, layers: Iterable[nn.Module]) -> str | None:
     specs = list(record.targets.values())
+    if not all(is_linear(layer) for layer in layers):
+        return "it adapts layers that are neither nn.Linear nor Conv1D"
     if any(spec.k_in != spec.k_out for spec in specs):
         return "its grids are not square"
     for what, values in (

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from gralora.injection.record import AdapterRecord, adapter_records, unwrap
-from gralora.nn import GraLoRALinear
+from gralora.nn import MergeableLayer
 from gralora.storage.agreement import check_agreement
 from gralora.storage.tensor_names import live_tensors, wanted_tensors
 
@@ -148,7 +148,7 @@ def copy_into(live: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
 def _check_unmerged(model: nn.Module, record: AdapterRecord, adapter_name: str, who: str) -> None:
     for name in record.targets:
         layer = model.get_submodule(name)
-        if isinstance(layer, GraLoRALinear) and adapter_name in layer.merged_adapters:
+        if isinstance(layer, MergeableLayer) and adapter_name in layer.merged_adapters:
             raise RuntimeError(
                 f"{who}: {adapter_name!r} is merged into the weight of {name}, which would keep "
                 "the old values; unmerge it first"

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from gralora.injection.record import AdapterRecord
 from gralora.injection.saved_module import SavedModule
-from gralora.nn import GraLoRALinear
+from gralora.nn.kinds import sizes
 from gralora.nn.spec import AdapterSpec
 
 PREFIX = "base_model.model."
@@ -64,9 +64,7 @@ def wanted_tensors(model: nn.Module, record: AdapterRecord) -> dict[str, Wanted]
     """
     wanted = {}
     for name, spec in record.targets.items():
-        layer = model.get_submodule(name)
-        assert isinstance(layer, (nn.Linear, GraLoRALinear))
-        for suffix, shape in _factor_shapes(layer.in_features, layer.out_features, spec):
+        for suffix, shape in _factor_shapes(*sizes(model.get_submodule(name)), spec):
             wanted[PREFIX + name + suffix] = Wanted(shape, None)
     for name in record.biases:
         wanted[_bias_key(name, record)] = _like(_own_tensor(model, name))

@@ -21,11 +21,6 @@ def refused(model, config, error, text, name="default", **options):
     assert snapshot(model) == before
 
 
-class Doubled(nn.Linear):
-    def forward(self, x):
-        return 2 * super().forward(x)
-
-
 @pytest.mark.parametrize(
     ("targets", "named"),
     [
@@ -37,16 +32,8 @@ class Doubled(nn.Linear):
     ],
 )
 def test_target_that_is_no_linear_layer(model, targets, named):
-    text = f"must be a torch.nn.Linear with torch's own forward, or a GraLoRALinear, got {named}"
+    text = f"another module with in_features, out_features and a forward, got {named}"
     refused(model, GraLoRAConfig(r=8, target_modules=targets), TypeError, text)
-
-
-@pytest.mark.parametrize("targets", ["all-linear", ["up"]], ids=str)
-def test_linear_layer_with_a_forward_of_its_own(targets):
-    model = Stack()
-    model.body.blocks[1].up = Doubled(8, 16)
-    config = GraLoRAConfig(r=4, target_modules=targets)
-    refused(model, config, TypeError, r"got body\.blocks\.1\.up, a .*Doubled")
 
 
 @pytest.mark.parametrize("targets", [["out_proj"], r".*out_proj"], ids=["ending", "expression"])
@@ -91,32 +78,6 @@ def test_weight_of_a_dtype_without_arithmetic():
     model = Stack()
     model.head.weight = nn.Parameter(torch.ones(4, 16, dtype=torch.int8), requires_grad=False)
     refused(model, GraLoRAConfig(r=4), TypeError, "head: dtype must be .*, got torch.int8")
-
-
-class Wrapped(torch.Tensor):
-    """A tensor that holds another one, as quantised ones do."""
-
-    @staticmethod
-    def __new__(cls, inner):
-        return torch.Tensor._make_wrapper_subclass(cls, inner.shape, dtype=inner.dtype)
-
-    def __init__(self, inner):
-        self.inner = inner
-
-    def __tensor_flatten__(self):
-        return ["inner"], None
-
-    @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
-        assert func is torch.ops.aten.detach.default
-        return cls(args[0].inner)
-
-
-def test_weight_that_wraps_another_tensor():
-    model = Stack()
-    model.head.weight = nn.Parameter(Wrapped(torch.ones(4, 16)), requires_grad=False)
-    text = r"must be an ordinary tensor, got head with a .*\.Wrapped"
-    refused(model, GraLoRAConfig(r=4), TypeError, text)
 
 
 @pytest.mark.parametrize("settings", [{}, {"modules_to_save": ["head"]}], ids=["other", "saved"])

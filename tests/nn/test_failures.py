@@ -36,7 +36,7 @@ def test_a_merge_that_fails_halfway_is_taken_back(layer: GraLoRALinear, keep: st
         layer.merge(keep=keep)
     assert torch.equal(layer.weight, base)
     assert not layer.merged
-    assert layer._base_weight is None
+    assert layer._kept is None
 
 
 def test_without_a_kept_weight_it_says_what_was_merged(layer: GraLoRALinear) -> None:
@@ -55,7 +55,7 @@ def test_a_weight_of_another_tensor_type_is_refused_before_anything_is_kept() ->
         RuntimeError, match=r"merge: the weight must be an ordinary tensor.*Sharded"
     ):
         layer.merge()
-    assert layer._base_weight is None
+    assert layer._kept is None
 
 
 def test_state_of_a_merged_layer_is_that_of_the_unmerged_one() -> None:

@@ -1,4 +1,4 @@
-"""Makes `tests/accelerate/support` importable: test modules have no package under importlib mode."""
+"""Makes `tests/accelerate/support` importable, and skips where PEFT is not installed."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from peft_suite_records import Record
 
 # A failing assertion is a result too, but one for want of a file from the network says nothing.
 _NETWORK = re.compile(
-    r"offline|OfflineMode|LocalEntryNotFound|Couldn't (?:reach|connect)|We couldn't connect"
+    r"offline|outgoing traffic|LocalEntryNotFound|Couldn't (?:reach|connect)|We couldn't connect"
     r"|not a valid model identifier|locate the file on the Hub|Connection",
     re.IGNORECASE,
 )

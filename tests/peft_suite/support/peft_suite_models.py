@@ -57,8 +57,8 @@ _T5 = {
 # Name on the Hub: class of transformers, settings of its configuration.
 _MODELS: dict[str, tuple[str, Mapping[str, Any]]] = {
     "peft-internal-testing/tiny-random-OPTForCausalLM": ("OPTForCausalLM", _OPT),
-    "peft-internal-testing/opt-125m": ("OPTForCausalLM", _OPT),
-    "facebook/opt-125m": ("OPTForCausalLM", _OPT),
+    "peft-internal-testing/opt-125m": ("OPTForCausalLM", {**_OPT, "num_hidden_layers": 12}),
+    "facebook/opt-125m": ("OPTForCausalLM", {**_OPT, "num_hidden_layers": 12}),
     "peft-internal-testing/tiny-random-GPT2LMHeadModel": ("GPT2LMHeadModel", _SIZES),
     "hf-internal-testing/tiny-random-gpt2": ("GPT2LMHeadModel", _SIZES),
     "peft-internal-testing/tiny-random-GPTJForCausalLM": (

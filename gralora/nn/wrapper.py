@@ -138,7 +138,7 @@ class GraLoRAWrapper(MergeableLayer):
             return super().state_dict(*args, **kwargs)
         codec = self._codec()
         merged = codec.read(self.base_layer)
-        codec.install(self.base_layer, self._kept)
+        codec.install(self.base_layer, self._kept[0])
         try:
             return super().state_dict(*args, **kwargs)
         finally:
@@ -180,7 +180,7 @@ class GraLoRAWrapper(MergeableLayer):
         """The base and some adapters, ``[M, N]`` in float32."""
         codec = self._codec()
         # From the original where it is kept, so that nothing is quantised twice.
-        base = codec.read(self.base_layer) if self._kept is None else self._kept
+        base = codec.read(self.base_layer) if self._kept is None else self._kept[0]
         device, _ = self._placement()
         weight = codec.dequantise(codec.moved(base, device), self.base_layer)
         if self._kept is not None:
@@ -216,12 +216,13 @@ class GraLoRAWrapper(MergeableLayer):
     def _keep_base(self, where: Literal["device", "cpu"]) -> None:
         codec = self._codec()
         device = self._placement()[0] if where == "device" else torch.device("cpu")
-        kept = codec.read(self.base_layer) if self._kept is None else self._kept
-        self._kept = codec.moved(kept, device)
+        kept = codec.read(self.base_layer) if self._kept is None else self._kept[0]
+        # In a tuple, since a parameter that is an attribute would be one of this module's own.
+        self._kept = (codec.moved(kept, device),)
 
     def _restore_base(self) -> None:
         codec = self._codec()
-        codec.install(self.base_layer, codec.moved(self._kept, self._placement()[0]))
+        codec.install(self.base_layer, codec.moved(self._kept[0], self._placement()[0]))
 
 
 def _check_base_layer(module: nn.Module, who: str) -> tuple[int, int]:

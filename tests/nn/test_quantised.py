@@ -228,6 +228,19 @@ def test_unmerge_restores_every_bit(make, x, randomise, keep, called):
     assert torch.equal(layer(x), expected)
 
 
+def test_layer_that_served_on_the_cpu_is_merged_and_restored(make, x, randomise):
+    """bitsandbytes packs 4-bit weights anew for processors that have bf16 products."""
+    layer = adapted(make(torch.bfloat16), randomise).eval()
+    x = x.detach().bfloat16()
+    with torch.no_grad():
+        expected = layer(x)
+        assert layer.merge() < 0.2
+        error = (layer(x) - expected).norm() / expected.norm()
+        layer.unmerge()
+        assert torch.equal(layer(x), expected)
+    assert error < 0.2
+
+
 def test_second_merge_starts_from_the_original(make, randomise):
     layer = adapted(make(), randomise)
     layer.add_adapter("second", r=4, alpha=1)

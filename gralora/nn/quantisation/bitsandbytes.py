@@ -87,15 +87,8 @@ class FourBit(Codec):
         return _why_no_values(module)
 
     def read(self, module: Any) -> Any:
-        """The weight in bitsandbytes' general layout, which state dicts have too."""
-        weight = module.weight
-        if getattr(weight.quant_state, "packing_format_for_cpu", False):
-            from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
-
-            weight.data, weight.quant_state = _convert_weight_packed_for_cpu_inverse(
-                weight.data, weight.quant_state
-            )
-        return weight
+        """The weight, in whatever layout it has."""
+        return module.weight
 
     def install(self, module: Any, state: Any) -> None:
         """Replace the weight, and the statistics that the layer holds a second time."""
@@ -104,12 +97,15 @@ class FourBit(Codec):
 
     def moved(self, state: Any, device: torch.device) -> Any:
         """A copy there, since ``Params4bit.to`` moves the statistics of its own."""
-        return state if state.device == device else copy.deepcopy(state).to(device)
+        if state.device == device:
+            return state
+        return copy.deepcopy(_unpacked(state)).to(device)
 
     def dequantise(self, state: Any, module: Any) -> Tensor:
         """In the dtype that the weight had, as a call does, then in float32."""
         from bitsandbytes.functional import dequantize_4bit
 
+        state = _unpacked(state)
         weight: Tensor = dequantize_4bit(state.data, state.quant_state)
         return weight.to(torch.float32, copy=True)
 
@@ -118,7 +114,7 @@ class FourBit(Codec):
         from bitsandbytes.functional import quantize_4bit
         from bitsandbytes.nn import Params4bit
 
-        like = self.read(module)
+        like = _unpacked(module.weight)
         settings = {
             "blocksize": like.quant_state.blocksize,
             "compress_statistics": like.quant_state.nested,
@@ -135,6 +131,22 @@ class FourBit(Codec):
             bnb_quantized=True,
             **settings,
         )
+
+
+def _unpacked(state: Any) -> Any:
+    """The state in the general layout, from a copy where bitsandbytes packed it for the CPU.
+
+    Unpacking rounds statistics that were nested, so that a packed weight stays what it is.
+    """
+    if not getattr(state.quant_state, "packing_format_for_cpu", False):
+        return state
+    from bitsandbytes.functional import _convert_weight_packed_for_cpu_inverse
+
+    state = copy.deepcopy(state)
+    state.data, state.quant_state = _convert_weight_packed_for_cpu_inverse(
+        state.data, state.quant_state
+    )
+    return state
 
 
 def _why_no_values(module: Any) -> str | None:

@@ -6,7 +6,9 @@ The exit status is 1 if a test passes only without. README.md beside this file s
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -17,7 +19,7 @@ from pathlib import Path
 SUPPORT = Path(__file__).resolve().parent / "support"
 sys.path.insert(0, str(SUPPORT))
 
-from peft_suite_comparison import FAULT, GAIN, compare, needs_network, table  # noqa: E402
+from peft_suite_comparison import FAULT, GAIN, compare, counts, needs_network, table  # noqa: E402
 from peft_suite_models import write_models  # noqa: E402
 from peft_suite_records import left, read  # noqa: E402
 from peft_suite_sources import prepare  # noqa: E402
@@ -34,6 +36,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
         "--cache", type=Path, default=Path.home() / ".cache" / "gralora" / "peft-suite"
     )
     parser.add_argument("--records", type=Path, required=True, help="folder for the outcomes")
+    parser.add_argument("--json", type=Path, help="file for versions and counts")
     parser.add_argument("--at-most", type=int, default=500, help="tests in one process")
     parser.add_argument("--seconds", type=int, default=120, help="time of one test")
     parser.add_argument("--gpu", action="store_true", help="let the tests see the GPUs")
@@ -93,14 +96,14 @@ def _run(root: Path, file: str, records: Path, options: argparse.Namespace, *mor
             return
 
 
-def _versions() -> str:
-    found = []
+def _versions() -> dict[str, str | None]:
+    found: dict[str, str | None] = {"python": platform.python_version()}
     for package in PACKAGES:
         try:
-            found.append(f"{package} {version(package)}")
+            found[package] = version(package)
         except PackageNotFoundError:
-            found.append(f"no {package}")
-    return ", ".join(found)
+            found[package] = None
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -111,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     write_models(options.cache / "hub")
     options.records = options.records.resolve()
     options.records.mkdir(parents=True, exist_ok=True)
-    print(_versions(), flush=True)
+    versions = _versions()
+    print(", ".join(f"{name} {number}" for name, number in versions.items()), flush=True)
     verdicts = []
     for file in _files(root / "tests", options.files):
         stem = options.records / Path(file).stem
@@ -128,6 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(table(found).splitlines()[1], flush=True)
         verdicts += found
     print(f"\n{table(verdicts)}")
+    if options.json:
+        results = {"versions": versions, "keyword": options.keyword, "files": counts(verdicts)}
+        options.json.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     for kind in (FAULT, GAIN):
         for verdict in verdicts:
             if verdict.kind == kind:

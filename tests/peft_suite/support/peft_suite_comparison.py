@@ -22,7 +22,10 @@ BOTH_SKIPPED = "skipped in both"
 NETWORK = "needs the network"
 FAULT = "passed only without"
 GAIN = "passed only with"
-KINDS = (BOTH_PASSED, BOTH_FAILED, BOTH_SKIPPED, NETWORK, FAULT, GAIN)
+COLUMNS = (
+    *(BOTH_PASSED, BOTH_FAILED, BOTH_SKIPPED, NETWORK, FAULT, GAIN),
+    *("ran fused", "calls"),
+)
 
 _GOOD = ("passed", "xfailed")
 
@@ -62,26 +65,32 @@ def _kind(plain: Record, accelerated: Record | None) -> str:
     return BOTH_SKIPPED if before == after == "skipped" else BOTH_FAILED
 
 
-def table(verdicts: list[Verdict]) -> str:
-    """One row a file: tests of each kind, tests in which fused layers ran, and their calls."""
-    rows = {}
+def counts(verdicts: Iterable[Verdict]) -> dict[str, dict[str, int]]:
+    """By file: tests of each kind, tests in which fused layers ran, and calls of these."""
+    files: dict[str, Counter[str]] = {}
     for verdict in verdicts:
-        rows.setdefault(verdict.plain.test.split("::")[0].rpartition("/")[2], []).append(verdict)
-    columns = ("file", *KINDS, "ran fused", "calls")
-    lines = [_row(name, verdicts) for name, verdicts in rows.items()]
-    lines.append(_row("all", verdicts))
-    widths = [max(map(len, column)) for column in zip(columns, *lines, strict=True)]
+        name = verdict.plain.test.split("::")[0].rpartition("/")[2]
+        calls = verdict.accelerated.calls if verdict.accelerated else 0
+        files.setdefault(name, Counter()).update(
+            {verdict.kind: 1, "ran fused": int(calls > 0), "calls": calls}
+        )
+    return {name: {column: found[column] for column in COLUMNS} for name, found in files.items()}
+
+
+def table(verdicts: list[Verdict]) -> str:
+    """One row a file, and one for all of them."""
+    files = counts(verdicts)
+    total = {column: sum(row[column] for row in files.values()) for column in COLUMNS}
+    lines = [
+        (name, *(str(row[column]) for column in COLUMNS))
+        for name, row in (*files.items(), ("all", total))
+    ]
+    header = ("file", *COLUMNS)
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     return "\n".join(
         "  ".join(
             cell.ljust(width) if place == 0 else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
-        for line in (columns, *lines)
+        for line in (header, *lines)
     )
-
-
-def _row(name: str, verdicts: list[Verdict]) -> tuple[str, ...]:
-    kinds = Counter(verdict.kind for verdict in verdicts)
-    calls = [v.accelerated.calls for v in verdicts if v.accelerated]
-    numbers = (*(kinds[kind] for kind in KINDS), sum(map(bool, calls)), sum(calls))
-    return (name, *map(str, numbers))

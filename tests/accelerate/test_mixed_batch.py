@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import peft
 import pytest
 import torch
 from accelerate_models import (
@@ -132,10 +133,8 @@ def test_generate_by_beams_behind_an_encoder():
     base = T5ForConditionalGeneration(
         T5Config(vocab_size=48, decoder_start_token_id=0, **sizes)
     ).eval()
-    import peft
-
     torch.manual_seed(1)
-    model = peft.get_peft_model(base, gralora(target_modules=["q", "v"], task_type="SEQ_2_SEQ_LM"))
+    model = peft.get_peft_model(base, gralora(target_modules=["q", "v"]))
     model = accelerate(with_second(model, gralora, target_modules=["q", "v"]))
     ids = tokens(len(NAMES))
     options = {"num_beams": 3, "min_length": 6, "max_length": 6, "do_sample": False}

@@ -6,7 +6,7 @@ and m = M/k, rank r = k*s.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -93,8 +93,8 @@ class LibraryGraLoRA(torch.autograd.Function):
 
 def library_gralora(x: Tensor, weight: Tensor, A: Tensor, B: Tensor, scaling: float) -> Tensor:
     """Run `LibraryGraLoRA`."""
-    y: Tensor = LibraryGraLoRA.apply(x, weight, A, B, scaling)  # type: ignore[no-untyped-call]
-    return y
+    apply: Callable[..., Tensor] = LibraryGraLoRA.apply
+    return apply(x, weight, A, B, scaling)
 
 
 def _scaled_bmm(left: Tensor, right: Tensor, scaling: float) -> Tensor:

@@ -273,7 +273,7 @@ GRADIENTS: dict[str, Any] = {"T": 1024, "gradients": [(4, 1024, 64), (4, 1024, 6
         "bias_few",
         "drops",
         "drops_few",
-    ],  # fmt: skip
+    ],
 )
 def test_choice_of_the_expansion(
     change: dict[str, Any], path: str, possible: bool, reason: str

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,8 +54,43 @@ def test_example_of_the_readme_accelerates_a_model() -> None:
 def test_table_of_ways_has_all_of_them() -> None:
     from gralora.integrations.peft.plan import Way
 
-    named = re.findall(r"^\| `(\w+)` \|", PAGE, re.MULTILINE)
+    table = PAGE[PAGE.index("| way | what the forward does |") :].split("\n\n")[0]
+    named = re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)
     assert sorted(named) == sorted(get_args(Way))
+
+
+def _counts(number: str) -> dict[str, dict[str, int]]:
+    path = PATH.parents[1] / "tests" / "peft_suite" / "results" / f"peft_{number}.json"
+    files: dict[str, dict[str, int]] = json.loads(path.read_text(encoding="utf-8"))["files"]
+    return files
+
+
+def _row(name: str) -> list[int]:
+    (found,) = re.findall(rf"^\| {re.escape(name)} \| (.+) \|$", PAGE, re.MULTILINE)
+    return [int(cell.replace(",", "")) for cell in found.split(" | ")]
+
+
+COLUMNS = (
+    *("passed in both", "failed in both", "skipped in both", "needs the network"),
+    *("passed only without", "ran fused", "calls"),
+)
+
+
+def test_table_of_pefts_tests_is_that_of_the_recorded_run() -> None:
+    files = _counts("0.21.2")
+    for name in re.findall(r"^\| `(test_\w+\.py)` \|", PAGE, re.MULTILINE):
+        assert _row(f"`{name}`") == [files[name][column] for column in COLUMNS], name
+    assert _row("all") == [sum(row[column] for row in files.values()) for column in COLUMNS]
+
+
+def test_sentence_on_an_older_peft_is_that_of_the_recorded_run() -> None:
+    files = _counts("0.19.1").values()
+    passed, fused, faults = (
+        sum(row[column] for row in files)
+        for column in ("passed in both", "ran fused", "passed only without")
+    )
+    assert faults == 0
+    assert f"{passed} tests pass both ways, {fused} of them through" in " ".join(PAGE.split())
 
 
 def _peft_layer(hybrid_r: int = 0, dropout: float = 0.0) -> tuple[torch.nn.Module, Any]:

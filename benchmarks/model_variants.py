@@ -90,6 +90,14 @@ def _peft_gralora_autocast(
     )
 
 
+def _peft_accelerated(base: nn.Module, rank: int, grid: int, dtype: torch.dtype) -> ModelVariant:
+    built = _peft_gralora(base, rank, grid, dtype)
+    from gralora.integrations.peft import accelerate
+
+    accelerate(built.model)
+    return ModelVariant("peft", built.model, built.decoder, built.parameters, is_gralora=True)
+
+
 def _trainable(model: nn.Module) -> list[nn.Parameter]:
     return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -125,6 +133,7 @@ BUILDERS: dict[str, Builder] = {
     "peft_gralora": _peft_gralora,
     "peft_gralora_fp32": functools.partial(_peft_gralora, masters=True),
     "peft_gralora_autocast": _peft_gralora_autocast,
+    "peft_accelerated": _peft_accelerated,
     "gralora": _gralora,
     "gralora_fp32": functools.partial(_gralora, masters=True),
 }

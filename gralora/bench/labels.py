@@ -11,6 +11,7 @@ LABELS = {
     "peft_gralora_fp32": "PEFT GraLoRA, fp32 adapters",
     "peft_gralora_autocast": "PEFT GraLoRA, fp32, autocast",
     "peft_gralora_compiled": "PEFT GraLoRA, torch.compile",
+    "peft_accelerated": "PEFT GraLoRA, accelerated",
     "gralora": "gralora",
     "gralora_fp32": "gralora, fp32 adapters",
     "gralora_functional": "gralora, functional call",

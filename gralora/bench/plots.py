@@ -17,6 +17,7 @@ _COLOUR_OF = {
     "gralora": "#D55E00",
     "gralora_fp32": "#E69F00",
     "gralora_functional": "#F0E442",
+    "peft_accelerated": "#999999",
     "cublas": "#0072B2",
     "peft_lora": "#56B4E9",
     "peft_gralora": "#009E73",

@@ -142,6 +142,16 @@ def _peft_gralora(
     return Variant("peft_gralora", layers, parameters, case.rank, is_gralora=True)
 
 
+def _peft_accelerated(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    built = _peft_gralora(case, linears, factors)
+    from gralora.integrations.peft import accelerate
+
+    layers: list[Any] = [
+        accelerate(layer) for layer in built.modules if isinstance(layer, nn.Module)
+    ]
+    return Variant("peft_accelerated", layers, built.parameters, case.rank, is_gralora=True)
+
+
 def _peft_gralora_fp32(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
     _require_half(case)
     built = _peft_gralora(case, linears, factors, master_weights=True)
@@ -254,6 +264,7 @@ BUILDERS: dict[str, Builder] = {
     "peft_gralora_fp32": _peft_gralora_fp32,
     "peft_gralora_autocast": _peft_gralora_autocast,
     "peft_gralora_compiled": _peft_gralora_compiled,
+    "peft_accelerated": _peft_accelerated,
     "gralora": _gralora,
     "gralora_fp32": _gralora_fp32,
     "gralora_functional": _gralora_functional,

@@ -37,7 +37,7 @@ def test_library_composition_is_exact(grid: int) -> None:
     assert max(relative_errors(case, variant, linear).values()) < 1e-14
 
 
-@pytest.mark.parametrize("name", ["peft_gralora", "gralora"])
+@pytest.mark.parametrize("name", ["peft_gralora", "peft_accelerated", "gralora"])
 def test_layer_agrees_with_a_dense_one(name: str) -> None:
     case = _case(dtype="fp32")
     try:

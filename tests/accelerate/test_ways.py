@@ -74,6 +74,14 @@ def other_lora_dropout(layer):
     layer.lora_dropout["default"] = Scaled()
 
 
+def hooked_lora_dropout(layer):
+    layer.lora_dropout["default"].register_forward_hook(lambda *_: None)
+
+
+def hooked_gralora_dropout(layer):
+    layer.gralora_dropout["default"].register_forward_hook(lambda *_: None)
+
+
 def other_gralora_dropout(layer):
     layer.gralora_dropout["default"] = Scaled()
 
@@ -109,6 +117,8 @@ CHANGES = [
     ("lora", replace_lora_b, "peft", "adapter default: lora_B has a replaced forward"),
     ("lora", other_lora_dropout, "peft", "adapter default: dropout is a Scaled"),
     ("gralora", other_gralora_dropout, "peft", "adapter default: dropout is a Scaled"),
+    ("lora", hooked_lora_dropout, "peft", "adapter default: dropout has forward hooks"),
+    ("gralora", hooked_gralora_dropout, "peft", "adapter default: dropout has forward hooks"),
     ("gralora", hook_hybrid, "peft", "adapter default: gralora_B_general has forward hooks"),
     ("lora", scale_by_tensor, "peft", "adapter default: scaling is a tensor"),
     ("gralora", scale_by_tensor, "peft", "adapter default: scaling is a tensor"),

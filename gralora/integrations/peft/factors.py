@@ -111,11 +111,12 @@ def gralora_factors(layer: Any, name: str) -> Factors | str:
 def _dropout(module: Any) -> tuple[float, bool] | str:
     """Probability and whether it acts, or why the module must be called."""
     kind: Any = type(module)
-    if kind is nn.Identity:
-        return 0.0, False
-    if kind is not nn.Dropout:
+    if kind is not nn.Identity and kind is not nn.Dropout:
         return f"dropout is a {kind.__name__}"
-    return module.p, module.training
+    found = module_obstacle(module)
+    if found is not None:
+        return f"dropout {found}"
+    return (0.0, False) if kind is nn.Identity else (module.p, module.training)
 
 
 def _linear_pair(layer: Any, name: str, A_name: str, B_name: str) -> tuple[Tensor, Tensor] | str:

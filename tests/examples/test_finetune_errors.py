@@ -128,7 +128,10 @@ def test_the_command_line_is_checked(
 
 def test_an_error_is_one_line_and_status_1(tiny: list[str], tmp_path: Path) -> None:
     process = start(*tiny, "--text", str(tmp_path / "absent.txt"))
-    assert (process.returncode, len(process.stderr.splitlines())) == (1, 1)
+    # Libraries that transformers loads where they are installed may have words of their own.
+    errors = [line for line in process.stderr.splitlines() if line.startswith("error: ")]
+    assert (process.returncode, len(errors)) == (1, 1)
+    assert "Traceback" not in process.stderr
 
 
 def test_a_wrong_merge_is_an_error(

@@ -22,19 +22,11 @@ from ops_cases import (
     run_add,
     run_linear,
 )
+from ops_paths import dtypes, paths
 from torch import Tensor
 
 import gralora.kernels
 from gralora import _C
-
-paths = pytest.mark.parametrize("path", ["aten", "sm80"])
-DTYPES = {
-    "bf16": (torch.bfloat16, torch.bfloat16),
-    "fp16": (torch.float16, torch.float16),
-    "bf16_fp32_factors": (torch.bfloat16, torch.float32),
-    "fp16_fp32_factors": (torch.float16, torch.float32),
-}
-dtypes = pytest.mark.parametrize("dtypes", DTYPES.values(), ids=DTYPES.keys())
 
 # Shapes that the kernels can address: widths, ranks of A's rows and r0 are multiples of 8.
 GRIDS = {

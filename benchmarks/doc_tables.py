@@ -8,8 +8,8 @@ from typing import Any
 
 from model_suite import gibibytes, model_case_text
 
+from gralora.bench.case import case_text
 from gralora.bench.labels import label_of
-from gralora.bench.layer_report import case_text
 from gralora.bench.report import mebibytes
 
 Record = Mapping[str, Any]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from gralora.bench.case import Case, Variant
 from gralora.bench.disturbance import CpuWatch
 from gralora.bench.harness import HostTimer, interleave, random_tensor, ratio_spread, spread
 from gralora.bench.layer import Operands, Recorder, build_variants, forward, step
 from gralora.bench.suite import Context, Record
-from gralora.bench.variants import Case, Variant
 
 
 def _inference(variant: Variant, operands: Operands) -> Tensor:

@@ -10,11 +10,11 @@ from typing import Any
 from host import PASSES, run_host
 from rich.console import Console
 
-from gralora.bench.layer_report import case_text
+from gralora.bench.case import DTYPES, case_text
 from gralora.bench.layer_suite import add_layer_options, cases_of
 from gralora.bench.report import microseconds, new_table, ratio
 from gralora.bench.suite import Run, Suite, choose_names
-from gralora.bench.variants import BUILDERS, DTYPES
+from gralora.bench.variants import BUILDERS
 
 
 def _add_options(parser: ArgumentParser) -> None:

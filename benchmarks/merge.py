@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gralora.bench.agreement import TOLERANCE, dense_weight, relative_error
+from gralora.bench.case import SCALING, Case, Factors, UnavailableError
 from gralora.bench.disturbance import CpuWatch
 from gralora.bench.harness import (
     Call,
@@ -25,7 +26,7 @@ from gralora.bench.harness import (
     ratio_spread,
     spread,
 )
-from gralora.bench.variants import BUILDERS, SCALING, Case, Factors, UnavailableError
+from gralora.bench.variants import BUILDERS
 
 # Weights taken in turn, so that none is still in the cache when its turn comes again.
 _RING = 3

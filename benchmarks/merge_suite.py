@@ -9,6 +9,7 @@ from typing import Any
 from merge import run_merge
 from rich.console import Console
 
+from gralora.bench.case import Case
 from gralora.bench.report import microseconds, new_table
 from gralora.bench.shapes import parse_ranks, parse_shapes
 from gralora.bench.suite import (
@@ -20,7 +21,6 @@ from gralora.bench.suite import (
     check_grid,
     modes_of,
 )
-from gralora.bench.variants import Case
 
 
 def _add_options(parser: ArgumentParser) -> None:

@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gralora.bench.agreement import relative_error
+from gralora.bench.case import DTYPES, UnavailableError
 from gralora.bench.disturbance import CpuWatch
 from gralora.bench.harness import EagerTimer, Timer, interleave, random_tensor, ratio_spread, spread
 from gralora.bench.memory import peak_bytes, saved_bytes
 from gralora.bench.suite import Context, Record
-from gralora.bench.variants import DTYPES, UnavailableError
 
 REFERENCES = ("frozen", "peft_gralora")
 

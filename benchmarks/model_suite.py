@@ -13,10 +13,10 @@ from model_variants import BUILDERS
 from rich.console import Console
 from rich.table import Table
 
+from gralora.bench.case import DTYPES
 from gralora.bench.report import new_table, quartiles, ratio
 from gralora.bench.shapes import MODELS, parse_ranks, parse_tokens
 from gralora.bench.suite import Run, Suite, choose_names
-from gralora.bench.variants import DTYPES
 
 _GIB = 1 << 30
 

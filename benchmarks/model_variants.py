@@ -12,7 +12,7 @@ import torch
 from decoders import TARGETS, share_weights
 from torch import Tensor, nn
 
-from gralora.bench.variants import SCALING, UnavailableError
+from gralora.bench.case import SCALING, UnavailableError
 
 _SEED = 7
 

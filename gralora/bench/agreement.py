@@ -7,8 +7,8 @@ import functools
 import torch
 from torch import Tensor, nn
 
+from gralora.bench.case import SCALING, Case, Variant
 from gralora.bench.harness import random_tensor
-from gralora.bench.variants import SCALING, Case, Variant
 
 # Enough rows to exercise blocks and tails, few enough for an fp64 product of any layer.
 _TOKENS = 70

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from gralora.bench.case import SCALING, Case
 from gralora.bench.harness import Call, l2_bytes, random_tensor
-from gralora.bench.variants import SCALING, Case
 
 # Enough for any call that moves 300 kB; a graph of more nodes would take long to make.
 _MOST_BUFFERS = 512

@@ -15,6 +15,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from gralora.bench.case import DTYPES, Case
 from gralora.bench.disturbance import CpuWatch
 from gralora.bench.harness import (
     Call,
@@ -30,7 +31,6 @@ from gralora.bench.harness import (
     spread,
 )
 from gralora.bench.kernel_operations import Operation, operations, ring_size
-from gralora.bench.variants import DTYPES, Case
 
 # The chooser's own way, by the name that the tables give it.
 CHOSEN = "chosen"

@@ -7,7 +7,7 @@ from typing import Any
 
 from rich.console import Console
 
-from gralora.bench.layer_report import case_text
+from gralora.bench.case import case_text
 from gralora.bench.report import microseconds, new_table
 
 _COLUMNS = ("step", "path", "µs", "MB", "GB/s", "of copy", "TFLOP/s", "of product", "of floor")

@@ -5,12 +5,12 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
+from gralora.bench.case import Case
 from gralora.bench.kernel_operations import DRAWS
 from gralora.bench.kernels import CHOSEN, PATHS, Recorder, Settings, run_case
 from gralora.bench.kernels_report import show_kernels
 from gralora.bench.layer_suite import add_layer_options, cases_of
 from gralora.bench.suite import Context, Record, Run, Suite, choose_names
-from gralora.bench.variants import Case
 
 # Names on the command line have no blanks.
 _STEPS = {name.replace(" ", "-"): name for name in DRAWS}

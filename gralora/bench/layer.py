@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from gralora.bench.agreement import TOLERANCE, relative_errors
+from gralora.bench.case import Case, Factors, UnavailableError, Variant
 from gralora.bench.disturbance import CpuWatch
 from gralora.bench.harness import (
     EagerTimer,
@@ -27,7 +28,7 @@ from gralora.bench.harness import (
     spread,
 )
 from gralora.bench.memory import peak_bytes, saved_bytes
-from gralora.bench.variants import BUILDERS, Case, Factors, UnavailableError, Variant
+from gralora.bench.variants import BUILDERS
 
 PASSES = ("forward", "step")
 REFERENCES = ("base", "peft_gralora")

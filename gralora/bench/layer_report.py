@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from gralora.bench.case import case_text
 from gralora.bench.report import mebibytes, microseconds, new_table, quartiles, ratio
 
 
@@ -22,15 +23,6 @@ def show_layer(record: dict[str, Any], console: Console, short: bool) -> None:
             console.print(_layer_table(f"{case}: {mode}", list(group)))
     for case, memory in groupby(record["memory"], key=lambda entry: case_text(entry["case"])):
         console.print(_memory_table(case, list(memory)))
-
-
-def case_text(case: dict[str, Any]) -> str:
-    """One line that says which layer, token count and adapter a timing is of."""
-    cold = ", weights cold" if case["cold"] else ""
-    return (
-        f"{case['in_features']}→{case['out_features']}, T {case['tokens']}, "
-        f"r {case['rank']}, k {case['grid']}, {case['dtype']}{cold}"
-    )
 
 
 def _case_and_mode(timing: dict[str, Any]) -> tuple[str, str]:

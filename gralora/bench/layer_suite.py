@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
+from gralora.bench.case import DTYPES, Case
 from gralora.bench.layer import COLD_BELOW_TOKENS, Recorder, Settings, run_case
 from gralora.bench.layer_report import show_layer
 from gralora.bench.shapes import MODELS, parse_ranks, parse_shapes, parse_tokens
@@ -18,7 +19,7 @@ from gralora.bench.suite import (
     choose_names,
     modes_of,
 )
-from gralora.bench.variants import BUILDERS, DTYPES, ON_REQUEST, Case
+from gralora.bench.variants import BUILDERS, ON_REQUEST
 
 
 def add_layer_options(parser: ArgumentParser) -> None:

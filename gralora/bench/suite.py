@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from gralora.bench.case import DTYPES, Case
 from gralora.bench.harness import Progress
-from gralora.bench.variants import DTYPES, Case
 
 Record = dict[str, Any]
 

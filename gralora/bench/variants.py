@@ -2,94 +2,14 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gralora.bench.baselines import ADAPTER, library_gralora, peft_layers
-from gralora.bench.harness import random_tensor
-
-DTYPES = {
-    "fp64": torch.float64,
-    "fp32": torch.float32,
-    "bf16": torch.bfloat16,
-    "fp16": torch.float16,
-}
-
-# alpha = 2 r throughout.
-SCALING = 2.0
-
-
-@dataclass(frozen=True)
-class Case:
-    """One layer, adapter and token count.
-
-    ``rank`` is what each output block sees, as PEFT's r; ``grid`` is k; ``cold`` asks for a ring of
-    layers larger than the L2 cache, so that every call reads its weights from memory.
-    """
-
-    in_features: int
-    out_features: int
-    tokens: int
-    rank: int
-    grid: int
-    dtype: str
-    cold: bool = False
-
-    @property
-    def torch_dtype(self) -> torch.dtype:
-        """The dtype of x, weight, y and their gradients."""
-        return DTYPES[self.dtype]
-
-    @property
-    def text(self) -> str:
-        """One line for people."""
-        return (
-            f"{self.in_features}→{self.out_features}, T {self.tokens}, r {self.rank}, "
-            f"k {self.grid}, {self.dtype}{', weights cold' if self.cold else ''}"
-        )
-
-
-@dataclass(frozen=True)
-class Factors:
-    """The adapter that a case's GraLoRA variants hold: A ``[k, n, r]``, B ``[k, r, m]``, fp32."""
-
-    A: Tensor
-    B: Tensor
-
-    @classmethod
-    def draw(cls, case: Case, device: torch.device) -> Factors:
-        """Draw both at random: a fresh adapter's zero B would be unlike a trained one's."""
-        k, n, m = case.grid, case.in_features // case.grid, case.out_features // case.grid
-        draw = functools.partial(random_tensor, dtype=torch.float32, device=device)
-        return cls(
-            draw(k, n, case.rank, scale=n**-0.5),
-            draw(k, case.rank, m, scale=0.1 * case.rank**-0.5),
-        )
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A way to run the layer, once for each linear of the ring.
-
-    ``modules[i](x)`` is y, ``parameters[i]`` are what a training step makes gradients of besides x;
-    for GraLoRA they are A and B in the layouts of `Factors`. ``extra_rank`` is the width of the
-    low-rank products that the variant adds to the base's.
-    """
-
-    name: str
-    modules: Sequence[Callable[[Tensor], Tensor]]
-    parameters: Sequence[tuple[Tensor, ...]]
-    extra_rank: int
-    is_gralora: bool = field(default=False)
-
-
-class UnavailableError(Exception):
-    """A variant cannot run here; the message says why."""
+from gralora.bench.case import SCALING, Case, Factors, UnavailableError, Variant
 
 
 def _base(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:

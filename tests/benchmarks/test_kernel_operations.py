@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from gralora.bench.case import SCALING, Case
 from gralora.bench.kernel_operations import DRAWS, Operands, operations
-from gralora.bench.variants import SCALING, Case
 
 CASE = Case(in_features=24, out_features=40, tokens=7, rank=12, grid=4, dtype="fp64")
 STEPS = torch.ops.gralora_steps

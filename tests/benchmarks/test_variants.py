@@ -6,7 +6,8 @@ from torch import nn
 
 from gralora.bench.agreement import relative_errors
 from gralora.bench.baselines import library_gralora
-from gralora.bench.variants import BUILDERS, SCALING, Case, Factors, UnavailableError, Variant
+from gralora.bench.case import SCALING, Case, Factors, UnavailableError, Variant
+from gralora.bench.variants import BUILDERS
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,108 @@
+"""What the suites compare: a case, the adapter it has, and a way to run it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gralora.bench.harness import random_tensor
+
+DTYPES = {
+    "fp64": torch.float64,
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+# alpha = 2 r throughout.
+SCALING = 2.0
+
+# The base that is an nn.Linear with a plain weight.
+PLAIN = "plain"
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer, adapter and token count.
+
+    ``rank`` is what each output block sees, as PEFT's r; ``grid`` is k; ``cold`` asks for a ring of
+    layers larger than the L2 cache, so that every call reads its weights from memory; ``base`` is
+    the kind of the frozen layer, one of `gralora.bench.bases.BASES`.
+    """
+
+    in_features: int
+    out_features: int
+    tokens: int
+    rank: int
+    grid: int
+    dtype: str
+    cold: bool = False
+    base: str = PLAIN
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The dtype of x, y, their gradients and a weight that is not quantised."""
+        return DTYPES[self.dtype]
+
+    @property
+    def text(self) -> str:
+        """One line for people."""
+        return case_text(asdict(self))
+
+
+def case_text(case: Mapping[str, Any]) -> str:
+    """One line that says which layer, token count and adapter a timing of a result file is of."""
+    cold = ", weights cold" if case["cold"] else ""
+    return (
+        f"{case['in_features']}→{case['out_features']}, T {case['tokens']}, "
+        f"r {case['rank']}, k {case['grid']}, {case['dtype']}{cold}{base_text(case)}"
+    )
+
+
+def base_text(case: Mapping[str, Any]) -> str:
+    """What a line on a case says of its base: nothing of a plain one, as older files have."""
+    base = case.get("base", PLAIN)
+    return "" if base == PLAIN else f", over {base}"
+
+
+@dataclass(frozen=True)
+class Factors:
+    """The adapter that a case's GraLoRA variants hold: A ``[k, n, r]``, B ``[k, r, m]``, fp32."""
+
+    A: Tensor
+    B: Tensor
+
+    @classmethod
+    def draw(cls, case: Case, device: torch.device) -> Factors:
+        """Draw both at random: a fresh adapter's zero B would be unlike a trained one's."""
+        k, n, m = case.grid, case.in_features // case.grid, case.out_features // case.grid
+        draw = functools.partial(random_tensor, dtype=torch.float32, device=device)
+        return cls(
+            draw(k, n, case.rank, scale=n**-0.5),
+            draw(k, case.rank, m, scale=0.1 * case.rank**-0.5),
+        )
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to run the layer, once for each linear of the ring.
+
+    ``modules[i](x)`` is y, ``parameters[i]`` are what a training step makes gradients of besides x;
+    for GraLoRA they are A and B in the layouts of `Factors`. ``extra_rank`` is the width of the
+    low-rank products that the variant adds to the base's.
+    """
+
+    name: str
+    modules: Sequence[Callable[[Tensor], Tensor]]
+    parameters: Sequence[tuple[Tensor, ...]]
+    extra_rank: int
+    is_gralora: bool = field(default=False)
+
+
+class UnavailableError(Exception):
+    """A variant cannot run here; the message says why."""

@@ -1,4 +1,4 @@
-"""The command line: ``gralora`` and ``python -m gralora``."""
+"""``gralora info``."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-import gralora
 
-
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(gralora.__version__, prog_name="gralora")
-def main() -> None:
-    """Granular low-rank adapters for PyTorch."""
-
-
-@main.command()
+@click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 @click.option(
     "--explain",
@@ -95,25 +87,3 @@ def _print_info(facts: dict[str, Any]) -> None:
     console.print(table)
     for note in facts["notes"]:
         console.print(f"note: {note}", soft_wrap=True, markup=False)
-
-
-@main.command(
-    add_help_option=False,
-    context_settings={"ignore_unknown_options": True},
-)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def bench(arguments: tuple[str, ...]) -> None:
-    r"""Measure adapters on this machine, beside the frozen layer.
-
-    \b
-    Examples:
-      gralora bench layer
-      gralora bench layer --preset llama-3.1-8b --tokens 512,8192 --rk 64:4 --json layer.json
-      gralora bench kernels --path aten,sm80
-      gralora bench show layer.json
-    """
-    from gralora.bench.command import main as run
-    from gralora.bench.kernels_suite import KERNELS
-    from gralora.bench.layer_suite import LAYER
-
-    raise SystemExit(run(arguments or ("--help",), (LAYER, KERNELS), program="gralora bench"))

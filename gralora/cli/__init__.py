@@ -1,0 +1,22 @@
+"""The command line: ``gralora`` and ``python -m gralora``.
+
+Each command is a file of its own, which imports what is slow to import only when it runs.
+"""
+
+from __future__ import annotations
+
+import click
+
+import gralora
+from gralora.cli.bench import bench
+from gralora.cli.info import info
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(gralora.__version__, prog_name="gralora")
+def main() -> None:
+    """Granular low-rank adapters for PyTorch."""
+
+
+for _command in (info, bench):
+    main.add_command(_command)

@@ -8,6 +8,7 @@ from typing import Any
 
 from model_suite import gibibytes, model_case_text
 
+from gralora.bench.bases import libraries
 from gralora.bench.case import case_text
 from gralora.bench.labels import label_of
 from gralora.bench.report import mebibytes
@@ -27,7 +28,9 @@ def conditions(record: Record) -> str:
     gpu = found.get("gpu")
     packages = found["packages"]
     versions = ", ".join(
-        f"{name} {packages[name]}" for name in ("torch", "peft") if packages.get(name)
+        f"{name} {packages[name]}"
+        for name in ("torch", "peft", *libraries(record["settings"]))
+        if packages.get(name)
     )
     if gpu:
         driver = (gpu.get("state") or {}).get("driver_version", "unknown")

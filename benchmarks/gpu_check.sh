@@ -5,8 +5,8 @@
 #
 # A step that fails is reported and does not stop the others; the exit status is 0 only if all
 # passed. The environment decides what runs and with what:
-#   STEPS            of: build info kernels tests sanitizers kernels_suite layer cold eager memory
-#                    model host merge                                                (all)
+#   STEPS            of: build info kernels tests sanitizers kernels_suite layer cold eager
+#                    quantised memory model host merge                               (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   WHEEL            of this checkout, built before; the build step installs it     (build)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
@@ -30,7 +30,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 steps=" ${STEPS:-build info kernels tests sanitizers kernels_suite layer cold \
-eager memory model host merge} "
+eager quantised memory model host merge} "
 python=${PYTHON:-python3}
 read -r -a tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
 shapes=${SHAPES:-4096x4096,4096x14336,14336x4096,4096x1024}
@@ -113,7 +113,7 @@ environment_over() {
     >"$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
 }
 
-suites=(kernels_suite layer cold eager memory model host merge)
+suites=(kernels_suite layer cold eager quantised memory model host merge)
 failures=0
 cd "$root" || exit 2
 
@@ -170,6 +170,12 @@ fi
 if wanted eager; then
   measure eager layer --mode eager --tokens 1,512,2048 --shapes 4096x4096 --rk 64:4 \
     --rounds "$rounds"
+fi
+# Not as graphs, since bitsandbytes' 8-bit layer waits for the device.
+if wanted quantised; then
+  measure quantised layer --mode eager --base bnb-int8,bnb-nf4,torchao-int8,torchao-int4 \
+    --tokens 16,512,8192 --shapes 4096x4096 --rk 64:4 --rounds "$rounds" \
+    --variants base,peft_lora,peft_gralora,peft_gralora_fp32,peft_accelerated,gralora,gralora_fp32
 fi
 if wanted memory; then
   measure memory layer --memory --no-timing --tokens 8192 --shapes 4096x4096,4096x14336 --rk "$rk"

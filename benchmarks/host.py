@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from gralora.bench.case import Case, Variant
 from gralora.bench.disturbance import CpuWatch
 from gralora.bench.harness import HostTimer, interleave, random_tensor, ratio_spread, spread
-from gralora.bench.layer import Operands, Recorder, build_variants, forward, step
+from gralora.bench.layer import Operands, build_variants, forward, step
+from gralora.bench.layer_records import Recorder
 from gralora.bench.suite import Context, Record
 
 

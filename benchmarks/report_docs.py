@@ -43,6 +43,16 @@ _HEADINGS = {
         "time, as Python starts the work. *Activations* is what lives between forward and "
         "backward.",
     ),
+    "h100_quantised": (
+        "Over quantised layers",
+        "The same layer with its weight quantised by bitsandbytes or torchao, which then computes "
+        "by itself, and the adapter is added to its output. Wall time, as Python starts the work; "
+        "*frozen* is the quantised layer alone. Before a GraLoRA row is timed, its results are "
+        "compared with that layer's own output and a dense fp64 adapter. bitsandbytes' 8-bit layer "
+        "looks for outliers above 6, and its NF4 one has nested statistics; torchao's weights are "
+        "int8 by rows and int4 in groups of 128. A layer without a gradient for its input has no "
+        "step.",
+    ),
     "h100_host": (
         "CPU time of a call",
         "What a call costs the CPU while the device is not waited for; *inference* is the "

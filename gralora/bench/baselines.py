@@ -31,8 +31,12 @@ def peft_layers(
     """
     from peft import get_peft_model
 
-    model = nn.Module()
+    model: Any = nn.Module()
     model.linears = nn.ModuleList(linears)
+    # transformers leaves these marks on a model that it loads so, and PEFT goes by them.
+    kind = type(linears[0]).__name__
+    model.is_loaded_in_8bit = kind == "Linear8bitLt"
+    model.is_loaded_in_4bit = kind == "Linear4bit"
     config.target_modules = r"linears\.\d+"
     get_peft_model(model, config, ADAPTER, autocast_adapter_dtype=master_weights)
     return list(model.linears)

@@ -106,3 +106,8 @@ class Variant:
 
 class UnavailableError(Exception):
     """A variant cannot run here; the message says why."""
+
+
+def first_line(error: Exception) -> str:
+    """What an error says, for a line on what was skipped."""
+    return str(error).strip().partition("\n")[0]

@@ -18,7 +18,15 @@ import torch
 # The number changes when a reader of older result files would misread newer ones.
 SCHEMA = 1
 
-_PACKAGES = ("gralora", "torch", "peft", "transformers", "numpy")
+_PACKAGES = (
+    "gralora",
+    "torch",
+    "peft",
+    "transformers",
+    "bitsandbytes",
+    "torchao",
+    "numpy",
+)
 _GPU_FIELDS = (
     "name",
     "driver_version",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,26 +12,24 @@ import torch
 from torch import Tensor, nn
 
 from gralora.bench.agreement import TOLERANCE, relative_errors
-from gralora.bench.case import Case, Factors, UnavailableError, Variant
+from gralora.bench.bases import BASES, has_input_gradient, make_ring
+from gralora.bench.case import PLAIN, Case, Factors, UnavailableError, Variant, first_line
 from gralora.bench.disturbance import CpuWatch
 from gralora.bench.harness import (
     EagerTimer,
     GraphContext,
     GraphTimer,
-    Progress,
     Rounds,
     Timer,
     interleave,
     l2_bytes,
     random_tensor,
-    ratio_spread,
-    spread,
 )
+from gralora.bench.layer_records import Recorder, timing_records
 from gralora.bench.memory import peak_bytes, saved_bytes
 from gralora.bench.variants import BUILDERS
 
-PASSES = ("forward", "step")
-REFERENCES = ("base", "peft_gralora")
+PASSES: tuple[str, ...] = ("forward", "step")
 
 # Below this many tokens a weight that is still in the L2 cache would flatter every variant.
 COLD_BELOW_TOKENS = 2049
@@ -62,35 +60,17 @@ class Operands:
     dy: Tensor
 
 
-class Recorder:
-    """Collects a run's records and says what is going on."""
-
-    def __init__(self, on_progress: Progress) -> None:
-        """``on_progress(label, done, total)`` is called as samples come in."""
-        self.timings: list[dict[str, Any]] = []
-        self.memory: list[dict[str, Any]] = []
-        self.agreement: list[dict[str, Any]] = []
-        self.skipped: list[dict[str, Any]] = []
-        self.on_progress = on_progress
-
-    def skip(self, variant: str, case: Case, reason: str) -> None:
-        """Note that a variant is missing from a case."""
-        self.skipped.append({"case": asdict(case), "variant": variant, "reason": reason})
-
-    def as_dict(self) -> dict[str, Any]:
-        """Everything collected so far, for JSON."""
-        return {
-            "timings": self.timings,
-            "memory": self.memory,
-            "agreement": self.agreement,
-            "skipped": self.skipped,
-        }
-
-
 def run_case(case: Case, settings: Settings, recorder: Recorder) -> None:
     """Build every variant of ``case``, check it, and measure what ``settings`` asks for."""
     torch.manual_seed(0)
-    linears = list(_ring(case, settings.device))
+    try:
+        ring = make_ring(case, settings.device)
+    except UnavailableError as reason:
+        recorder.skip(case.base, case, str(reason))
+        return
+    linears = ring.linears
+    if ring.errors:
+        recorder.agree("base", case, ring.errors)
     variants = build_variants(case, linears, settings.variants, recorder)
     operands = _operands(case, len(linears), settings.device)
     if settings.memory:
@@ -98,22 +78,18 @@ def run_case(case: Case, settings: Settings, recorder: Recorder) -> None:
             recorder.memory.append(_memory_record(case, variant, linears, operands[0]))
     if not settings.timing:
         return
+    passes = PASSES
+    if not has_input_gradient(case, linears[0]):
+        passes = PASSES[:1]
+        recorder.skip(f"step over {case.base}", case, "the base has no gradient for its input")
     for mode in settings.modes:
-        for pass_name in PASSES:
+        no_graph = BASES[case.base].no_graph
+        if mode == "graph" and no_graph:
+            recorder.skip(f"graphs over {case.base}", case, no_graph)
+            continue
+        for pass_name in passes:
             rounds = _rounds(case, variants, operands, mode, pass_name, settings, recorder)
-            recorder.timings.extend(_timing_records(case, variants, mode, pass_name, rounds))
-
-
-def _ring(case: Case, device: torch.device) -> Iterator[nn.Linear]:
-    count = 1
-    if case.cold and device.type == "cuda":
-        weight_bytes = case.in_features * case.out_features * case.torch_dtype.itemsize
-        count = max(2, math.ceil(3 * l2_bytes(device) / weight_bytes))
-    for _ in range(count):
-        linear = nn.Linear(
-            case.in_features, case.out_features, bias=False, device=device, dtype=case.torch_dtype
-        )
-        yield linear.requires_grad_(False)
+            recorder.timings.extend(timing_records(case, variants, mode, pass_name, rounds))
 
 
 def build_variants(
@@ -125,12 +101,18 @@ def build_variants(
     for name in names:
         try:
             variant = BUILDERS[name](case, linears, factors)
+            errors = relative_errors(case, variant, linears[0]) if variant.is_gralora else {}
         except UnavailableError as reason:
             recorder.skip(name, case, str(reason))
             continue
+        except (RuntimeError, TypeError, ValueError) as error:
+            # Not every peer takes every kind of quantised layer; over a plain one it is a fault.
+            if case.base == PLAIN:
+                raise
+            recorder.skip(name, case, f"over {case.base}: {first_line(error)}")
+            continue
         if variant.is_gralora:
-            errors = relative_errors(case, variant, linears[0])
-            recorder.agreement.append({"case": asdict(case), "variant": name, "errors": errors})
+            recorder.agree(name, case, errors)
             if not max(errors.values()) <= TOLERANCE[case.dtype]:
                 recorder.skip(name, case, f"wrong result, relative errors {errors}")
                 continue
@@ -198,7 +180,7 @@ def _rounds(
                 GraphTimer(calls, context) if context else EagerTimer(calls, settings.device)
             )
         except RuntimeError as error:
-            recorder.skip(variant.name, case, f"{mode} {pass_name}: {_first_line(error)}")
+            recorder.skip(variant.name, case, f"{mode} {pass_name}: {first_line(error)}")
     label = f"{case.text}, {mode} {pass_name}"
     return interleave(
         timers,
@@ -206,64 +188,6 @@ def _rounds(
         watch=CpuWatch() if settings.device.type == "cpu" else None,
         on_round=lambda taken: recorder.on_progress(label, taken, settings.rounds),
     )
-
-
-def _timing_records(
-    case: Case,
-    variants: Sequence[Variant],
-    mode: str,
-    pass_name: str,
-    rounds: Rounds,
-) -> Iterator[dict[str, Any]]:
-    samples = rounds.samples
-    for variant in variants:
-        if variant.name not in samples:
-            continue
-        own = samples[variant.name]
-        seconds = spread(own)
-        yield {
-            "case": asdict(case),
-            "variant": variant.name,
-            "mode": mode,
-            "pass": pass_name,
-            "seconds": seconds.as_dict(),
-            "ratio": {
-                name: ratio_spread(own, samples[name]) for name in REFERENCES if name in samples
-            },
-            "tflop_per_s": _flop(case, variant, pass_name) / seconds.median * 1e-12,
-            "gb_per_s": _least_bytes(case, variant, pass_name) / seconds.median * 1e-9,
-            "samples": own,
-            "others_cpu_share": rounds.others,
-            "rounds_discarded": rounds.discarded,
-        }
-
-
-def _flop(case: Case, variant: Variant, pass_name: str) -> int:
-    """Multiplications and additions that the mathematics asks for.
-
-    A step has the base product twice (y, dx) and the two low-rank products three times (forward,
-    dx, dA with dB).
-    """
-    base = 2 * case.tokens * case.in_features * case.out_features
-    adapter = 2 * case.tokens * variant.extra_rank * (case.in_features + case.out_features)
-    return base + adapter if pass_name == "forward" else 2 * base + 3 * adapter
-
-
-def _least_bytes(case: Case, variant: Variant, pass_name: str) -> int:
-    """Bytes of memory traffic when each pass reads its operands and writes its results just once.
-
-    The frozen layer: x, W, y, and in the backward dy, W, dx. An adapter adds x to the backward (for
-    dA), its parameters to both, and their gradients.
-    """
-    item = case.torch_dtype.itemsize
-    rows = case.tokens * (case.in_features + case.out_features) * item
-    weight = case.in_features * case.out_features * item
-    parameters = sum(p.numel() * p.element_size() for p in variant.parameters[0])
-    forward = rows + weight + parameters
-    if pass_name == "forward":
-        return forward
-    x_again = case.tokens * case.in_features * item if variant.parameters[0] else 0
-    return forward + rows + weight + x_again + 2 * parameters
 
 
 def _memory_record(
@@ -290,7 +214,3 @@ def _memory_record(
     if device.type == "cuda":
         record["peak_bytes"] = peak_bytes(lambda: step(variant, operands), device)
     return record
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-from gralora.bench.case import DTYPES, Case
-from gralora.bench.layer import COLD_BELOW_TOKENS, Recorder, Settings, run_case
+from gralora.bench.bases import BASES
+from gralora.bench.case import DTYPES, PLAIN, Case
+from gralora.bench.layer import COLD_BELOW_TOKENS, Settings, run_case
+from gralora.bench.layer_records import Recorder
 from gralora.bench.layer_report import show_layer
 from gralora.bench.shapes import MODELS, parse_ranks, parse_shapes, parse_tokens
 from gralora.bench.suite import (
@@ -41,6 +43,7 @@ def cases_of(options: Namespace) -> list[Case]:
     shapes = MODELS[options.preset] if options.preset else parse_shapes(options.shapes)
     cases = [
         Case(
+            base=base,
             in_features=shape.in_features,
             out_features=shape.out_features,
             tokens=tokens,
@@ -49,6 +52,7 @@ def cases_of(options: Namespace) -> list[Case]:
             dtype=options.dtype,
             cold=_is_cold(options.device, cold, tokens),
         )
+        for base in getattr(options, "base", PLAIN).split(",")
         for shape in shapes
         for tokens in parse_tokens(options.tokens)
         for rank, grid in parse_ranks(options.rk)
@@ -60,6 +64,11 @@ def cases_of(options: Namespace) -> list[Case]:
 
 def _add_options(parser: ArgumentParser) -> None:
     add_layer_options(parser)
+    parser.add_argument(
+        "--base",
+        default=PLAIN,
+        help=f"kinds of the frozen layer, any of {','.join(BASES)} (default: {PLAIN})",
+    )
     parser.add_argument(
         "--variants",
         help=f"any of {','.join(BUILDERS)} (default: all that fit the dtype, without "
@@ -78,6 +87,10 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _prepare(options: Namespace) -> Run:
+    bases = choose_names("base", options.base, list(BASES), [PLAIN])
+    if options.memory and bases != [PLAIN]:
+        # Quantised layers keep tensors for their backward where hooks do not see them.
+        raise ValueError(f"memory: it is measured over plain layers alone, got {options.base}")
     settings = Settings(
         device=options.torch_device,
         variants=choose_names("variants", options.variants, list(BUILDERS), _usual(options.dtype)),

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gralora.bench.case import base_text
+
 Record = Mapping[str, Any]
 
 # Fewer token counts than this are groups of bars.
@@ -112,7 +114,7 @@ _CLOCKS = {"graph": "device time", "eager": "wall time"}
 def _layer_of(timing: Record) -> str:
     case = timing["case"]
     shape = f"{case['in_features']}→{case['out_features']}"
-    return f"{shape}, r {case['rank']}, k {case['grid']}, {case['dtype']}"
+    return f"{shape}, r {case['rank']}, k {case['grid']}, {case['dtype']}{base_text(case)}"
 
 
 def _tokens_of(timing: Record) -> str:
@@ -122,7 +124,8 @@ def _tokens_of(timing: Record) -> str:
 def _short_case(timing: Record) -> str:
     case = timing["case"]
     shape = f"{case['in_features']}→{case['out_features']}"
-    return f"{shape}\nT {case['tokens']}\nr {case['rank']}, k {case['grid']}"
+    base = base_text(case).replace(", ", "\n")
+    return f"{shape}\nT {case['tokens']}\nr {case['rank']}, k {case['grid']}{base}"
 
 
 def _kernels_panels(record: Record) -> list[Panel]:

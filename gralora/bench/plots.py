@@ -6,6 +6,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+from gralora.bench.bases import libraries
 from gralora.bench.labels import label_of
 from gralora.bench.plot_panels import Panel, Record, panels
 
@@ -81,7 +82,7 @@ def caption(record: Record) -> str:
         where += f", CUDA {gpu['torch_cuda']}"
     versions = [
         f"{name} {found['packages'][name]}"
-        for name in ("gralora", "torch", "peft", "transformers")
+        for name in ("gralora", "torch", "peft", "transformers", *libraries(record["settings"]))
         if found["packages"].get(name)
     ]
     rounds = record["settings"]["rounds"]

@@ -9,6 +9,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
+from gralora.bench.bases import libraries
+
 _MIB = 1 << 20
 _FILE_WIDTH = 160
 _DISTURBED = 0.05
@@ -35,7 +37,7 @@ def show(
         tables: prints the tables of the record's suite.
         short: whether the tables are to be short, where the suite has such.
     """
-    console.print(_heading(record["environment"]), markup=False, highlight=False)
+    console.print(_heading(record), markup=False, highlight=False)
     tables(record, console, short)
     disturbed = _disturbed_rounds(record["timings"])
     if disturbed:
@@ -47,12 +49,13 @@ def show(
         console.print(f"skipped {', '.join(names)}: {reason}", style="yellow", markup=False)
 
 
-def _heading(environment: dict[str, Any]) -> str:
+def _heading(record: dict[str, Any]) -> str:
+    environment = record["environment"]
     gpu = environment.get("gpu")
     where = gpu["name"] if gpu else f"{environment['cpu']}, {environment['cpu_threads']} threads"
     versions = ", ".join(
         f"{name} {environment['packages'][name] or 'missing'}"
-        for name in ("torch", "peft", "gralora")
+        for name in ("torch", "peft", "gralora", *libraries(record["settings"]))
     )
     return f"{where}; {versions}; commit {environment['commit'][:12]}; {environment['date']}"
 

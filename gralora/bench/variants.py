@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gralora.bench.baselines import ADAPTER, library_gralora, peft_layers
-from gralora.bench.case import SCALING, Case, Factors, UnavailableError, Variant
+from gralora.bench.case import PLAIN, SCALING, Case, Factors, UnavailableError, Variant
 
 
 def _base(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
@@ -17,6 +17,7 @@ def _base(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant
 
 
 def _cublas(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    _require_plain(case)
     modules: list[Callable[[Tensor], Tensor]] = []
     parameters: list[tuple[Tensor, ...]] = []
     for linear in linears:
@@ -36,12 +37,13 @@ def _peft_lora(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Va
         "LoraConfig", r=case.rank, lora_alpha=SCALING * case.rank, lora_dropout=0.0
     )
     layers: list[Any] = peft_layers(config, linears, master_weights=False)
-    parameters: list[tuple[Tensor, ...]] = []
+    parameters: list[tuple[nn.Parameter, ...]] = []
     for layer in layers:
         pair = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         with torch.no_grad():
             pair[1].normal_(std=0.1 * case.rank**-0.5)
         parameters.append(pair)
+    _hold_in(case.torch_dtype, parameters)
     return Variant("peft_lora", layers, parameters, case.rank)
 
 
@@ -58,6 +60,7 @@ def _peft_gralora(
     )
     layers: list[Any] = peft_layers(config, linears, master_weights=master_weights)
     parameters = [(layer.gralora_A[ADAPTER], layer.gralora_B[ADAPTER]) for layer in layers]
+    _hold_in(torch.float32 if master_weights else case.torch_dtype, parameters)
     _fill(parameters, factors)
     return Variant("peft_gralora", layers, parameters, case.rank, is_gralora=True)
 
@@ -103,11 +106,12 @@ def _gralora(
     adapter_dtype: torch.dtype | None = None,
 ) -> Variant:
     try:
-        from gralora.nn import GraLoRALinear
+        from gralora.nn import GraLoRALinear, GraLoRAWrapper
     except ImportError as error:
         raise UnavailableError(f"gralora cannot be imported: {error}") from error
+    adapt = GraLoRALinear.from_linear if case.base == PLAIN else GraLoRAWrapper
     layers = [
-        GraLoRALinear.from_linear(
+        adapt(
             linear,
             r=case.rank,
             k=case.grid,
@@ -122,6 +126,7 @@ def _gralora(
 
 
 def _gralora_functional(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    _require_plain(case)
     built = _gralora(case, linears, factors)
     modules = [
         _functional_call(linear.weight, *pair)
@@ -149,6 +154,13 @@ def _fill(parameters: Sequence[tuple[Tensor, ...]], factors: Factors) -> None:
             B.copy_(factors.B)
 
 
+def _hold_in(dtype: torch.dtype, parameters: Sequence[tuple[nn.Parameter, ...]]) -> None:
+    """Give adapters the dtype that PEFT gives them beside a plain layer alone."""
+    for pair in parameters:
+        for parameter in pair:
+            parameter.data = parameter.data.to(dtype)
+
+
 def _peft_config(name: str, **values: object) -> Any:
     try:
         import peft
@@ -162,6 +174,11 @@ def _peft_config(name: str, **values: object) -> Any:
 def _require_half(case: Case) -> None:
     if case.torch_dtype.itemsize != 2:
         raise UnavailableError(f"fp32 adapters are the usual ones beside {case.dtype}")
+
+
+def _require_plain(case: Case) -> None:
+    if case.base != PLAIN:
+        raise UnavailableError("takes a plain weight, and the layer's is quantised")
 
 
 def _peft_gralora_compiled(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:

@@ -1,0 +1,102 @@
+"""What the suite ``layer`` writes down of its cases."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from gralora.bench.bases import BASES
+from gralora.bench.case import Case, Variant
+from gralora.bench.harness import Progress, Rounds, ratio_spread, spread
+
+# What a record's ratios are over.
+REFERENCES = ("base", "peft_gralora")
+
+
+class Recorder:
+    """Collects a run's records and says what is going on."""
+
+    def __init__(self, on_progress: Progress) -> None:
+        """``on_progress(label, done, total)`` is called as samples come in."""
+        self.timings: list[dict[str, Any]] = []
+        self.memory: list[dict[str, Any]] = []
+        self.agreement: list[dict[str, Any]] = []
+        self.skipped: list[dict[str, Any]] = []
+        self.on_progress = on_progress
+
+    def skip(self, variant: str, case: Case, reason: str) -> None:
+        """Note that a variant is missing from a case."""
+        self.skipped.append({"case": asdict(case), "variant": variant, "reason": reason})
+
+    def agree(self, variant: str, case: Case, errors: Mapping[str, float]) -> None:
+        """Note how far results are from those of the reference."""
+        self.agreement.append({"case": asdict(case), "variant": variant, "errors": dict(errors)})
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything collected so far, for JSON."""
+        return {
+            "timings": self.timings,
+            "memory": self.memory,
+            "agreement": self.agreement,
+            "skipped": self.skipped,
+        }
+
+
+def timing_records(
+    case: Case,
+    variants: Sequence[Variant],
+    mode: str,
+    pass_name: str,
+    rounds: Rounds,
+) -> Iterator[dict[str, Any]]:
+    """One record for each variant that was timed, with its ratios over `REFERENCES`."""
+    samples = rounds.samples
+    for variant in variants:
+        if variant.name not in samples:
+            continue
+        own = samples[variant.name]
+        seconds = spread(own)
+        yield {
+            "case": asdict(case),
+            "variant": variant.name,
+            "mode": mode,
+            "pass": pass_name,
+            "seconds": seconds.as_dict(),
+            "ratio": {
+                name: ratio_spread(own, samples[name]) for name in REFERENCES if name in samples
+            },
+            "tflop_per_s": _flop(case, variant, pass_name) / seconds.median * 1e-12,
+            "gb_per_s": _least_bytes(case, variant, pass_name) / seconds.median * 1e-9,
+            "samples": own,
+            "others_cpu_share": rounds.others,
+            "rounds_discarded": rounds.discarded,
+        }
+
+
+def _flop(case: Case, variant: Variant, pass_name: str) -> int:
+    """Multiplications and additions that the mathematics asks for.
+
+    A step has the base product twice (y, dx) and the two low-rank products three times (forward,
+    dx, dA with dB).
+    """
+    base = 2 * case.tokens * case.in_features * case.out_features
+    adapter = 2 * case.tokens * variant.extra_rank * (case.in_features + case.out_features)
+    return base + adapter if pass_name == "forward" else 2 * base + 3 * adapter
+
+
+def _least_bytes(case: Case, variant: Variant, pass_name: str) -> int:
+    """Bytes of memory traffic when each pass reads its operands and writes its results just once.
+
+    The frozen layer: x, W, y, and in the backward dy, W, dx. An adapter adds x to the backward (for
+    dA), its parameters to both, and their gradients.
+    """
+    item = case.torch_dtype.itemsize
+    rows = case.tokens * (case.in_features + case.out_features) * item
+    weight = BASES[case.base].weight_bytes(case)
+    parameters = sum(p.numel() * p.element_size() for p in variant.parameters[0])
+    forward = rows + weight + parameters
+    if pass_name == "forward":
+        return forward
+    x_again = case.tokens * case.in_features * item if variant.parameters[0] else 0
+    return forward + rows + weight + x_again + 2 * parameters

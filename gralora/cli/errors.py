@@ -1,0 +1,82 @@
+"""Errors of commands as one line on stderr, without a traceback, and with an exit code."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import click
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+INTERRUPTED = 130
+
+
+class CommandError(click.ClickException):
+    """A refusal or failure of one command; the exit code is 1.
+
+    Args:
+        command: its name, such as ``"merge"``.
+        message: what is wrong.
+
+    """
+
+    def __init__(self, command: str, message: str) -> None:
+        super().__init__(message)
+        self.command = command
+
+    def show(self, file: Any = None) -> None:
+        """Print the line to stderr."""
+        click.echo(f"gralora {self.command}: {self.message}", file=file, err=file is None)
+
+
+def shell_errors(
+    command: str, *, interrupted: str | Callable[[], str] = "nothing was written"
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Decorate a command's function, below its click decorators.
+
+    OSError, TypeError, ValueError, RuntimeError and MemoryError become one line and exit code 1,
+    Ctrl-C one line and 130; warnings are printed as lines, too. Faults of the product itself keep
+    their traceback.
+
+    Args:
+        command: its name, which opens each line.
+        interrupted: what Ctrl-C leaves on disk; a function is asked when it happens.
+
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @functools.wraps(function)
+        def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            with warnings.catch_warnings():
+                warnings.showwarning = _as_line(command)
+                try:
+                    return function(*args, **kwargs)
+                except (OSError, TypeError, ValueError, RuntimeError, MemoryError) as error:
+                    if isinstance(error, (click.exceptions.Exit, click.Abort)):
+                        raise
+                    raise CommandError(command, _one_line(error)) from None
+                except KeyboardInterrupt:
+                    left = interrupted if isinstance(interrupted, str) else interrupted()
+                    click.echo(f"gralora {command}: interrupted; {left}", err=True)
+                    raise click.exceptions.Exit(INTERRUPTED) from None
+
+        return run
+
+    return decorate
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def _as_line(command: str) -> Callable[..., None]:
+    def show(message: Warning | str, *_: Any, **__: Any) -> None:
+        text = " ".join(str(message).split())
+        click.echo(f"gralora {command}: warning: {text}", err=True)
+
+    return show

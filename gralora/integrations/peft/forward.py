@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
-from gralora.integrations.peft.access import child, parameter
-from gralora.integrations.peft.factors import Factors
+from gralora import _C
+from gralora.integrations.peft.factors import Factors, add, linear
 from gralora.integrations.peft.mixed_batch import add_by_row
 from gralora.integrations.peft.obstacles import input_obstacle
-from gralora.integrations.peft.plan import plan
+from gralora.integrations.peft.plan import Way, plan
+from gralora.integrations.peft.quick import Arguments
 
 # PEFT's marks of options that only variants of LoRA read.
 _VARIANT_OPTIONS = ("alora_offsets",)
@@ -40,36 +42,39 @@ class AcceleratedForward(_Base):
             ``[..., M]`` in the dtype of the base layer's output.
 
         """
-        adapter_names = None
         if kwargs:
             adapter_names = kwargs.pop("adapter_names", None)
             for option in _VARIANT_OPTIONS:
                 if kwargs.get(option) is not None:
                     return self._by_peft(x, args, kwargs, adapter_names)
                 kwargs.pop(option, None)
-        if adapter_names is not None:
-            return self._mixed(x, args, kwargs, adapter_names)
-        way, _, factors = plan(self)
+            if adapter_names is not None:
+                return self._mixed(x, args, kwargs, adapter_names)
+        elif not args and not is_compiling():
+            arguments = self.quick(self, x)
+            if arguments is not None:
+                return _C.linear(*arguments)
+        way, _, factors, base = plan(self)
         if way == "peft" or (way != "base" and input_obstacle(x)):
             return self._by_peft(x, args, kwargs, None)
-        if way == "fused" and not args and not kwargs:
-            base = child(self, "base_layer")
-            weight = parameter(base, "weight")
+        if base is not None and not args and not kwargs:
+            weight, bias = base
             if weight.dtype is x.dtype or torch.is_autocast_enabled(x.device.type):
-                # Conv1D keeps its weight as [N, M].
-                weight = weight if type(base) is nn.Linear else weight.t()
-                y = factors[0].linear(x, weight, parameter(base, "bias"))
+                y = linear(factors[0], x, weight, bias)
                 for further in factors[1:]:
-                    y = further.add(y, x)
+                    y = add(further, y, x)
                 return y
         return self._beside(x, args, kwargs, factors)
 
-    def factors(self, name: str) -> Factors | str:
-        """Operands of one adapter, or why only PEFT can compute it."""
+    way_with_global_hooks: ClassVar[Way]
+
+    @staticmethod
+    def quick(layer: Any, x: Tensor) -> Arguments | None:
+        """Arguments of the fused operator in the commonest state, or None to ask `plan`."""
         raise NotImplementedError
 
-    def has_adapter(self, name: str) -> bool:
-        """Whether this layer has an adapter of that name."""
+    def factors(self, name: str) -> Factors | str | None:
+        """Operands of one adapter, why only PEFT can compute it, or None where it is not here."""
         raise NotImplementedError
 
     def _beside(
@@ -84,7 +89,7 @@ class AcceleratedForward(_Base):
             layer.unmerge()
         y: Tensor = layer.base_layer(x, *args, **kwargs)
         for each in factors:
-            y = each.add(y, x)
+            y = add(each, y, x)
         return y
 
     def _by_peft(
@@ -112,10 +117,10 @@ class AcceleratedForward(_Base):
             return self._beside(x, args, kwargs, ())
         factors: dict[str, Factors] = {}
         for name in dict.fromkeys(adapter_names):
-            if name != "__base__" and self.has_adapter(name):
-                found = self.factors(name)
-                if isinstance(found, str):
-                    return self.mixed_batch_by_peft(x, args, kwargs, adapter_names, found)
+            found = None if name == "__base__" else self.factors(name)
+            if isinstance(found, str):
+                return self.mixed_batch_by_peft(x, args, kwargs, adapter_names, found)
+            if found is not None:
                 factors[name] = found
         if input_obstacle(x):
             return self.mixed_batch_by_peft(

@@ -7,22 +7,22 @@ from typing import Any
 from peft.tuners.gralora.layer import Linear as PeftLinear
 from torch import Tensor
 
-from gralora.integrations.peft.access import child
 from gralora.integrations.peft.factors import Factors, gralora_factors
 from gralora.integrations.peft.forward import AcceleratedForward
+from gralora.integrations.peft.quick import gralora_arguments
 
 
 # nn.Linear, a base of PEFT's class, calls its argument `input`; PEFT's own forward says x, too.
 class Linear(AcceleratedForward, PeftLinear):  # type: ignore[misc]
     """``peft.tuners.gralora.layer.Linear``, under the same name."""
 
-    def factors(self, name: str) -> Factors | str:
-        """Operands of one adapter, or why only PEFT can compute it."""
-        return gralora_factors(self, name)
+    # PEFT's forward adds in place, which a backward hook on the base layer does not allow.
+    way_with_global_hooks = "beside"
+    quick = staticmethod(gralora_arguments)
 
-    def has_adapter(self, name: str) -> bool:
-        """Whether this layer has an adapter of that name."""
-        return name in child(self, "gralora_A")
+    def factors(self, name: str) -> Factors | str | None:
+        """Operands of one adapter, why only PEFT can compute it, or None where it is not here."""
+        return gralora_factors(self, name)
 
     def check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
         """Apply the rules that PEFT has for mixed batches of LoRA.

@@ -7,21 +7,21 @@ from typing import Any
 from peft.tuners.lora.layer import Linear as PeftLinear
 from torch import Tensor
 
-from gralora.integrations.peft.access import child
 from gralora.integrations.peft.factors import Factors, lora_factors
 from gralora.integrations.peft.forward import AcceleratedForward
+from gralora.integrations.peft.quick import lora_arguments
 
 
 class AcceleratedLora(AcceleratedForward):
     """What PEFT's linear LoRA layers have in common, whatever their base layer."""
 
-    def factors(self, name: str) -> Factors | str:
-        """Operands of one adapter, or why only PEFT can compute it."""
-        return lora_factors(self, name)
+    # PEFT's forward calls every module of the adapter, which a hook on all modules wants to see.
+    way_with_global_hooks = "peft"
+    quick = staticmethod(lora_arguments)
 
-    def has_adapter(self, name: str) -> bool:
-        """Whether this layer has an adapter of that name."""
-        return name in child(self, "lora_A")._modules
+    def factors(self, name: str) -> Factors | str | None:
+        """Operands of one adapter, why only PEFT can compute it, or None where it is not here."""
+        return lora_factors(self, name)
 
     def check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
         """Apply PEFT's rules for mixed batches.

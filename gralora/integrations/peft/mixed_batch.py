@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from gralora.integrations.peft.factors import Factors
+from gralora.integrations.peft.factors import Factors, add
 
 
 def add_by_row(
@@ -26,13 +26,13 @@ def add_by_row(
 
     """
     if len(factors) == 1 and all(name in factors for name in adapter_names):
-        return factors[adapter_names[0]].add(y, x)
+        return add(factors[adapter_names[0]], y, x)
     result = y.clone()
     for name, each in factors.items():
         rows = torch.tensor(
             [row for row, other in enumerate(adapter_names) if other == name], device=x.device
         )
         result = result.index_copy(
-            0, rows, each.add(y.index_select(0, rows), x.index_select(0, rows))
+            0, rows, add(each, y.index_select(0, rows), x.index_select(0, rows))
         )
     return result

@@ -1,7 +1,8 @@
 """What keeps a module or a tensor from being read past its module's forward, in words.
 
-These checks run in every forward pass, eager and traced: each is a few attribute reads, and a
-message is put together only where there is something to say.
+These checks run in every forward pass, eager and traced, and nothing is remembered between two
+passes: every state counts from the moment it is set. So the usual state is recognised by a few
+attribute reads, and all that has more to say stands behind them.
 """
 
 from __future__ import annotations
@@ -10,11 +11,21 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 from transformers.pytorch_utils import Conv1D
 
 from gralora.integrations.peft.access import parameter
 
-_DTYPES = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+DTYPES = frozenset((torch.float32, torch.bfloat16, torch.float16, torch.float64))
+_Parameter: type = nn.Parameter
+# Torch's own registers of the hooks that every module calls.
+GLOBAL_HOOKS: tuple[dict[int, Any], ...] = (
+    torch_module._global_forward_hooks,
+    torch_module._global_forward_pre_hooks,
+    torch_module._global_backward_hooks,
+    torch_module._global_backward_pre_hooks,
+)
+_forward_hooks, _forward_pre_hooks, _backward_hooks, _backward_pre_hooks = GLOBAL_HOOKS
 
 
 def tensor_obstacle(tensor: Any) -> str | None:
@@ -25,11 +36,11 @@ def tensor_obstacle(tensor: Any) -> str | None:
     On other devices than these two the operators have no rules for autocast.
     """
     kind = type(tensor)
-    if kind is not nn.Parameter and kind is not Tensor:
+    if kind is not _Parameter and kind is not Tensor:
         return f"is a {kind.__name__}"
     if not (tensor.is_cuda or tensor.is_cpu):
         return f"is on the device {tensor.device.type}"
-    if tensor.dtype not in _DTYPES:
+    if tensor.dtype not in DTYPES:
         return f"is {tensor.dtype}"
     if hasattr(tensor, "ds_id"):
         return "is partitioned by DeepSpeed"
@@ -38,11 +49,12 @@ def tensor_obstacle(tensor: Any) -> str | None:
 
 def module_obstacle(module: Any) -> str | None:
     """Why a module's forward must be called, rather than its parameters read, or None."""
-    if module._forward_hooks or module._forward_pre_hooks:
+    state = module.__dict__
+    if state["_forward_hooks"] or state["_forward_pre_hooks"]:
         return "has forward hooks"
-    if module._backward_hooks or module._backward_pre_hooks:
+    if state["_backward_hooks"] or state["_backward_pre_hooks"]:
         return "has backward hooks"
-    if has_other_forward(module):
+    if "forward" in state and has_other_forward(module):
         return "has a replaced forward"
     return None
 
@@ -53,8 +65,15 @@ def has_other_forward(module: Any) -> bool:
     return own is not None and getattr(own, "__func__", None) is not type(module).forward
 
 
-def base_obstacle(base: Any, factor: Tensor) -> str | None:
-    """Why a base layer must be called, rather than its weight handed to an operator, or None.
+def global_obstacle() -> str | None:
+    """Why every module must be called, or None."""
+    if _forward_hooks or _forward_pre_hooks or _backward_hooks or _backward_pre_hooks:
+        return "all modules have hooks"
+    return None
+
+
+def base_operands(base: Any, factor: Tensor) -> tuple[Tensor, Tensor | None] | str:
+    """Weight ``[M, N]`` and bias ``[M]`` of a base layer, or why the layer must be called.
 
     Args:
         base: any module.
@@ -77,13 +96,15 @@ def base_obstacle(base: Any, factor: Tensor) -> str | None:
         found = tensor_obstacle(bias)
         if found is not None:
             return f"base bias {found}"
-    return None
+    # Conv1D keeps its weight as [N, M].
+    return weight if kind is nn.Linear else weight.t(), bias
 
 
 def input_obstacle(x: Any) -> bool:
     """Whether an input needs PEFT's own operations: a subclass, another dtype, torch.func."""
+    kind = type(x)
     return (
-        (type(x) is not Tensor and type(x) is not nn.Parameter)
-        or x.dtype not in _DTYPES
+        (kind is not Tensor and kind is not _Parameter)
+        or x.dtype not in DTYPES
         or torch._C._are_functorch_transforms_active()
     )

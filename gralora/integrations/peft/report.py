@@ -109,7 +109,7 @@ def _way(layer: Any) -> tuple[Way, str]:
         return "peft", f"{kind.__module__}.{kind.__qualname__} is not accelerated"
     if has_other_forward(layer) and not _wraps_own_forward(layer):
         return "peft", "the layer's forward is replaced"
-    way, reason, _ = plan(layer)
+    way, reason, _, _ = plan(layer)
     return way, reason
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 import torch
-from accelerate_changes import CHANGES, ON_A_PART, dropout_of, factors_of, parts
+from accelerate_changes import CHANGES, ON_A_PART, dropout_of, parts
 from accelerate_models import (
     CONFIGS,
     accelerated_copy,
@@ -237,62 +237,83 @@ def test_model_moved_to_another_dtype(pair, dtype):
     torch.testing.assert_close(found, theirs(x), rtol=0.03, atol=0.03)
 
 
-@pytest.mark.parametrize("part", ["base", "factors"])
-def test_part_of_a_dtype_that_no_operator_has(pair, part):
-    ours, _ = pair
-    layer = layer_of(ours)
-    values = [layer.base_layer.weight] if part == "base" else factors_of(layer).values()
-    for value in values:
-        value.data = value.data.to(torch.float8_e4m3fn)
-        assert not is_quick(ours)
+TENSORS = [
+    (usual, name)
+    for usual, names in {
+        "LoRA": ("lora_A.default.weight", "lora_B.default.weight"),
+        "GraLoRA": ("gralora_A.default", "gralora_B.default"),
+        "hybrid": ("gralora_A_general.default.weight", "gralora_B_general.default.weight"),
+    }.items()
+    for name in ("base_layer.weight", "base_layer.bias", *names)
+]
 
 
-@pytest.mark.parametrize("part", ["base", "factors"])
-def test_part_that_is_offloaded(pair, part):
-    ours, _ = pair
-    layer = layer_of(ours)
-    module = layer.base_layer if part == "base" else layer
-    module.to("meta")
-    assert not is_quick(ours)
+@pytest.fixture
+def module_and_key(pair, tensor):
+    """The module that holds a tensor of our layer, and the tensor's key in it."""
+    path, _, key = tensor.rpartition(".")
+    return layer_of(pair[0]).get_submodule(path), key
 
 
-@pytest.mark.parametrize("part", ["base_layer.weight", "base_layer.bias", "a factor"])
-def test_part_that_is_partitioned(pair, part):
-    ours, _ = pair
-    values = dict(layer_of(ours).named_parameters()) | {
-        "a factor": next(iter(factors_of(layer_of(ours)).values()))
-    }
-    values[part].ds_id = 3
-    assert not is_quick(ours)
+def to_float8(module, key):
+    module._parameters[key].data = module._parameters[key].data.to(torch.float8_e4m3fn)
+
+
+def to_meta(module, key):
+    module._parameters[key] = nn.Parameter(module._parameters[key].to("meta"))
+
+
+def partition(module, key):
+    module._parameters[key].ds_id = 3
+
+
+def to_subclass(module, key):
+    module._parameters[key].__class__ = type("Quantised", (nn.Parameter,), {})
+
+
+def to_attribute(module, key):
+    value = module._parameters.pop(key)
+    module.__dict__[key] = value.detach()
+
+
+ON_A_TENSOR = (to_float8, to_meta, partition, to_subclass, to_attribute)
+
+
+@pytest.mark.parametrize("change", ON_A_TENSOR, ids=lambda change: change.__name__)
+@pytest.mark.parametrize(("pair", "tensor"), TENSORS, indirect=["pair"])
+def test_tensor_that_is_no_longer_usual(pair, module_and_key, change):
+    change(*module_and_key)
+    assert not is_quick(pair[0])
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_bias": True}], ids=str)
+def test_variant_of_lora(options):
+    assert not is_quick(accelerate(network(lora, **options)))
+
+
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_adapter_that_the_layer_does_not_have(kind):
+    model = accelerate(network(CONFIGS[kind]))
+    layer_of(model)._active_adapter = ["elsewhere"]
+    assert not is_quick(model)
+    torch.testing.assert_close(model(normal(3, 12)), layer_of(model).base_layer(normal(3, 12)))
 
 
 class Wrapped(torch.Tensor):
     """A tensor subclass, as quantisation and sharding have them."""
 
 
-@pytest.mark.parametrize("part", ["base_layer.weight", "base_layer.bias", "a factor"])
-def test_part_that_is_a_tensor_subclass(pair, part):
-    ours, _ = pair
-    values = dict(layer_of(ours).named_parameters()) | {
-        "a factor": next(iter(factors_of(layer_of(ours)).values()))
-    }
-    values[part].__class__ = type("Sub", (nn.Parameter,), {})
-    assert not is_quick(ours)
-
-
 INPUTS = {
-    "another dtype": lambda x: x.double(),
-    "a subclass": lambda x: x.as_subclass(Wrapped),
-    "not a tensor": lambda x: x.tolist(),
+    "another dtype": normal(3, 12, dtype=torch.float64),
+    "a subclass": normal(3, 12).as_subclass(Wrapped),
+    "a parameter": nn.Parameter(normal(3, 12)),
 }
 
 
-@pytest.mark.parametrize("change", INPUTS.values(), ids=INPUTS)
-def test_input_that_is_not_usual(pair, change):
+@pytest.mark.parametrize("x", INPUTS.values(), ids=INPUTS)
+def test_input_that_is_not_usual(pair, x):
     layer = layer_of(pair[0])
-    assert layer.quick(layer, normal(3, 12)) is not None
-    if change(normal(3, 12)) is not None:
-        assert layer.quick(layer, change(normal(3, 12))) is None
+    assert layer.quick(layer, x) is None
 
 
 def test_transform_of_torch_func(pair):

@@ -13,6 +13,7 @@ from torch import nn
 from gralora.integrations.peft import gralora_layer, gralora_model, lora_layer
 from gralora.integrations.peft.forward import AcceleratedForward
 from gralora.integrations.peft.quantised import quantised_class
+from gralora.integrations.peft.selection import warn_of_ignored_layers
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -46,12 +47,18 @@ def accelerate(model: Model) -> Model:
     Raises:
         TypeError: `model` is no module.
 
+    Warns:
+        UserWarning: PEFT has adapted layers beyond `layers_to_transform`, which its GraLoRA ignores
+            where `target_modules` is a string.
+
     """
     _check_module(model, "accelerate")
     for module in model.modules():
         kind = accelerated_class(type(module))
         if kind is not None:
             _set_class(module, kind)
+        if isinstance(module, gralora_model.GraloraModel):
+            warn_of_ignored_layers(module)
     return model
 
 

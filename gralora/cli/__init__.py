@@ -9,6 +9,8 @@ import click
 
 import gralora
 from gralora.cli.bench import bench
+from gralora.cli.export_lora import export_lora
+from gralora.cli.import_lora import import_lora
 from gralora.cli.info import info
 
 
@@ -18,5 +20,5 @@ def main() -> None:
     """Granular low-rank adapters for PyTorch."""
 
 
-for _command in (info, bench):
+for _command in (info, bench, export_lora, import_lora):
     main.add_command(_command)

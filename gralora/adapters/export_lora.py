@@ -1,0 +1,180 @@
+"""export_lora: an adapter as the plain LoRA that computes the same, for whoever knows only LoRA."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gralora.adapters.contents import BASE_LAYER
+from gralora.adapters.lora_names import write_pattern, write_targets
+from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
+from gralora.adapters.windows import scaled, window
+from gralora.storage.pair import write_pair
+from gralora.storage.tensor_names import PREFIX
+
+WHO = "export_lora"
+# What --max-lora-rank of vLLM takes (MaxLoRARanks in vllm/config/lora.py, version 0.11).
+VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+
+
+@dataclass(frozen=True)
+class LoraExport:
+    """What :func:`export_lora` wrote.
+
+    Attributes:
+        directory: the LoRA's folder.
+        ranks: by full module name.
+        dtypes: of the factors, each once, such as ``("bfloat16",)``.
+        max_lora_rank: smallest ``--max-lora-rank`` of vLLM that takes it; None where none does.
+        obstacles: why vLLM does not take it, one sentence each; empty where it does.
+
+    """
+
+    directory: Path
+    ranks: Mapping[str, int]
+    dtypes: tuple[str, ...]
+    max_lora_rank: int | None
+    obstacles: tuple[str, ...]
+
+    @property
+    def rank(self) -> int:
+        """The largest rank of all layers."""
+        return max(self.ranks.values())
+
+
+def export_lora(
+    adapter: str | os.PathLike[str] | StoredAdapter,
+    out: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype | None = None,
+) -> LoraExport:
+    """Write the LoRA whose ΔW is an adapter's, without any decomposition.
+
+    Each block of the grid becomes s rows of ``lora_A [rank, N]``, nonzero in the block's columns
+    only, and s columns of ``lora_B [M, rank]``, nonzero in its rows only; a hybrid's plain part
+    comes behind. The rank is ``k_out*k_in*s + r0``, that is ``k*r + r0`` for a square grid. The
+    scale is multiplied into lora_B, and ``lora_alpha`` is the rank, so that PEFT and others scale
+    by one. ``r`` of the config is the largest rank, ``rank_pattern`` names the layers that differ.
+
+    Args:
+        adapter: its folder, or what :func:`read_adapter` gave.
+        out: the LoRA's folder, created where it is missing; a killed process leaves the earlier
+            LoRA of that folder or the new one.
+        dtype: of both factors. None keeps each factor's own, so that every number is the adapter's,
+            but for lora_B in float32 where the dtype has 16 bits and does not hold the scaled
+            numbers exactly.
+
+    Returns:
+        Ranks, and what a server needs to know.
+
+    Raises:
+        OSError: files cannot be read or written.
+        TypeError: `dtype` is not floating.
+        ValueError: as :func:`read_adapter`; `out` is the adapter's own folder; numbers that
+            overflow when they are scaled or rounded.
+
+    """
+    if dtype is not None and not dtype.is_floating_point:
+        raise TypeError(f"{WHO}: dtype must be floating, got {dtype}")
+    stored = adapter if isinstance(adapter, StoredAdapter) else read_adapter(adapter)
+    folder = Path(out)
+    if folder.exists() and folder.samefile(stored.directory):
+        raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(f"{WHO}: out must be a folder, got {folder}")
+    tensors: dict[str, Tensor] = {}
+    ranks: dict[str, int] = {}
+    for name, layer in stored.layers.items():
+        lora_A, lora_B = _factors(name, layer, dtype)
+        ranks[name] = lora_A.shape[0]
+        tensors[f"{PREFIX}{name}.lora_A.weight"] = lora_A
+        tensors[f"{PREFIX}{name}.lora_B.weight"] = lora_B
+    dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
+    for name, value in stored.biases.items():
+        module, _, attribute = name.rpartition(".")
+        inner = BASE_LAYER if module in stored.layers else "."
+        tensors[PREFIX + module + inner + attribute] = value
+    for name, value in stored.saved.items():
+        tensors[PREFIX + name] = value
+    folder.mkdir(parents=True, exist_ok=True)
+    write_pair(folder, _config(stored, ranks), tensors, {})
+    return LoraExport(
+        folder, ranks, tuple(dtypes), _max_lora_rank(ranks), _obstacles(stored, ranks)
+    )
+
+
+def _factors(name: str, layer: StoredLayer, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    """``lora_A [rank, N]`` and ``lora_B [M, rank]`` of one layer, the scale in lora_B."""
+    left, right = window(layer, range(layer.out_features), range(layer.in_features))
+    if dtype is None:
+        return right, scaled(left, layer.spec.scaling)
+    lora_B = left.double() * layer.spec.scaling
+    rounded = right.to(dtype), lora_B.to(dtype)
+    for exact, result in zip((right, lora_B), rounded, strict=True):
+        if not torch.equal(exact.isfinite(), result.isfinite()):
+            raise ValueError(
+                f"{WHO}: the factors of {name} must fit dtype, got numbers up to "
+                f"{float(exact.abs().max()):g} for {dtype}"
+            )
+    return rounded
+
+
+def _config(stored: StoredAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
+    config, rank = stored.config, max(ranks.values())
+    pattern = write_pattern({n: r for n, r in ranks.items() if r != rank}, ranks.keys())
+    return {
+        "alpha_pattern": pattern,
+        "auto_mapping": None,
+        "base_model_name_or_path": config.base_model_name_or_path,
+        "bias": "lora_only" if config.bias == "gralora_only" else config.bias,
+        "fan_in_fan_out": False,
+        "inference_mode": True,
+        "init_lora_weights": True,
+        "layers_pattern": None,
+        "layers_to_transform": None,
+        "lora_alpha": rank,
+        "lora_dropout": config.dropout,
+        "modules_to_save": sorted(config.modules_to_save) or None,
+        "peft_type": "LORA",
+        "peft_version": None,
+        "r": rank,
+        "rank_pattern": pattern,
+        "revision": None,
+        "target_modules": write_targets(
+            ranks.keys(), as_list=not isinstance(config.target_modules, str)
+        ),
+        "task_type": config.task_type,
+        "use_dora": False,
+        "use_rslora": False,
+    }
+
+
+def _max_lora_rank(ranks: Mapping[str, int]) -> int | None:
+    rank = max(ranks.values())
+    return next((accepted for accepted in VLLM_RANKS if accepted >= rank), None)
+
+
+def _obstacles(stored: StoredAdapter, ranks: Mapping[str, int]) -> tuple[str, ...]:
+    found = []
+    if _max_lora_rank(ranks) is None:
+        found.append(
+            f"the rank {max(ranks.values())} is above {VLLM_RANKS[-1]}, vLLM's largest "
+            "--max-lora-rank; merge the adapter into the model instead"
+        )
+    if stored.config.modules_to_save or stored.saved:
+        found.append(
+            "the adapter has whole modules (modules_to_save), which vLLM does not take; merge the "
+            "adapter into the model instead"
+        )
+    if stored.biases:
+        found.append(
+            "the adapter has trained biases, which vLLM does not take; merge the adapter into the "
+            "model instead"
+        )
+    return tuple(found)

@@ -1,0 +1,31 @@
+"""Values that several commands take, and words that they print."""
+
+from __future__ import annotations
+
+import click
+
+Blocks = int | tuple[int, int]
+
+
+def parse_blocks(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> Blocks | None:
+    """Callback of an option for blocks per axis: ``"4"``, or ``"2,4"`` for ``(k_out, k_in)``."""
+    if value is None:
+        return None
+    parts = value.split(",")
+    if len(parts) > 2 or not all(part.isascii() and part.isdigit() for part in parts):
+        raise click.BadParameter(f"must be blocks per axis (4) or K_OUT,K_IN (2,4), got {value}")
+    numbers = [int(part) for part in parts]
+    return numbers[0] if len(numbers) == 1 else (numbers[0], numbers[1])
+
+
+def plural(count: int, noun: str) -> str:
+    """``"1 layer"``, ``"2 layers"``."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def examples(*lines: str) -> str:
+    """Epilog of a command's help: lines that are printed as they are."""
+    # A backspace character at the start of a paragraph keeps click from wrapping it.
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])

@@ -1,0 +1,156 @@
+"""The files beside the weights: which go along, which do not and why, and what changes in them."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gralora.checkpoints.folder import CONFIG_NAME, INDEX_SUFFIX, Checkpoint
+from gralora.checkpoints.paths import locate
+from gralora.checkpoints.plan import MergePlan
+from gralora.checkpoints.workspace import JOURNAL_NAME, Workspace
+from gralora.storage.checked_file import open_regular
+
+_TEXTS = frozenset(
+    {".json", ".jsonl", ".txt", ".md", ".jinja", ".model", ".tiktoken", ".vocab", ".bpe", ".spm",
+     ".yaml", ".yml"}
+)  # fmt: skip
+_UNNAMED = frozenset({"LICENSE", "LICENCE", "NOTICE", "README", "COPYING", "USE_POLICY"})
+_CODE = frozenset({".py", ".so", ".sh", ".pyc", ".dll", ".ipynb"})
+_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
+_TYING = "tie_word_embeddings"
+
+
+@dataclass(frozen=True)
+class SideFiles:
+    """What happens to the files beside the weights.
+
+    Attributes:
+        copied: names of those that go along.
+        left_out: names of those that do not, with the reason.
+
+    """
+
+    copied: tuple[str, ...]
+    left_out: Mapping[str, str]
+
+
+def sort_side_files(base: Checkpoint, *, with_code: bool) -> SideFiles:
+    """Look at every name in the folder.
+
+    Args:
+        base: the checkpoint.
+        with_code: let Python files go along.
+
+    """
+    own = {*(shard.name for shard in base.shards), base.index_name, JOURNAL_NAME}
+    copied, left_out = [], {}
+    for name in sorted(os.listdir(base.directory)):
+        if name in own:
+            continue
+        reason = _why_not(base.directory / name, with_code=with_code)
+        if reason is None:
+            copied.append(name)
+        else:
+            left_out[name] = reason
+    return SideFiles(tuple(copied), left_out)
+
+
+def _why_not(path: Path, *, with_code: bool) -> str | None:
+    """Why a file does not go along, or None."""
+    suffix = path.suffix.lower()
+    if path.is_dir():
+        return "a folder"
+    if path.name == "adapter_config.json":
+        return "transformers would look for an adapter"
+    if path.name.endswith(INDEX_SUFFIX):
+        return "the index of other weights"
+    if suffix == ".py" and with_code:
+        return None
+    if suffix in _CODE:
+        return "code"
+    if suffix in _PICKLES:
+        return "pickled, or weights in another format"
+    if suffix in _TEXTS or path.name.split(".")[0].upper() in _UNNAMED:
+        return None
+    return "weights in another format" if suffix == ".safetensors" else "of an unknown kind"
+
+
+def write_side_files(
+    work: Workspace,
+    base: Checkpoint,
+    plan: MergePlan,
+    files: SideFiles,
+    dtype: torch.dtype | None,
+) -> None:
+    """Copy what goes along, then write the config and the index, changed where they have to be.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: a file is a link that leads out of the folder, or no regular file.
+
+    """
+    for name in files.copied:
+        content = _read(base.directory, name)
+        if name == CONFIG_NAME and base.config is not None:
+            content = _config(base.config, content, dtype, untied=plan.untied)
+        work.write(name, content)
+    if base.index_name is not None and base.index is not None:
+        content = _read(base.directory, base.index_name)
+        if dtype is not None or plan.added:
+            content = _index(base.index, plan)
+        work.write(base.index_name, content)
+
+
+def _read(directory: Path, name: str) -> bytes:
+    with open_regular(locate(directory, name)) as file:
+        return file.read()
+
+
+def _config(
+    config: Mapping[str, Any], content: bytes, dtype: torch.dtype | None, *, untied: bool
+) -> bytes:
+    if dtype is None and not untied:
+        return content
+    changed = dict(config)
+    if dtype is not None:
+        name = str(dtype).removeprefix("torch.")
+        for key in _dtype_keys(changed) or ["torch_dtype"]:
+            changed[key] = name
+        for key, inner in changed.items():
+            if isinstance(inner, dict):
+                changed[key] = {**inner, **dict.fromkeys(_dtype_keys(inner), name)}
+    if untied:
+        changed[_TYING] = False
+        text = changed.get("text_config")
+        if isinstance(text, dict) and _TYING in text:
+            changed["text_config"] = {**text, _TYING: False}
+    return json.dumps(changed, indent=2).encode() + b"\n"
+
+
+def _dtype_keys(config: Mapping[str, Any]) -> list[str]:
+    """Fields that name a dtype; transformers has renamed ``torch_dtype`` to ``dtype``."""
+    return [key for key in ("torch_dtype", "dtype") if isinstance(config.get(key), str)]
+
+
+def _index(index: Mapping[str, Any], plan: MergePlan) -> bytes:
+    metadata = index.get("metadata")
+    kept = dict(metadata) if isinstance(metadata, dict) else {}
+    changed = {
+        **index,
+        "metadata": {**kept, "total_size": sum(tensor.size for tensor in plan.tensors)},
+        "weight_map": dict(sorted(_homes(plan))),
+    }
+    return json.dumps(changed, indent=2).encode() + b"\n"
+
+
+def _homes(plan: MergePlan) -> Iterator[tuple[str, str]]:
+    for shard, tensors in plan.shards.items():
+        for tensor in tensors:
+            yield tensor.name, shard

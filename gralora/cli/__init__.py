@@ -9,9 +9,11 @@ import click
 
 import gralora
 from gralora.cli.bench import bench
+from gralora.cli.combine import combine
 from gralora.cli.export_lora import export_lora
 from gralora.cli.import_lora import import_lora
 from gralora.cli.info import info
+from gralora.cli.merge import merge
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -20,5 +22,5 @@ def main() -> None:
     """Granular low-rank adapters for PyTorch."""
 
 
-for _command in (info, bench, export_lora, import_lora):
+for _command in (info, bench, combine, export_lora, import_lora, merge):
     main.add_command(_command)

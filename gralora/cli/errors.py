@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 import warnings
 from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
@@ -69,14 +70,14 @@ def shell_errors(
     return decorate
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
+def _one_line(error: BaseException | str) -> str:
+    # The function of the library that refused is not what was typed.
+    text = re.sub(r"^[a-z]+(_[a-z0-9]+)+: ", "", " ".join(str(error).split()))
     return text or type(error).__name__
 
 
 def _as_line(command: str) -> Callable[..., None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        text = " ".join(str(message).split())
-        click.echo(f"gralora {command}: warning: {text}", err=True)
+        click.echo(f"gralora {command}: warning: {_one_line(message)}", err=True)
 
     return show

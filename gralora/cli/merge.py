@@ -1,0 +1,175 @@
+"""``gralora merge``: adapters into a base model on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from gralora.cli.errors import shell_errors
+from gralora.cli.options import examples
+
+if TYPE_CHECKING:
+    from gralora.checkpoints.merge import MergeReport, Progress
+
+_LEFT = (
+    "OUT was not made; shards that were finished are kept beside it, and the same command goes on "
+    "from there"
+)
+
+
+@click.command(
+    epilog=examples(
+        "gralora merge base-model adapter merged",
+        "gralora merge base-model adapter merged --device cuda --dtype bfloat16",
+        "gralora merge base-model style:0.7 facts:0.5 both",
+        "gralora merge merged adapter:-1 without --json",
+    )
+)
+@click.argument("base", type=click.Path(path_type=Path))
+@click.argument("adapters", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--device", default="cpu", show_default=True, help="Where weights are merged.")
+@click.option(
+    "--dtype",
+    type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
+    help="Of all floating tensors; without it, each keeps its own.",
+)
+@click.option(
+    "--layout",
+    type=click.Choice(["linear", "conv1d"]),
+    help="How square weights are stored, where config.json does not tell: as torch.nn.Linear does "
+    "([out, in]), or as Conv1D of transformers.",
+)
+@click.option(
+    "--with-code", is_flag=True, help="Copy Python files too, which are left out otherwise."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@shell_errors("merge", interrupted=_LEFT)
+def merge(
+    base: Path,
+    adapters: tuple[str, ...],
+    out: Path,
+    device: str,
+    dtype: str | None,
+    layout: str | None,
+    with_code: bool,
+    as_json: bool,
+) -> None:
+    """Merge adapters into the model in folder BASE, as a new folder OUT.
+
+    Works shard by shard, so that the model need not fit into memory. OUT appears when it is
+    complete; after an interruption, the same command goes on where it was. With several adapters,
+    or a weight, each adapter's change is multiplied by its weight (1 without one) and added up.
+    """
+    import torch
+
+    from gralora.checkpoints.merge import merge_checkpoint
+
+    with _bar() as progress:
+        report = merge_checkpoint(
+            base,
+            [parse_adapter(text) for text in adapters],
+            out,
+            device=device,
+            dtype=None if dtype is None else getattr(torch, dtype),
+            layout=layout,  # type: ignore[arg-type]
+            with_code=with_code,
+            progress=progress,
+        )
+    if as_json:
+        click.echo(json.dumps(as_dict(report), indent=2))
+    else:
+        _print(report)
+
+
+def parse_adapter(text: str) -> tuple[str, float]:
+    """Folder and weight from ``FOLDER`` or ``FOLDER:WEIGHT``; a folder may have a colon itself."""
+    folder, colon, number = text.rpartition(":")
+    if colon and folder and not Path(text).exists():
+        with contextlib.suppress(ValueError):
+            return folder, float(number)
+    return text, 1.0
+
+
+def as_dict(report: MergeReport) -> dict[str, Any]:
+    """The report as JSON has it."""
+    return {
+        "out": str(report.out),
+        "layers": report.layers,
+        "replaced": list(report.replaced),
+        "added": list(report.added),
+        "renamed": [{"adapter": old, "base": new} for old, new in report.renamed],
+        "untied": report.untied,
+        "copied": list(report.copied),
+        "left_out": dict(report.left_out),
+        "shards": report.shards,
+        "resumed": report.resumed,
+        "bytes": report.bytes,
+        "seconds": round(report.seconds, 3),
+        "gb_per_s": round(report.bytes / 1e9 / max(report.seconds, 1e-9), 3),
+    }
+
+
+@contextlib.contextmanager
+def _bar() -> Iterator[Callable[[Progress], None]]:
+    """A progress bar on stderr with bytes and bytes per second."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.DownloadColumn(),
+        bars.TransferSpeedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    shown = bars.Progress(*columns, console=Console(stderr=True))
+    task = shown.add_task("", total=None)
+
+    def update(step: Progress) -> None:
+        # Not before everything was checked, since a refusal needs no bar.
+        shown.start()
+        shown.update(
+            task,
+            description=f"shard {step.position} of {step.shards}",
+            completed=step.done,
+            total=step.total,
+        )
+
+    try:
+        yield update
+    finally:
+        shown.stop()
+
+
+def _print(report: MergeReport) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    facts = as_dict(report)
+    table = Table(show_header=False, title=f"merged into {report.out}", title_justify="left")
+    table.add_row("weights merged into", str(report.layers))
+    for what in ("replaced", "added"):
+        if facts[what]:
+            table.add_row(f"tensors {what}", ", ".join(facts[what]))
+    for rule in facts["renamed"]:
+        ways = f"{rule['adapter'] or 'no prefix'} is {rule['base'] or 'no prefix'} in the base"
+        table.add_row("names", ways)
+    if report.untied:
+        table.add_row("output head", "no longer tied to the embedding")
+    resumed = f", {report.resumed} of them from an earlier run" if report.resumed else ""
+    table.add_row("shards", f"{report.shards}{resumed}")
+    table.add_row(
+        "read",
+        f"{report.bytes / 1e9:.2f} GB in {report.seconds:.1f} s ({facts['gb_per_s']:.2f} GB/s)",
+    )
+    table.add_row("copied", ", ".join(report.copied) or "nothing")
+    console = Console(stderr=True)
+    console.print(table)
+    for name, reason in report.left_out.items():
+        console.print(f"left out: {name} ({reason})", soft_wrap=True, markup=False)

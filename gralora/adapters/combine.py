@@ -1,0 +1,180 @@
+"""combine: the weighted sum of several adapters as one adapter."""
+
+from __future__ import annotations
+
+import math
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from gralora.adapters.concatenation import concatenate
+from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
+from gralora.adapters.sums import Part, relative_error
+from gralora.adapters.truncation import truncate
+from gralora.adapters.write import write_adapter
+from gralora.injection.listing import some
+from gralora.nn.spec import AdapterSpec
+
+WHO = "combine"
+T = TypeVar("T")
+
+Source = str | os.PathLike[str] | StoredAdapter
+
+
+@dataclass(frozen=True)
+class Combined:
+    """What :func:`combine` wrote.
+
+    Attributes:
+        directory: the adapter's folder.
+        specs: what each layer is, by full module name.
+        errors: of each layer, Frobenius norm of the difference to the sum over that of the sum,
+            measured on the factors as they are written: for ranks side by side the rounding of
+            scaled numbers, otherwise what was cut off.
+
+    """
+
+    directory: Path
+    specs: Mapping[str, AdapterSpec]
+    errors: Mapping[str, float]
+
+
+def combine(
+    adapters: Sequence[Source],
+    out: str | os.PathLike[str],
+    *,
+    weights: Sequence[float] | None = None,
+    rank: int | None = None,
+    k: int | tuple[int, int] | None = None,
+) -> Combined:
+    """Write one adapter whose ΔW is ``Σ weights[a] * ΔW_a``.
+
+    Without `rank`, the ranks of each block are put side by side: exact, and the result's r and
+    hybrid_r are the sums of the parts'. That needs equal grids. With `rank`, each block becomes the
+    best approximation of sub-rank ``rank / k_in`` (Eckart and Young), a plain part included, by a
+    decomposition of the block's factors; one that has no more ranks than that loses nothing.
+
+    A layer that only some of the adapters have is the sum of those.
+
+    Args:
+        adapters: folders, or what :func:`read_adapter` gave; at least one.
+        out: the result's folder, created where it is missing; it may be one of the adapters'.
+        weights: one for each adapter; None means 1 for each.
+        rank: r of the result, a multiple of its ``k_in``.
+        k: its grid, with `rank` only; None keeps that of each layer, and where the adapters differ
+            takes the finest of their grids per axis.
+
+    Returns:
+        The result's ranks and errors.
+
+    Raises:
+        OSError: files cannot be read or written.
+        TypeError: wrong kinds of arguments.
+        ValueError: as :func:`read_adapter`; different grids without `rank`; layers of one name and
+            different widths; trained biases or whole modules, which are values and no differences,
+            so that their sum is not defined; an Inf or NaN.
+
+    Warns:
+        UserWarning: the adapters name different base models, or PEFT cannot load the result.
+
+    """
+    if not adapters:
+        raise ValueError(f"{WHO}: adapters must name at least one, got none")
+    if rank is not None and (isinstance(rank, bool) or not isinstance(rank, int)):
+        raise TypeError(f"{WHO}: rank must be an int, got {rank!r}")
+    if rank is None and k is not None:
+        raise ValueError(f"{WHO}: k must come with a rank, got k={k} and no rank")
+    factors = _checked_weights(weights, len(adapters))
+    stored = [a if isinstance(a, StoredAdapter) else read_adapter(a, safe=True) for a in adapters]
+    _check_whole_values(stored)
+    parts = _parts(stored, factors)
+    dropout = _agreed([adapter.config.dropout for adapter in stored], 0.0)
+    if rank is None:
+        layers = _concatenated(parts, dropout)
+    else:
+        grid = (k, k) if isinstance(k, int) else k
+        layers = {
+            name: truncate(name, part, rank=rank, grid=grid, dropout=dropout, who=WHO)
+            for name, part in parts.items()
+        }
+    errors = {name: relative_error(part, layers[name]) for name, part in parts.items()}
+    write_adapter(
+        out,
+        layers,
+        base_model_name_or_path=_base(stored),
+        task_type=_agreed([adapter.config.task_type for adapter in stored], None),
+    )
+    return Combined(Path(out), {name: layer.spec for name, layer in layers.items()}, errors)
+
+
+def _checked_weights(weights: Sequence[float] | None, count: int) -> Sequence[float]:
+    if weights is None:
+        return [1.0] * count
+    if len(weights) != count:
+        raise ValueError(
+            f"{WHO}: weights must be one for each adapter, got {len(weights)} for {count}"
+        )
+    for weight in weights:
+        if not math.isfinite(weight) or weight == 0:
+            raise ValueError(
+                f"{WHO}: weights must be finite numbers other than zero, got {weight} (leave out "
+                "what does not count)"
+            )
+    return weights
+
+
+def _check_whole_values(stored: Sequence[StoredAdapter]) -> None:
+    for adapter in stored:
+        if adapter.biases or adapter.saved:
+            what = "trained biases" if adapter.biases else "whole modules (modules_to_save)"
+            raise ValueError(
+                f"{WHO}: adapters must have factors alone, since other tensors are values and no "
+                f"differences, got {what} in {adapter.directory}: "
+                f"{some(adapter.biases or adapter.saved)} (merge that adapter into its model)"
+            )
+
+
+def _parts(stored: Sequence[StoredAdapter], weights: Sequence[float]) -> dict[str, list[Part]]:
+    """What sums up to each layer."""
+    parts: dict[str, list[Part]] = {}
+    for weight, adapter in zip(weights, stored, strict=True):
+        for name, layer in adapter.layers.items():
+            parts.setdefault(name, []).append((weight, layer))
+    for name, part in parts.items():
+        shapes = [(layer.out_features, layer.in_features) for _, layer in part]
+        if len(set(shapes)) > 1:
+            raise ValueError(
+                f"{WHO}: the adapters must be of one base model, got {name} of shapes "
+                f"{', '.join(f'{m} x {n}' for m, n in shapes)}"
+            )
+    return parts
+
+
+def _concatenated(parts: Mapping[str, Sequence[Part]], dropout: float) -> dict[str, StoredLayer]:
+    hybrid_r = max(sum(layer.spec.hybrid_r for _, layer in part) for part in parts.values())
+    scales = {layer.spec.scaling for part in parts.values() for _, layer in part}
+    # One scale for all layers, so that PEFT can load them; the one they had, if they had one.
+    scaling = (scales.pop() if len(scales) == 1 else 1.0) or 1.0
+    return {
+        name: concatenate(name, part, scaling=scaling, hybrid_r=hybrid_r, dropout=dropout, who=WHO)
+        for name, part in parts.items()
+    }
+
+
+def _base(stored: Sequence[StoredAdapter]) -> str | None:
+    names = dict.fromkeys(adapter.config.base_model_name_or_path for adapter in stored)
+    names.pop(None, None)
+    if len(names) > 1:
+        warnings.warn(
+            f"{WHO}: the adapters name different base models: {some(map(str, names))}; the result "
+            "names the first",
+            stacklevel=3,
+        )
+    return next(iter(names), None)
+
+
+def _agreed(values: Sequence[T], otherwise: T) -> T:
+    return values[0] if len(set(values)) == 1 else otherwise

@@ -1,0 +1,63 @@
+"""Weighted sums of layers as one low-rank product, window by window."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gralora.adapters.stored import StoredLayer
+from gralora.adapters.windows import blocks, window
+
+# A layer and the factor of its ΔW in a sum.
+Part = tuple[float, StoredLayer]
+
+# Below this share of its parts' norms a sum is what their cancellation leaves of rounding.
+_CANCELLED = 1e-12
+
+
+def sum_window(parts: Sequence[Part], rows: range, columns: range) -> tuple[Tensor, Tensor]:
+    """Factors of ``(Σ weight * ΔW)[rows, columns]``, scales included.
+
+    Returns:
+        ``(left [len(rows), rank], right [rank, len(columns)])`` in float64; the rank is the sum of
+        the ranks of :func:`gralora.adapters.windows.window`.
+
+    """
+    lefts, rights = [], []
+    for weight, layer in parts:
+        left, right = window(layer, rows, columns)
+        lefts.append(weight * layer.spec.scaling * left.double())
+        rights.append(right.double())
+    return torch.cat(lefts, 1), torch.cat(rights, 0)
+
+
+def relative_error(parts: Sequence[Part], result: StoredLayer) -> float:
+    """Frobenius norm of ``ΔW(result) - Σ weight * ΔW`` over that of the sum.
+
+    It is 0 or infinite where the sum is zero. Computed block by block from the triangles of thin QR
+    decompositions, so that nothing of the size of the weight is formed and a small difference is
+    not lost in the squares of large numbers, as it would be by Gram matrices.
+    """
+    spec = result.spec
+    difference = [*parts, (-1.0, result)]
+    errors, norms, single = [], [], []
+    for rows in blocks(result.out_features, spec.k_out):
+        for columns in blocks(result.in_features, spec.k_in):
+            errors.append(_norm(*sum_window(difference, rows, columns)))
+            norms.append(_norm(*sum_window(parts, rows, columns)))
+            single += [_norm(*sum_window([part], rows, columns)) for part in parts]
+    error, norm = math.hypot(*errors), math.hypot(*norms)
+    least = _CANCELLED * math.hypot(*single)
+    if norm <= least:
+        return 0.0 if error <= least else math.inf
+    return error / norm
+
+
+def _norm(left: Tensor, right: Tensor) -> float:
+    """Frobenius norm of ``left @ right``."""
+    upper = torch.linalg.qr(left, mode="r").R
+    lower = torch.linalg.qr(right.T, mode="r").R
+    return float((upper @ lower.T).norm())

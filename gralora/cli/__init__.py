@@ -13,6 +13,7 @@ from gralora.cli.combine import combine
 from gralora.cli.export_lora import export_lora
 from gralora.cli.import_lora import import_lora
 from gralora.cli.info import info
+from gralora.cli.inspect import inspect
 from gralora.cli.merge import merge
 
 
@@ -22,5 +23,5 @@ def main() -> None:
     """Granular low-rank adapters for PyTorch."""
 
 
-for _command in (info, bench, combine, export_lora, import_lora, merge):
+for _command in (info, bench, combine, export_lora, import_lora, inspect, merge):
     main.add_command(_command)

@@ -1,0 +1,112 @@
+"""``gralora combine``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from gralora.cli.errors import shell_errors
+from gralora.cli.options import Blocks, examples, parse_blocks, plural
+
+if TYPE_CHECKING:
+    from gralora.adapters.combine import Combined
+
+
+def _parse_weights(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> list[float] | None:
+    try:
+        return None if value is None else [float(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(
+            f"must be numbers with commas between them (0.7,0.3), got {value}"
+        ) from None
+
+
+@click.command(
+    "combine",
+    epilog=examples(
+        "gralora combine maths code both",
+        "gralora combine maths code both --weights 0.7,0.3",
+        "gralora combine maths code both --weights 1,-0.5 --rank 64 --k 4",
+    ),
+)
+@click.argument(
+    "adapters", nargs=-1, required=True, metavar="ADAPTER...", type=click.Path(path_type=Path)
+)
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--weights",
+    callback=_parse_weights,
+    metavar="W,...",
+    help="Factor of each adapter, with commas between them; 1 for each by default.",
+)
+@click.option("--rank", type=click.IntRange(min=1), help="Approximate the sum in this rank.")
+@click.option(
+    "--k",
+    callback=parse_blocks,
+    metavar="K",
+    help="With --rank: blocks per axis of the result, or K_OUT,K_IN.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@shell_errors("combine")
+def combine(
+    adapters: tuple[Path, ...],
+    out: Path,
+    weights: list[float] | None,
+    rank: int | None,
+    k: Blocks | None,
+    as_json: bool,
+) -> None:
+    """Write the weighted sum of adapters to OUT as one adapter.
+
+    Adapters of one grid are summed exactly, their ranks side by side. With --rank each block of the
+    sum becomes its best approximation of that rank; that also serves adapters of different
+    grids. The relative error of each layer is measured and printed.
+    """
+    from gralora.adapters.combine import combine as run
+
+    result = run(adapters, out, weights=weights, rank=rank, k=k)
+    if as_json:
+        import json
+
+        click.echo(json.dumps(_report(result), indent=2))
+    else:
+        _print(result)
+
+
+def _report(result: Combined) -> dict[str, object]:
+    return {
+        "directory": str(result.directory),
+        "layers": {
+            name: {
+                "r": spec.r,
+                "hybrid_r": spec.hybrid_r,
+                "k_out": spec.k_out,
+                "k_in": spec.k_in,
+                "relative_error": result.errors[name],
+            }
+            for name, spec in result.specs.items()
+        },
+    }
+
+
+def _print(result: Combined) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for column in ("layer", "r", "k", "relative error"):
+        table.add_column(column, justify="left" if column == "layer" else "right")
+    for name, spec in result.specs.items():
+        rank = f"{spec.r} + {spec.hybrid_r}" if spec.hybrid_r else str(spec.r)
+        grid = str(spec.k_in) if spec.k_in == spec.k_out else f"{spec.k_out} x {spec.k_in}"
+        table.add_row(name, rank, grid, f"{result.errors[name]:.2g}")
+    Console(stderr=True).print(table)
+    worst = max(result.errors, key=result.errors.__getitem__)
+    click.echo(
+        f"{result.directory}: {plural(len(result.specs), 'layer')}, largest relative error "
+        f"{result.errors[worst]:.2g} ({worst})"
+    )

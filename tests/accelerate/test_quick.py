@@ -286,6 +286,12 @@ def test_tensor_that_is_no_longer_usual(pair, module_and_key, change):
     assert not is_quick(pair[0])
 
 
+def test_dtype_that_no_operator_has(pair):
+    layer = layer_of(pair[0])
+    layer.base_layer.weight.data = layer.base_layer.weight.data.to(torch.float8_e4m3fn)
+    assert layer.quick(layer, normal(3, 12, dtype=torch.float8_e4m3fn)) is None
+
+
 @pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_bias": True}], ids=str)
 def test_variant_of_lora(options):
     assert not is_quick(accelerate(network(lora, **options)))

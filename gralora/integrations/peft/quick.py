@@ -83,8 +83,14 @@ def gralora_arguments(layer: Any, x: Any) -> Arguments | None:
     B = modules["gralora_B"]._parameters.get(name)
     scaling = state["scaling"].get(name)
     if (
-        not _is_plain(A, device)
-        or not _is_plain(B, device)
+        type(A) is not _Parameter
+        or type(B) is not _Parameter
+        or A.dtype not in DTYPES
+        or B.dtype not in DTYPES
+        or A.device != device
+        or B.device != device
+        or hasattr(A, "ds_id")
+        or hasattr(B, "ds_id")
         or type(scaling) is not float
         or not _is_dropout(dropout)
     ):

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
+import json
 import re
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,38 +46,54 @@ def last_line(result):
     return result.stderr.strip().splitlines()[-1]
 
 
-def test_import_from_another_directory(python):
-    result = python("-c", "import gralora; print(gralora.__version__)")
+FACTS = """
+import gralora, gralora.nn, gralora.functional
+import json, pathlib, sys, torch
+facts = {
+    "version": gralora.__version__,
+    "modules": sorted(sys.modules),
+    "cuda": torch.cuda.is_initialized(),
+}
+pathlib.Path(sys.argv[1]).write_text(json.dumps(facts))
+"""
+
+
+@pytest.fixture(scope="module")
+def imported(python, tmp_path_factory) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+    """A process that imported the package from another folder, and what it found in itself."""
+    path = tmp_path_factory.mktemp("facts") / "facts.json"
+    result = python("-W", "error::UserWarning", "-c", FACTS, str(path))
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip()
+    return result, json.loads(path.read_text())
 
 
-def test_import_says_nothing(python):
-    result = python("-W", "error::UserWarning", "-c", "import gralora, gralora.nn")
+def test_import_from_another_directory(imported):
+    assert imported[1]["version"] == importlib.metadata.version("gralora")
+
+
+def test_import_says_nothing(imported):
+    result, _ = imported
     assert result.stdout == ""
     assert "gralora" not in result.stderr
-    assert result.returncode == 0
+
+
+def test_import_does_not_start_cuda(imported):
+    assert imported[1]["cuda"] is False
+
+
+@pytest.mark.parametrize("package", ["peft", "transformers", "click", "rich", "triton"])
+def test_import_loads_no_optional_package(imported, package):
+    assert package not in imported[1]["modules"]
+
+
+def test_import_leaves_the_benchmarks_alone(imported):
+    assert not [name for name in imported[1]["modules"] if name.startswith("gralora.bench")]
 
 
 def test_import_without_a_visible_gpu(python):
     code = "import torch, gralora.nn as nn; nn.GraLoRALinear(4, 4, r=2)(torch.ones(4))"
     result = python("-c", code, env={"CUDA_VISIBLE_DEVICES": ""})
     assert result.returncode == 0, result.stderr
-
-
-def test_import_does_not_start_cuda(python):
-    code = "import gralora.nn, torch; assert not torch.cuda.is_initialized()"
-    result = python("-c", code)
-    assert result.returncode == 0, result.stderr
-
-
-def test_import_loads_no_optional_package(python):
-    code = (
-        "import sys, gralora.nn, gralora.functional; "
-        "print(sorted({'peft', 'transformers', 'click', 'rich', 'triton'} & set(sys.modules)))"
-    )
-    result = python("-c", code)
-    assert result.stdout.strip() == "[]"
 
 
 def test_copy_of_the_installed_package_imports(python, copy_installed):

@@ -214,7 +214,13 @@ def table() -> dict[str, str]:
         capture_output=True,
         text=True,
         check=False,
-        env={**os.environ, "PYTHONIOENCODING": "utf-8", "COLUMNS": "100"},
+        # One thread: two wait for each other where the machine is busy.
+        env={
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "PYTHONIOENCODING": "utf-8",
+            "COLUMNS": "100",
+        },
     )
     assert run.returncode == 0, run.stderr
     cells = (line.strip("│ \n").split("│") for line in run.stdout.splitlines() if "│" in line)

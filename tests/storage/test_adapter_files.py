@@ -68,10 +68,19 @@ def test_another_process_saves_the_same_bytes(tmp_path: Path) -> None:
         "save_adapter(our_model(llama(), use_rslora=True), Path(sys.argv[1]))"
     )
     support = str(Path(__file__).parent / "support")
-    for seed in ("1", "2"):
-        environment = {**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": support}
-        command = [sys.executable, "-c", code, str(tmp_path / seed)]
-        subprocess.run(command, env=environment, cwd=tmp_path, check=True, timeout=120)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, str(tmp_path / seed)],
+            env={**os.environ, "PYTHONHASHSEED": seed, "PYTHONPATH": support},
+            cwd=tmp_path,
+        )
+        for seed in ("1", "2")
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
     assert _files(tmp_path / "1") == _files(tmp_path / "2")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +32,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     workers = [
         subprocess.Popen(
             [sys.executable, str(WORKER), str(rank), str(WORLD_SIZE), str(path)],
+            # One thread each, or the ranks wait for one another's.
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import math
 import os
 import shutil
 import time
@@ -28,6 +27,8 @@ from gralora.storage.tensor_file import _bytes_of
 
 PathLike = str | os.PathLike[str]
 Adapters = PathLike | Sequence[PathLike | tuple[PathLike, float]]
+# Times the largest scale that a config may have, it still is a float32.
+_MAX_WEIGHT = 1e6
 _DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -170,8 +171,10 @@ def _check_arguments(
     for folder, weight in pairs:
         if isinstance(weight, bool) or not isinstance(weight, (int, float)):
             raise TypeError(f"{WHO}: the weight of {folder} must be a number, got {weight!r}")
-        if not math.isfinite(weight):
-            raise ValueError(f"{WHO}: the weight of {folder} must be finite, got {weight}")
+        if not abs(weight) <= _MAX_WEIGHT:
+            raise ValueError(
+                f"{WHO}: the weight of {folder} must lie within {_MAX_WEIGHT:g}, got {weight}"
+            )
     return where, [(Path(folder), float(weight)) for folder, weight in pairs]
 
 

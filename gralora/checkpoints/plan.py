@@ -65,14 +65,14 @@ def make_plan(
 
     """
     tensors = base.tensors
+    tying = Tying.of(base.config, tensors)
     result = MergePlan()
     additions: dict[str, list[Addition]] = {}
     replacements: dict[str, list[Replacement]] = {}
     for place, (adapter, weight) in enumerate(adapters):
+        check_targets(tying, adapter)
         renaming = _renaming(adapter, tensors)
         result.renamings.append(renaming)
-        tying = Tying.of(base.config, tensors)
-        check_targets(tying, adapter, renaming)
         check_copies(base, adapter, renaming, tying)
         for module, layer in adapter.layers.items():
             key = f"{renaming(module)}.weight"

@@ -48,6 +48,10 @@ def sort_side_files(base: Checkpoint, *, with_code: bool) -> SideFiles:
         base: the checkpoint.
         with_code: let Python files go along.
 
+    Raises:
+        OSError: a file cannot be read.
+        ValueError: a file that would go along is a link that leads out, or no regular file.
+
     """
     own = {*(shard.name for shard in base.shards), base.index_name, JOURNAL_NAME}
     copied, left_out = [], {}
@@ -56,6 +60,7 @@ def sort_side_files(base: Checkpoint, *, with_code: bool) -> SideFiles:
             continue
         reason = _why_not(base.directory / name, with_code=with_code)
         if reason is None:
+            open_regular(locate(base.directory, name)).close()
             copied.append(name)
         else:
             left_out[name] = reason

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from gralora.adapters.stored import StoredAdapter
-from gralora.checkpoints.names import Renaming
 from gralora.checkpoints.paths import WHO
 
 _HEADS = frozenset({"lm_head", "embed_out"})
@@ -47,7 +46,7 @@ class Tying:
         return Tying(has_head and not any(_part_of(key, _HEADS) for key in keys))
 
 
-def check_targets(tying: Tying, adapter: StoredAdapter, renaming: Renaming) -> None:
+def check_targets(tying: Tying, adapter: StoredAdapter) -> None:
     """Refuse to adapt one side of a tied pair, which would change the other.
 
     Raises:
@@ -57,7 +56,7 @@ def check_targets(tying: Tying, adapter: StoredAdapter, renaming: Renaming) -> N
     if not tying.tied:
         return
     for module in adapter.layers:
-        if renaming(module).rpartition(".")[2] in _HEADS | _EMBEDDINGS:
+        if module.rpartition(".")[2] in _HEADS | _EMBEDDINGS:
             raise ValueError(
                 f"{WHO}: a weight that is merged into must not be shared, got {module}, which is "
                 "tied to the embedding in this model (untie them in the base first: clone the "

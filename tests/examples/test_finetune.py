@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from examples_finetune_runs import WINDOW, Run, finish, tiny_options
+from examples_finetune_runs import WINDOW, Run, finish, finish_in_turn, tiny_options
 
 import gralora
 
@@ -23,17 +23,24 @@ ADAPTERS = METHODS[:3]
 
 @pytest.fixture(scope="module")
 def runs(tiny_llama: Path, essay: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
-    """One run of each method; ``again`` is that of ``gralora`` once more."""
+    """One run of each method; ``again`` is that of ``gralora`` once more, in another process."""
     methods = {method: method for method in METHODS} | {"again": "gralora"}
     folders = {name: tmp_path_factory.mktemp("runs") / name for name in methods}
+    options = {
+        name: [*tiny_options(tiny_llama, essay, folder), "--method", methods[name]]
+        for name, folder in folders.items()
+    }
     with ThreadPoolExecutor(max_workers=2) as side_by_side:
-        started = {
-            name: side_by_side.submit(
-                finish, folder, *tiny_options(tiny_llama, essay, folder), "--method", methods[name]
-            )
-            for name, folder in folders.items()
+        others = side_by_side.submit(
+            finish_in_turn, {folders[name]: options[name] for name in ("hybrid", "lora", "full")}
+        )
+        alone = {
+            name: side_by_side.submit(finish, folders[name], *options[name])
+            for name in ("gralora", "again")
         }
-    return {name: run.result() for name, run in started.items()}
+    return {run.folder.name: run for run in others.result().values()} | {
+        name: run.result() for name, run in alone.items()
+    }
 
 
 def _held_out_loss(model: Any, folder: Path, essay: Path) -> float:

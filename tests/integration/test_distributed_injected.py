@@ -22,22 +22,17 @@ def alone():
 
 
 @pytest.fixture(scope="module")
-def data_parallel(run_workers):
-    """What each rank saved, by kind of gradient checkpointing."""
-    return run_workers("injected_ddp.py")
+def ranks(run_workers):
+    """What each rank saved, by kind of training and of gradient checkpointing."""
+    return run_workers("injected.py")
 
 
-@pytest.fixture(scope="module")
-def sharded(run_workers):
-    """What each rank saved, by kind of gradient checkpointing."""
-    return run_workers("injected_fsdp.py")
-
-
-def assert_same(ranks, kind, expected):
+def assert_same(ranks, training, kind, expected):
     for rank in ranks:
-        assert rank[kind].keys() == expected.keys()
+        state = rank[training][kind]
+        assert state.keys() == expected.keys()
         for name, value in expected.items():
-            torch.testing.assert_close(rank[kind][name], value, msg=lambda text, n=name: n + text)
+            torch.testing.assert_close(state[name], value, msg=lambda text, n=name: n + text)
 
 
 def test_one_process_changes_what_trains_and_nothing_else(alone):
@@ -51,10 +46,10 @@ def test_one_process_changes_what_trains_and_nothing_else(alone):
 
 
 @pytest.mark.parametrize("kind", ["none", "reentrant", "not-reentrant"])
-def test_data_parallel_training(data_parallel, alone, kind):
-    assert_same(data_parallel, kind, alone[0])
+def test_data_parallel_training(ranks, alone, kind):
+    assert_same(ranks, "data parallel", kind, alone[0])
 
 
 @pytest.mark.parametrize("kind", ["none", "not-reentrant"])
-def test_fully_sharded_training(sharded, alone, kind):
-    assert_same(sharded, kind, alone[0])
+def test_fully_sharded_training(ranks, alone, kind):
+    assert_same(ranks, "sharded", kind, alone[0])

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,12 +46,27 @@ def tiny_options(model: Path, text: Path, out: Path) -> list[str]:
     ]
 
 
+# Starting Python, torch and transformers takes longer than a run.
+_IN_TURN = f"""
+import json, sys
+sys.path.insert(0, {str(SCRIPT.parent)!r})
+import finetune
+for options in json.loads(sys.argv[1]):
+    sys.argv = ["finetune.py", *options]
+    finetune.main()
+"""
+
+
 def start(*options: str) -> subprocess.CompletedProcess[str]:
     """Run the script in a process of its own."""
+    return _start(str(SCRIPT), *options)
+
+
+def _start(*arguments: str) -> subprocess.CompletedProcess[str]:
     # One thread: the model is too small for two, and other processes may hold the second core.
     settings = {"OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8", "COLUMNS": "120"}
     return subprocess.run(
-        [sys.executable, str(SCRIPT), *options],
+        [sys.executable, *arguments],
         capture_output=True,
         text=True,
         encoding="utf-8",
@@ -64,3 +80,10 @@ def finish(folder: Path, *options: str) -> Run:
     process = start(*options)
     assert process.returncode == 0, process.stderr
     return Run(folder, process.stdout)
+
+
+def finish_in_turn(runs: Mapping[Path, Sequence[str]]) -> dict[Path, Run]:
+    """Run the script several times in one process, which shares its output among them."""
+    process = _start("-c", _IN_TURN, json.dumps([list(options) for options in runs.values()]))
+    assert process.returncode == 0, process.stderr
+    return {folder: Run(folder, process.stdout) for folder in runs}

@@ -1,14 +1,14 @@
-"""One process of fully sharded training of an injected model."""
+"""Fully sharded training of an injected model."""
 
 from __future__ import annotations
 
-import torch
+from argparse import Namespace
+
 from injected_group import injected, token_batch, train
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from training_group import arguments, process_group
 
 
 def shard(model: nn.Module, world_size: int) -> nn.Module:
@@ -24,18 +24,13 @@ def gathered(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def main() -> None:
-    """Trains on this rank's rows, with gradient checkpointing and without."""
-    options = arguments()
+def fully_sharded(options: Namespace) -> dict[str, dict[str, Tensor]]:
+    """Trains on this rank's rows, with gradient checkpointing and without: the states."""
     rows = token_batch()[options.rank :: options.world_size]
     saved = {}
-    with process_group(options):
-        for kind, reentrant in (("none", None), ("not-reentrant", False)):
-            network = shard(injected(reentrant=reentrant), options.world_size)
-            train(network, rows)
-            state = network.state_dict()
-            saved[kind] = {name: gathered(value).clone() for name, value in state.items()}
-        torch.save(saved, options.output)
-
-
-main()
+    for kind, reentrant in (("none", None), ("not-reentrant", False)):
+        network = shard(injected(reentrant=reentrant), options.world_size)
+        train(network, rows)
+        state = network.state_dict()
+        saved[kind] = {name: gathered(value).clone() for name, value in state.items()}
+    return saved

@@ -77,7 +77,7 @@ def _title(report: AdapterReport) -> str:
     more = ", …" if len(grids) > 3 else ""
     return (
         f"{report.directory.name}{base}: {len(report.layers)} layers, grid {shown}{more}, "
-        f"{report.parameters / 1e6:.3g} M parameters"
+        f"{report.parameters:,} parameters"
     )
 
 

@@ -10,6 +10,7 @@ import click
 import gralora
 from gralora.cli.bench import bench
 from gralora.cli.combine import combine
+from gralora.cli.convert import convert
 from gralora.cli.export_lora import export_lora
 from gralora.cli.import_lora import import_lora
 from gralora.cli.info import info
@@ -23,5 +24,5 @@ def main() -> None:
     """Granular low-rank adapters for PyTorch."""
 
 
-for _command in (info, bench, combine, export_lora, import_lora, inspect, merge):
+for _command in (info, bench, combine, convert, export_lora, import_lora, inspect, merge):
     main.add_command(_command)

@@ -1,0 +1,111 @@
+"""convert: an adapter of the method's authors' fork of PEFT as one of PEFT itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from gralora.adapters.stored import StoredAdapter, read_adapter
+from gralora.adapters.write import _why_not_peft, write_adapter
+from gralora.nn.spec import AdapterSpec
+from gralora.storage.config_values import WHO as READER
+from gralora.storage.pair import open_pair
+from gralora.storage.stored_config import EXTENDED_TYPE, PEFT_TYPE
+
+WHO = "convert"
+_FORK_FIELD = "gralora_alpha"
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What :func:`convert` wrote.
+
+    Attributes:
+        directory: the converted adapter's folder.
+        total_rank: what the fork calls r.
+        spec: what PEFT and this package call it, the same in each layer.
+        layers: how many there are.
+
+    """
+
+    directory: Path
+    total_rank: int
+    spec: AdapterSpec
+    layers: int
+
+
+def convert(adapter: str | os.PathLike[str], out: str | os.PathLike[str]) -> Converted:
+    """Write an adapter of the authors' fork in PEFT's format, number by number.
+
+    Both formats have the same tensors under the same keys. The fork's ``r`` is the total rank, of
+    which the granular part has ``r - hybrid_r``, and its scale is ``gralora_alpha / r``; PEFT's
+    ``r`` is the granular part's, and its scale ``alpha / (r + hybrid_r)``. The fork's files are
+    known by the field ``gralora_alpha``.
+
+    Args:
+        adapter: its folder.
+        out: another folder, created where it is missing.
+
+    Raises:
+        OSError: files cannot be read or written.
+        ValueError: as :func:`gralora.adapters.stored.read_adapter`; an adapter that is not the
+            fork's, with what to do about it; `out` is the adapter's own folder.
+
+    """
+    source, folder = Path(adapter), Path(out)
+    content = _read_config(source)
+    if content.get("peft_type") != PEFT_TYPE or content.get(_FORK_FIELD) is None:
+        _refuse(source, content)
+    if folder.exists() and folder.samefile(source):
+        raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
+    stored = read_adapter(source)
+    write_adapter(
+        folder,
+        stored.layers,
+        biases=stored.biases,
+        saved=stored.saved,
+        modules_to_save=stored.config.modules_to_save,
+        bias=stored.config.bias,
+        base_model_name_or_path=stored.config.base_model_name_or_path,
+        task_type=stored.config.task_type,
+    )
+    spec = next(iter(stored.layers.values())).spec
+    return Converted(folder, spec.r + spec.hybrid_r, spec, len(stored.layers))
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    try:
+        with open_pair(folder) as pair:
+            return pair.content
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise type(error)(f"{WHO}: {str(error).removeprefix(f'{READER}: ')}") from None
+
+
+def _refuse(folder: Path, content: Mapping[str, Any]) -> NoReturn:
+    kind = content.get("peft_type")
+    if kind == PEFT_TYPE:
+        why = f"{folder} is PEFT's already: both PEFT and gralora.load_adapter load it as it is"
+    elif kind == EXTENDED_TYPE:
+        why = (
+            f"{folder} is an extension of PEFT's format ({EXTENDED_TYPE}), which PEFT cannot load, "
+            f"since {_reason(read_adapter(folder))}; gralora.load_adapter loads it, and "
+            "gralora export-lora writes it as a LoRA that PEFT loads"
+        )
+    elif kind == "LORA":
+        why = f"{folder} is a LoRA; gralora import-lora writes it as a GraLoRA adapter"
+    else:
+        why = f"peft_type of {folder} is {kind!r:.50}"
+    raise ValueError(
+        f"{WHO}: the adapter must be one of the authors' fork, with {_FORK_FIELD} in its config; "
+        f"{why}"
+    )
+
+
+def _reason(stored: StoredAdapter) -> str:
+    specs = {name: layer.spec for name, layer in stored.layers.items()}
+    return _why_not_peft(specs) or "it adapts layers that PEFT's GraLoRA does not"

@@ -1,0 +1,47 @@
+"""``gralora convert``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from gralora.cli.errors import shell_errors
+from gralora.cli.options import examples, plural
+
+
+@click.command(
+    "convert", epilog=examples("gralora convert fork-adapter adapter", "gralora convert a b --json")
+)
+@click.argument("adapter", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@shell_errors("convert")
+def convert(adapter: Path, out: Path, as_json: bool) -> None:
+    """Write an adapter of the GraLoRA authors' fork of PEFT to OUT in PEFT's own format.
+
+    The fork writes the same tensors with another meaning of r and alpha, and PEFT would load them
+    with a wrong scale. Anything but such an adapter is refused, with what to do instead.
+    """
+    from gralora.adapters.convert import convert as run
+
+    result = run(adapter, out)
+    spec = result.spec
+    if as_json:
+        import json
+
+        report = {
+            "directory": str(result.directory),
+            "layers": result.layers,
+            "total_rank": result.total_rank,
+            "r": spec.r,
+            "hybrid_r": spec.hybrid_r,
+            "k": spec.k_in,
+            "alpha": spec.alpha,
+        }
+        click.echo(json.dumps(report, indent=2))
+        return
+    click.echo(
+        f"{result.directory}: {plural(result.layers, 'layer')}, r={result.total_rank} of the fork "
+        f"is PEFT's r={spec.r} with hybrid_r={spec.hybrid_r}, alpha={spec.alpha:g}"
+    )

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from gralora.bench import harness
 
@@ -14,9 +15,15 @@ if str(BENCHMARKS) not in sys.path:
     sys.path.append(str(BENCHMARKS))
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def short_samples() -> Iterator[None]:
-    """Samples of a few calls: what a time is, no test here asks."""
+    """Samples of a few calls on one thread: how long they take, no test here asks.
+
+    Two threads wait for each other where the machine is busy.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(harness._SAMPLE_SECONDS, "cpu", 1e-4)
         yield
+    torch.set_num_threads(threads)

@@ -30,9 +30,22 @@ def compute(plan: TensorPlan, base: Tensor | None, device: torch.device) -> Tens
     else:
         assert base is not None
         result = base.to(plan.dtype)
-    if result.is_floating_point() and not bool(result.isfinite().all()):
-        _check_infinite_before(plan, base)
+    if not is_finite(result) and (base is None or is_finite(base)):
+        raise ValueError(
+            f"{WHO}: merged tensors must be finite, got an Inf or NaN in {plan.name} as "
+            f"{str(plan.dtype).removeprefix('torch.')} (an adapter with such numbers or too large "
+            "a weight, or a dtype with too small a range)"
+        )
     return result.contiguous()
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """Whether no number is an Inf or NaN."""
+    if not tensor.is_floating_point():
+        return True
+    # A sum shows both, and takes no second tensor as isfinite does. Large numbers may overflow it.
+    total = tensor.sum(dtype=_wide(tensor.dtype))
+    return bool(total.isfinite()) or bool(tensor.isfinite().all())
 
 
 def _merge(plan: TensorPlan, base: Tensor, device: torch.device) -> Tensor:
@@ -69,12 +82,3 @@ def _replace(plan: TensorPlan, base: Tensor | None) -> Tensor:
 
 def _wide(*dtypes: torch.dtype) -> torch.dtype:
     return torch.float64 if torch.float64 in dtypes else torch.float32
-
-
-def _check_infinite_before(plan: TensorPlan, base: Tensor | None) -> None:
-    if base is None or bool(base.isfinite().all()):
-        raise ValueError(
-            f"{WHO}: merged tensors must be finite, got an Inf or NaN in {plan.name} as "
-            f"{str(plan.dtype).removeprefix('torch.')} (an adapter with such numbers or too large "
-            "a weight, or a dtype with too small a range)"
-        )

@@ -115,7 +115,10 @@ def write_shard(
                 base = read_tensor(file, shard.path, plan.name, plan.source)
                 read.update(_bytes_of(base))
             result = compute(plan, base, device)
+            # Before the next one is read.
+            del base
             output.write(_bytes_of(result))
+            del result
             if plan.source is not None:
                 advance(plan.source.end - plan.source.start)
         if file.read(1):

@@ -23,6 +23,7 @@ class Choice(TypedDict):
 
 class ProjectSelection(Choice):
     tile: tuple[int, int]
+    splits: int
 
 class ExpandSelection(Choice):
     tile: tuple[int, int]
@@ -30,6 +31,16 @@ class ExpandSelection(Choice):
 class WeightGradientSelection(Choice):
     tile: tuple[int, int]
     splits: int
+
+class OutputGradientsSelection(TypedDict):
+    together: bool
+    project: ProjectSelection
+    sums: WeightGradientSelection
+
+class InputGradientsSelection(TypedDict):
+    together: bool
+    expand: ExpandSelection
+    sums: WeightGradientSelection
 
 def build_info() -> BuildInfo: ...
 def select_merge(
@@ -56,6 +67,7 @@ def select_project(
     half: bool = True,
     drops: bool = False,
     processors: int = 132,
+    capability: int = 90,
 ) -> ProjectSelection: ...
 def select_expand(
     *,
@@ -76,7 +88,33 @@ def select_weight_gradient(
     narrow: bool = True,
     drops: bool = False,
     processors: int = 132,
+    capability: int = 90,
 ) -> WeightGradientSelection: ...
+def select_output_gradients(
+    *,
+    T: int,
+    width: int,
+    columns: int,
+    inner: int = 2,
+    outer: int = 2,
+    half: bool = True,
+    aligned: bool = True,
+    processors: int = 132,
+    capability: int = 90,
+) -> OutputGradientsSelection: ...
+def select_input_gradients(
+    *,
+    T: int,
+    width: int,
+    rank: int,
+    blocks: int = 2,
+    half: bool = True,
+    aligned: bool = True,
+    aligned_factor: bool = True,
+    drops: bool = False,
+    processors: int = 132,
+    capability: int = 90,
+) -> InputGradientsSelection: ...
 def forced_path() -> str | None: ...
 def force_path(name: str | None) -> None: ...
 def linear(

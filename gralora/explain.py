@@ -10,7 +10,7 @@ from gralora import _C
 from gralora.nn.spec import check_int, make_spec
 
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
-_H100_PROCESSORS = 132
+_H100 = (132, 90)
 
 
 class Step(TypedDict):
@@ -29,6 +29,7 @@ def explain(
     k: int,
     dtype: str = "bf16",
     processors: int | None = None,
+    capability: int | None = None,
     *,
     bias: bool = False,
     dropout: bool = False,
@@ -46,6 +47,7 @@ def explain(
         k: blocks per axis.
         dtype: of x, one of :data:`DTYPES`.
         processors: multiprocessors of the GPU; None means those of the first GPU, or of an H100.
+        capability: compute capability, 90 for 9.0; None as for `processors`.
         bias: whether the layer has one.
         dropout: whether the adapter's input goes through dropout.
 
@@ -64,15 +66,12 @@ def explain(
     ).s  # fmt: skip
     half = dtype in ("bf16", "fp16")
     if processors is None:
-        processors = _count_processors()
+        processors = _chip()[0]
+    if capability is None:
+        capability = _chip()[1]
     check_int(who, "processors", processors, 1)
+    check_int(who, "capability", capability, 1)
     n, m, columns = N // k, M // k, k * s
-
-    def project(width: int, *, transposed: bool) -> _C.Choice:
-        return _C.select_project(
-            T=T, width=width, columns=columns, inner=k, outer=k, factor_transposed=transposed,
-            half=half, processors=processors, drops=dropout and not transposed,
-        )  # fmt: skip
 
     def expand_y() -> _C.Choice:
         onto_bias = _C.select_expand(T=T, width=m, blocks=k, half=half, bias=bias)
@@ -85,29 +84,61 @@ def explain(
 
     # Rows of latents are padded; those of A, x and dy start on 16-byte boundaries in contiguous
     # tensors where their length is a multiple of eight.
-    choices: dict[str, _C.Choice] = {
-        "H = x A": project(n, transposed=False),
-        "y = H B": expand_y(),
-        "G = dy B^T": project(m, transposed=True),
-        "dx = G A^T": _C.select_expand(
-            T=T, width=n, blocks=k, half=half, aligned=columns % 8 == 0, drops=dropout
-        ),
-        "dA, dB": _C.select_weight_gradient(
+    H = _C.select_project(
+        T=T, width=n, columns=columns, inner=k, outer=k, half=half, drops=dropout,
+        processors=processors, capability=capability,
+    )  # fmt: skip
+    of_output = _C.select_output_gradients(
+        T=T, width=m, columns=columns, inner=k, outer=k, half=half, aligned=m % 8 == 0,
+        processors=processors, capability=capability,
+    )  # fmt: skip
+    of_input = _C.select_input_gradients(
+        T=T, width=n, rank=columns, blocks=k, half=half, aligned=n % 8 == 0,
+        aligned_factor=columns % 8 == 0, drops=dropout, processors=processors,
+        capability=capability,
+    )  # fmt: skip
+    remaining = {
+        name: shape
+        for name, shape, pair in (
+            ("dA", (k, n, columns), of_input["together"]),
+            ("dB", (k, m, columns), of_output["together"]),
+        )
+        if not pair
+    }
+    choices: dict[str, _C.Choice] = {"H = x A": H, "y = H B": expand_y()}
+    choices |= _pair("G = dy B^T", of_output["project"], "dB", of_output["together"])
+    choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])
+    if remaining:
+        choices[", ".join(remaining)] = _C.select_weight_gradient(
             T=T,
-            gradients=[(k, n, columns), (k, m, columns)],
+            gradients=list(remaining.values()),
             half=half,
             aligned=n % 8 == 0 and m % 8 == 0,
             drops=dropout,
             processors=processors,
-        ),
-    }
+            capability=capability,
+        )
     return [
         {"step": step, "path": choice["path"], "reason": choice["reason"]}
         for step, choice in choices.items()
     ]
 
 
-def _count_processors() -> int:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_properties(0).multi_processor_count
-    return _H100_PROCESSORS
+def _pair(step: str, choice: _C.Choice, gradient: str, together: bool) -> dict[str, _C.Choice]:
+    """One step, with the gradient that goes in the same launch if one does."""
+    if not together:
+        return {step: choice}
+    reason = f"{choice['reason']}; few tokens: both in one launch"
+    return {
+        f"{step}, {gradient}": {
+            "path": choice["path"], "possible": choice["possible"], "reason": reason
+        }
+    }  # fmt: skip
+
+
+def _chip() -> tuple[int, int]:
+    """Multiprocessors and compute capability of the first GPU, or of an H100."""
+    if not torch.cuda.is_available():
+        return _H100
+    properties = torch.cuda.get_device_properties(0)
+    return properties.multi_processor_count, properties.major * 10 + properties.minor

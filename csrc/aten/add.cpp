@@ -54,14 +54,12 @@ ops::AddGradients add_backward(const Steps& steps, const at::Tensor& dy, const O
   check_saved_for_backward("add_backward", dy, x, H, lora_H, rng_state, shape);
   notice_device(dy);
 
-  const AdapterBackward backward(
-      "add_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling, dropout_p,
-      {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, steps);
-  const auto [dA, dB, dlora_A, dlora_B] = backward.factor_gradients();
+  const AdapterGradients adapted = adapter_backward(
+      "add_backward", adapter, shape, as_rows(dy, shape.M.expect_int()), x, H, lora_H, rng_state,
+      scaling, dropout_p, {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, steps);
   const at::Tensor dx =
-      wants_dx ? backward.input_gradient().view(with_width(dy.sizes(), shape.N.expect_int()))
-               : at::Tensor();
-  return {dx, dA, dB, dlora_A, dlora_B};
+      wants_dx ? adapted.dx.view(with_width(dy.sizes(), shape.N.expect_int())) : at::Tensor();
+  return {dx, adapted.dA, adapted.dB, adapted.dlora_A, adapted.dlora_B};
 }
 
 TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) {

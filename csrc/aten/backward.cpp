@@ -3,77 +3,101 @@
 #include <ATen/ops/empty.h>
 
 namespace gralora::aten {
+namespace {
 
-AdapterBackward::AdapterBackward(const char* op, const Adapter& adapter, const AdapterShape& shape,
-                                 const at::Tensor& dy, const OptionalTensor& x,
-                                 const OptionalTensor& H, const OptionalTensor& lora_H,
-                                 const OptionalTensor& rng_state, double scaling, double dropout_p,
-                                 const AdapterMask& mask, const Steps& steps)
-    : steps_(steps),
-      adapter_(adapter),
-      sizes_(shape),
-      mask_(mask),
-      dy_rows_(as_rows(dy, sizes_.M)),
-      dropout_{rng_state, dropout_p},
-      H_(H),
-      lora_H_(lora_H),
-      factors_(adapter, dy.scalar_type(), steps) {
-  mask_.dA &= adapter.has_grid();
-  mask_.dB &= adapter.has_grid();
-  mask_.dlora_A &= adapter.has_plain();
-  mask_.dlora_B &= adapter.has_plain();
-  check_saved(op, "x", x, mask_.dA || mask_.dlora_A);
-  check_saved(op, "H", H, mask_.dB);
-  check_saved(op, "lora_H", lora_H, mask_.dlora_B);
+// Up to so many, an adapter's kernels take less time than their launches.
+constexpr int64_t kShortCall = 1024;
 
-  if (mask_.dA || mask_.dlora_A) {
-    input_ = AdapterInput(as_rows(*x, sizes_.N), dropout_);
-  }
-  if (mask_.dx || mask_.dA || mask_.dlora_A) {
-    gradients_ = project_gradient(dy_rows_, factors_, sizes_, scaling, steps);
-  }
-}
-
-at::Tensor AdapterBackward::input_gradient() const {
-  at::Tensor rows = at::empty({dy_rows_.size(0), sizes_.N}, dy_rows_.options());
-  expand_input(rows, gradients_, factors_, dropout_, steps_);
-  return rows;
-}
-
-FactorGradients AdapterBackward::factor_gradients() const {
-  FactorGradients gradients;
-  std::array<TokenSum, 4> sums;
-  if (mask_.dA) {
-    sums[0] = {.sum = &gradients.dA,
-               .left = split_blocks(input_.rows(), sizes_.k_in),
-               .right = gradients_.grid,
-               .dtype = adapter_.A.scalar_type(),
-               .of_input = true};
-  }
-  if (mask_.dB) {
+/// dB and dlora_B, which need dy and what was saved.
+TokenSums sum_outputs(AdapterGradients& gradients, const AdapterMask& mask, const Adapter& adapter,
+                      const Sizes& sizes, const at::Tensor& dy_rows, const OptionalTensor& H,
+                      const OptionalTensor& lora_H) {
+  TokenSums sums;
+  if (mask.dB) {
     sums[1] = {.sum = &gradients.dB,
-               .left = *H_,
-               .right = split_blocks(dy_rows_, sizes_.k_out),
-               .dtype = adapter_.B.scalar_type(),
+               .left = *H,
+               .right = split_blocks(dy_rows, sizes.k_out),
+               .dtype = adapter.B.scalar_type(),
                .latent_is_left = true};
   }
-  if (mask_.dlora_A) {
+  if (mask.dlora_B) {
+    sums[3] = {.sum = &gradients.dlora_B,
+               .left = dy_rows.unsqueeze(0),
+               .right = lora_H->unsqueeze(0),
+               .dtype = adapter.lora_B.scalar_type()};
+  }
+  return sums;
+}
+
+/// dA and dlora_A, which need the latents of dy.
+TokenSums sum_inputs(AdapterGradients& gradients, const AdapterMask& mask, const Adapter& adapter,
+                     const Sizes& sizes, const AdapterInput& input, const Latents& latents) {
+  TokenSums sums;
+  if (mask.dA) {
+    sums[0] = {.sum = &gradients.dA,
+               .left = split_blocks(input.rows(), sizes.k_in),
+               .right = latents.grid,
+               .dtype = adapter.A.scalar_type(),
+               .of_input = true};
+  }
+  if (mask.dlora_A) {
     sums[2] = {.sum = &gradients.dlora_A,
-               .left = gradients_.plain.unsqueeze(0),
-               .right = input_.rows().unsqueeze(0),
-               .dtype = adapter_.lora_A.scalar_type(),
+               .left = latents.plain.unsqueeze(0),
+               .right = input.rows().unsqueeze(0),
+               .dtype = adapter.lora_A.scalar_type(),
                .latent_is_left = true,
                .of_input = true};
   }
-  if (mask_.dlora_B) {
-    sums[3] = {.sum = &gradients.dlora_B,
-               .left = dy_rows_.unsqueeze(0),
-               .right = lora_H_->unsqueeze(0),
-               .dtype = adapter_.lora_B.scalar_type()};
+  return sums;
+}
+
+}  // namespace
+
+AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const AdapterShape& shape,
+                                  const at::Tensor& dy_rows, const OptionalTensor& x,
+                                  const OptionalTensor& H, const OptionalTensor& lora_H,
+                                  const OptionalTensor& rng_state, double scaling, double dropout_p,
+                                  AdapterMask mask, const Steps& steps) {
+  mask.dA &= adapter.has_grid();
+  mask.dB &= adapter.has_grid();
+  mask.dlora_A &= adapter.has_plain();
+  mask.dlora_B &= adapter.has_plain();
+  const bool needs_x = mask.dA || mask.dlora_A;
+  check_saved(op, "x", x, needs_x);
+  check_saved(op, "H", H, mask.dB);
+  check_saved(op, "lora_H", lora_H, mask.dlora_B);
+
+  const Sizes sizes(shape);
+  const ComputeFactors factors(adapter, dy_rows.scalar_type(), steps);
+  const AdapterInput input(needs_x ? as_rows(*x, sizes.N) : at::Tensor(), {rng_state, dropout_p});
+  AdapterGradients gradients;
+  TokenSums sums = sum_outputs(gradients, mask, adapter, sizes, dy_rows, H, lora_H);
+  Latents latents;
+  if (mask.dx || needs_x) {
+    latents = project_gradient(dy_rows, factors, sizes, scaling, sums, steps);
   }
-  steps_.sum_over_tokens(sums, input_);
-  if (mask_.dlora_A) gradients.dlora_A = gradients.dlora_A.squeeze(0);
-  if (mask_.dlora_B) gradients.dlora_B = gradients.dlora_B.squeeze(0);
+  TokenSums input_sums = sum_inputs(gradients, mask, adapter, sizes, input, latents);
+  const auto expand = [&] {
+    if (!mask.dx) return;
+    gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
+    expand_input(gradients.dx, latents, factors, input, input_sums, steps);
+  };
+  const auto sum = [&] {
+    for (const size_t of_input : {0, 2}) sums[of_input] = input_sums[of_input];
+    steps.sum_over_tokens(sums, input);
+    input_sums = {};
+  };
+  // dx first with few tokens: its kernel starts while the projection ends. The factors' gradients
+  // first with many: what the projection has read of dy last is still in the cache.
+  if (dy_rows.size(0) <= kShortCall) {
+    expand();
+    sum();
+  } else {
+    sum();
+    expand();
+  }
+  if (mask.dlora_A) gradients.dlora_A = gradients.dlora_A.squeeze(0);
+  if (mask.dlora_B) gradients.dlora_B = gradients.dlora_B.squeeze(0);
   return gradients;
 }
 

@@ -17,11 +17,15 @@ at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::Tenso
       .as_strided({planes, T, rank}, {T * pitch, pitch, 1});
 }
 
+/// For project() of a grid factor.
+at::Tensor empty_grid_latent(const AdapterInput& input, const at::Tensor& factor, int64_t outer) {
+  return empty_latent(outer, input.rows().size(0), factor.size(0) * (factor.size(2) / outer),
+                      input.rows().options());
+}
+
 at::Tensor project_grid(const AdapterInput& input, const at::Tensor& factor, int64_t outer,
                         double scaling, const Steps& steps) {
-  const int64_t inner = factor.size(0);
-  at::Tensor latent = empty_latent(outer, input.rows().size(0), inner * (factor.size(2) / outer),
-                                   input.rows().options());
+  at::Tensor latent = empty_grid_latent(input, factor, outer);
   steps.project(latent, input, factor, scaling);
   return latent;
 }
@@ -88,11 +92,18 @@ Latents project_input(const AdapterInput& input, const ComputeFactors& factors, 
 }
 
 Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
-                         double scaling, const Steps& steps) {
+                         double scaling, TokenSums& sums, const Steps& steps) {
   const AdapterInput input(rows);
   Latents latents;
   if (factors.B.defined()) {
-    latents.grid = project_grid(input, transpose_factor(factors.B), sizes.k_in, scaling, steps);
+    const at::Tensor factor = transpose_factor(factors.B);
+    latents.grid = empty_grid_latent(input, factor, sizes.k_in);
+    if (any_asked_for(sums) &&
+        steps.project_beside_sums(latents.grid, input, factor, scaling, sums)) {
+      sums = {};
+    } else {
+      steps.project(latents.grid, input, factor, scaling);
+    }
   }
   if (factors.lora_B.defined()) {
     latents.plain = project_plain(input, factors.lora_B, scaling, steps);
@@ -113,10 +124,13 @@ bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
 }
 
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
-                  const Dropout& dropout, const Steps& steps) {
+                  const AdapterInput& input, TokenSums& sums, const Steps& steps) {
   const at::Tensor grid_factor = transpose_factor(factors.A);
-  if (dropout.drops()) {
-    steps.expand_dropped(rows, latents, grid_factor, factors.lora_A, dropout);
+  if (any_asked_for(sums) &&
+      steps.expand_beside_sums(rows, latents, grid_factor, factors.lora_A, sums, input)) {
+    sums = {};
+  } else if (input.dropout().drops()) {
+    steps.expand_dropped(rows, latents, grid_factor, factors.lora_A, input.dropout());
   } else {
     steps.expand(rows, latents, grid_factor, factors.lora_A, /*overwrite=*/true);
   }

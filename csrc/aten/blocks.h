@@ -38,9 +38,10 @@ at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks);
 Latents project_input(const AdapterInput& input, const ComputeFactors& factors, const Sizes& sizes,
                       double scaling, const Steps& steps);
 
-/// G = scaling * dy B^T and lora_G = scaling * dy lora_B, `rows` [T, M].
+/// G = scaling * dy B^T and lora_G = scaling * dy lora_B, `rows` [T, M]. Does `sums` along with
+/// them, and empties it, where that is better.
 Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, const Sizes& sizes,
-                         double scaling, const Steps& steps);
+                         double scaling, TokenSums& sums, const Steps& steps);
 
 /// y (+)= H B + lora_H lora_B^T into `rows` [T, M]; `overwrite` ignores what `rows` holds.
 void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
@@ -52,8 +53,9 @@ bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
                              const ComputeFactors& factors, const at::Tensor& bias,
                              const Steps& steps);
 
-/// dx = drop(G A^T + lora_G lora_A) into `rows` [T, N], or into a tensor that takes its place.
+/// dx = drop(G A^T + lora_G lora_A) into `rows` [T, N], or into a tensor that takes its place. Does
+/// `sums` along with it, and empties it, where that is better.
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
-                  const Dropout& dropout, const Steps& steps);
+                  const AdapterInput& input, TokenSums& sums, const Steps& steps);
 
 }  // namespace gralora::aten

@@ -13,13 +13,6 @@
 #include "aten/device_notice.h"
 
 namespace gralora::aten {
-namespace {
-
-// Up to so many, an adapter's kernels take less time than their launches.
-constexpr int64_t kShortCall = 1024;
-
-}  // namespace
-
 ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::Tensor& weight,
                             const OptionalTensor& bias, const OptionalTensor& A,
                             const OptionalTensor& B, const OptionalTensor& lora_A,
@@ -73,25 +66,18 @@ ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
   check_saved_for_backward("linear_backward", dy, x, H, lora_H, rng_state, shape);
   notice_device(dy);
 
-  const AdapterBackward backward(
-      "linear_backward", adapter, shape, dy, x, H, lora_H, rng_state, scaling, dropout_p,
+  const at::Tensor dy_rows = as_rows(dy, shape.M.expect_int());
+  const AdapterGradients adapted = adapter_backward(
+      "linear_backward", adapter, shape, dy_rows, x, H, lora_H, rng_state, scaling, dropout_p,
       {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, steps);
-  const at::Tensor& dy_rows = backward.dy_rows();
-
-  // The factors' gradients before dx with many tokens: what the projection has read of dy last is
-  // still in the cache. After it with few: the expansion then starts while the projection ends.
-  const bool few_tokens = dy_rows.size(0) <= kShortCall;
-  FactorGradients factors;
-  if (!few_tokens) factors = backward.factor_gradients();
   at::Tensor dx, dweight, dbias;
   if (wants_dx) {
-    at::Tensor dx_rows = backward.input_gradient();
-    dx = dx_rows.addmm_(dy_rows, weight).view(with_width(dy.sizes(), weight.size(1)));
+    dx =
+        at::Tensor(adapted.dx).addmm_(dy_rows, weight).view(with_width(dy.sizes(), weight.size(1)));
   }
-  if (few_tokens) factors = backward.factor_gradients();
   if (wants_dweight) dweight = at::mm(dy_rows.t(), as_rows(*x, weight.size(1)));
   if (wants_dbias) dbias = dy_rows.sum(0);
-  return {dx, dweight, dbias, factors.dA, factors.dB, factors.dlora_A, factors.dlora_B};
+  return {dx, dweight, dbias, adapted.dA, adapted.dB, adapted.dlora_A, adapted.dlora_B};
 }
 
 TORCH_LIBRARY_IMPL(gralora, CompositeExplicitAutograd, m) {

@@ -55,7 +55,7 @@ struct StepOperators {
     check_token_sums(activations, latents, latent_is_left.size());
     const c10::DeviceGuard guard(activations[0].device());
     std::vector<at::Tensor> results(activations.size());
-    std::array<TokenSum, 4> sums;
+    TokenSums sums;
     for (size_t i = 0; i < results.size(); ++i) {
       const bool is_left = latent_is_left.get(i);
       sums[i].sum = &results[i];

@@ -53,6 +53,16 @@ void expand_dropped(at::Tensor& rows, const Latents& latents, const at::Tensor& 
   rows = drop(rows, dropout.rng_state, dropout.p);
 }
 
+bool project_beside_sums(at::Tensor&, const AdapterInput&, const at::Tensor&, double,
+                         const TokenSums&) {
+  return false;
+}
+
+bool expand_beside_sums(at::Tensor&, const Latents&, const at::Tensor&, const at::Tensor&,
+                        const TokenSums&, const AdapterInput&) {
+  return false;
+}
+
 bool expand_onto_bias(at::Tensor&, const Latents&, const at::Tensor&, const at::Tensor&,
                       const at::Tensor&) {
   return false;
@@ -70,9 +80,9 @@ at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
   return sum;
 }
 
-void sum_over_tokens(const std::array<TokenSum, 4>& sums, const AdapterInput& input) {
+void sum_over_tokens(const TokenSums& sums, const AdapterInput& input) {
   for (const TokenSum& entry : sums) {
-    if (entry.left.defined()) *entry.sum = sum_by_product(entry, input).to(entry.dtype);
+    if (entry.is_asked_for()) *entry.sum = sum_by_product(entry, input).to(entry.dtype);
   }
 }
 
@@ -85,8 +95,13 @@ void round(std::initializer_list<Rounding> roundings) {
 
 }  // namespace
 
-const Steps kLibrarySteps{project,          expand,          expand_dropped,
-                          expand_onto_bias, sum_over_tokens, round};
+const Steps kLibrarySteps{project,          project_beside_sums, expand,          expand_dropped,
+                          expand_onto_bias, expand_beside_sums,  sum_over_tokens, round};
+
+bool any_asked_for(const TokenSums& sums) {
+  return std::any_of(sums.begin(), sums.end(),
+                     [](const TokenSum& entry) { return entry.is_asked_for(); });
+}
 
 AdapterInput::AdapterInput(at::Tensor rows, Dropout dropout)
     : rows_(std::move(rows)), dropout_(std::move(dropout)) {}

@@ -51,15 +51,21 @@ struct Rounding {
 };
 
 /// *sum = left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q]: summed over the tokens in
-/// fp32 (fp64 for fp64) and rounded once, to `dtype`. Skipped where `left` is undefined. One side
-/// is a latent, the other an activation: dy, or the adapter's input before its dropout.
+/// fp32 (fp64 for fp64) and rounded once, to `dtype`. One side is a latent, the other an
+/// activation: dy, or the adapter's input before its dropout.
 struct TokenSum {
   at::Tensor* sum = nullptr;
   at::Tensor left, right;
   at::ScalarType dtype = at::kFloat;
   bool latent_is_left = false;
   bool of_input = false;  // the activation is the adapter's input
+
+  bool is_asked_for() const { return left.defined(); }
 };
+
+/// The gradients dA, dB, dlora_A, dlora_B, those of them that are asked for.
+using TokenSums = std::array<TokenSum, 4>;
+bool any_asked_for(const TokenSums& sums);
 
 struct Steps {
   /// latent[q, t, (p, rank)] = scaling * sum_w rows[t, (p, w)] * factor[p, w, (q, rank)]: `latent`
@@ -67,6 +73,11 @@ struct Steps {
   /// [inner, width, outer*s] with any strides. The scale enters the sum before it is rounded.
   void (*project)(at::Tensor& latent, const AdapterInput& input, const at::Tensor& factor,
                   double scaling);
+
+  /// project() and sum_over_tokens() of sums that are not of the input, at once; false, with
+  /// nothing done, where they are better apart.
+  bool (*project_beside_sums)(at::Tensor& latent, const AdapterInput& input,
+                              const at::Tensor& factor, double scaling, const TokenSums& sums);
 
   /// rows[t, (i, o)] (+)= sum_q grid[i, t, q] * grid_factor[i, q, o] + sum_q plain[t, q] *
   /// plain_factor[q, (i, o)]: `rows` [T, k*width] contiguous, `grid_factor` [k, rank, width],
@@ -83,7 +94,13 @@ struct Steps {
   bool (*expand_onto_bias)(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
                            const at::Tensor& plain_factor, const at::Tensor& bias);
 
-  void (*sum_over_tokens)(const std::array<TokenSum, 4>& sums, const AdapterInput& input);
+  /// expand(), or expand_dropped() where the input is dropped, and sum_over_tokens() at once;
+  /// false, with nothing done, where they are better apart.
+  bool (*expand_beside_sums)(at::Tensor& rows, const Latents& latents,
+                             const at::Tensor& grid_factor, const at::Tensor& plain_factor,
+                             const TokenSums& sums, const AdapterInput& input);
+
+  void (*sum_over_tokens)(const TokenSums& sums, const AdapterInput& input);
 
   /// Replaces each tensor by one of its dtype.
   void (*round)(std::initializer_list<Rounding> roundings);

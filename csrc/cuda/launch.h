@@ -5,6 +5,7 @@
 #include <c10/cuda/CUDAException.h>
 
 #include "aten/steps.h"
+#include "dispatch/chip.h"
 #include "dispatch/choice.h"
 #include "kernels/dropout.h"
 #include "kernels/element_type.h"
@@ -57,13 +58,8 @@ struct DropoutArgument {
   DropoutSource source;
 };
 
-/// Multiprocessors of the current device.
-inline int count_processors() {
-  int device = 0, count = 0;
-  C10_CUDA_CHECK(cudaGetDevice(&device));
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
-  return count;
-}
+/// The current device.
+Chip current_chip();
 
 /// Whether an operator's step takes the kernel: the chooser's word, or that of a forced path.
 inline bool takes_kernel(const char* step, const Choice& choice) {

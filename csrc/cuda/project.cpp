@@ -1,39 +1,36 @@
 // The projection on CUDA: tensors to plain parameters, dispatch/select_project's choice, then
 // kernels/project.cu, or a library product whose blocks kernels/exchange.cu brings in order.
-#include "kernels/project.h"
+#include "cuda/project.h"
 
 #include <c10/cuda/CUDAStream.h>
 
-#include "cuda/launch.h"
 #include "cuda/steps.h"
-#include "dispatch/select_project.h"
 
 namespace gralora::cuda {
-void project(at::Tensor& latent, const aten::AdapterInput& input, const at::Tensor& factor,
-             double scaling) {
+
+ProjectSelection Projection::select() const {
   const at::Tensor& rows = input.rows();
-  const DropoutArgument dropout(input.dropout());
+  return select_project({.T = rows.size(0),
+                         .inner = factor.size(0),
+                         .outer = latent.size(0),
+                         .width = factor.size(1),
+                         .columns = factor.size(2),
+                         .x_row_stride = rows.stride(0),
+                         .factor_block_stride = factor.stride(0),
+                         .factor_width_stride = factor.stride(1),
+                         .factor_column_stride = factor.stride(2),
+                         .x_address = reinterpret_cast<uint64_t>(rows.const_data_ptr()),
+                         .factor_address = reinterpret_cast<uint64_t>(factor.const_data_ptr()),
+                         .half = is_half(rows),
+                         .aligned_latent = has_aligned_rows(latent),
+                         .drops = input.dropout().drops(),
+                         .chip = current_chip()});
+}
+
+ProjectParams Projection::describe(const ProjectSelection& selection,
+                                   const DropoutArgument& dropout) const {
+  const at::Tensor& rows = input.rows();
   const int64_t inner = factor.size(0);
-  const ProjectSelection selection =
-      select_project({.T = rows.size(0),
-                      .inner = inner,
-                      .outer = latent.size(0),
-                      .width = factor.size(1),
-                      .columns = factor.size(2),
-                      .x_row_stride = rows.stride(0),
-                      .factor_block_stride = factor.stride(0),
-                      .factor_width_stride = factor.stride(1),
-                      .factor_column_stride = factor.stride(2),
-                      .x_address = reinterpret_cast<uint64_t>(rows.const_data_ptr()),
-                      .factor_address = reinterpret_cast<uint64_t>(factor.const_data_ptr()),
-                      .half = is_half(rows),
-                      .aligned_latent = has_aligned_rows(latent),
-                      .drops = input.dropout().drops(),
-                      .processors = count_processors()});
-  if (!takes_kernel("project", selection.choice)) {
-    aten::project_by_product(latent, input, factor, scaling, exchange);
-    return;
-  }
   ProjectParams params{};
   params.x = rows.const_data_ptr();
   params.factor = factor.const_data_ptr();
@@ -53,7 +50,21 @@ void project(at::Tensor& latent, const aten::AdapterInput& input, const at::Tens
   params.type = element_type(rows);
   params.width_is_contiguous = selection.width_is_contiguous;
   params.tile = selection.tile;
-  check_launch("project", launch_project(params, c10::cuda::getCurrentCUDAStream()));
+  params.splits = selection.splits;
+  return params;
+}
+
+void project(at::Tensor& latent, const aten::AdapterInput& input, const at::Tensor& factor,
+             double scaling) {
+  const Projection projection{latent, input, factor, scaling};
+  const ProjectSelection selection = projection.select();
+  if (!takes_kernel("project", selection.choice)) {
+    aten::project_by_product(latent, input, factor, scaling, exchange);
+    return;
+  }
+  const DropoutArgument dropout(input.dropout());
+  check_launch("project", launch_project(projection.describe(selection, dropout),
+                                         c10::cuda::getCurrentCUDAStream()));
 }
 
 }  // namespace gralora::cuda

@@ -20,11 +20,19 @@ void expand_dropped(at::Tensor& rows, const aten::Latents& latents, const at::Te
 bool expand_onto_bias(at::Tensor& rows, const aten::Latents& latents, const at::Tensor& grid_factor,
                       const at::Tensor& plain_factor, const at::Tensor& bias);
 
-void sum_over_tokens(const std::array<aten::TokenSum, 4>& sums, const aten::AdapterInput& input);
+bool project_beside_sums(at::Tensor& latent, const aten::AdapterInput& input,
+                         const at::Tensor& factor, double scaling, const aten::TokenSums& sums);
+
+bool expand_beside_sums(at::Tensor& rows, const aten::Latents& latents,
+                        const at::Tensor& grid_factor, const at::Tensor& plain_factor,
+                        const aten::TokenSums& sums, const aten::AdapterInput& input);
+
+void sum_over_tokens(const aten::TokenSums& sums, const aten::AdapterInput& input);
 
 void round(std::initializer_list<aten::Rounding> roundings);
 
-inline constexpr aten::Steps kKernelSteps{project,          expand,          expand_dropped,
-                                          expand_onto_bias, sum_over_tokens, round};
+inline constexpr aten::Steps kKernelSteps{
+    project,          project_beside_sums, expand,          expand_dropped,
+    expand_onto_bias, expand_beside_sums,  sum_over_tokens, round};
 
 }  // namespace gralora::cuda

@@ -1,19 +1,15 @@
 // The factors' gradients on CUDA: tensors to plain parameters, dispatch/select_weight_gradient's
 // choice, then all of them in one launch of kernels/weight_gradient.cu, or library products whose
 // fp32 sums one launch of kernels/round.cu rounds.
-#include "kernels/weight_gradient.h"
+#include "cuda/weight_gradient.h"
 
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include "cuda/launch.h"
 #include "cuda/steps.h"
-#include "dispatch/select_weight_gradient.h"
 
 namespace gralora::cuda {
 namespace {
-
-using Sums = std::array<aten::TokenSum, 4>;
 
 /// The entry's sides by what they are.
 const at::Tensor& activation_of(const aten::TokenSum& entry) {
@@ -23,32 +19,9 @@ const at::Tensor& latent_of(const aten::TokenSum& entry) {
   return entry.latent_is_left ? entry.left : entry.right;
 }
 
-WeightGradientProblem describe_problem(const Sums& sums, bool drops) {
-  WeightGradientProblem problem{.T = 0,
-                                .gradients = {},
-                                .half = true,
-                                .aligned = true,
-                                .narrow = true,
-                                .drops = drops,
-                                .processors = count_processors()};
-  for (size_t i = 0; i < sums.size(); ++i) {
-    const aten::TokenSum& entry = sums[i];
-    if (!entry.left.defined()) continue;
-    problem.T = entry.left.size(1);
-    problem.gradients[i] = {entry.left.size(0), activation_of(entry).size(2),
-                            latent_of(entry).size(2)};
-    problem.half &= is_half(entry.left);
-    problem.aligned &= has_aligned_rows(entry.left) && has_aligned_rows(entry.right);
-    // Dropout is drawn for whole groups of the input's columns.
-    if (drops && entry.of_input) problem.aligned &= activation_of(entry).size(2) % kGroup == 0;
-    problem.narrow &= entry.dtype != at::kDouble;
-  }
-  return problem;
-}
-
-void sum_by_products(const Sums& sums, const aten::AdapterInput& input) {
+void sum_by_products(const aten::TokenSums& sums, const aten::AdapterInput& input) {
   for (const aten::TokenSum& entry : sums) {
-    if (entry.left.defined()) *entry.sum = aten::sum_by_product(entry, input);
+    if (entry.is_asked_for()) *entry.sum = aten::sum_by_product(entry, input);
   }
   round({{sums[0].sum, sums[0].dtype},
          {sums[1].sum, sums[1].dtype},
@@ -58,50 +31,76 @@ void sum_by_products(const Sums& sums, const aten::AdapterInput& input) {
 
 }  // namespace
 
-void sum_over_tokens(const Sums& sums, const aten::AdapterInput& input) {
-  const WeightGradientSelection selection =
-      select_weight_gradient(describe_problem(sums, input.dropout().drops()));
-  if (!takes_kernel("weight_gradient", selection.choice)) {
-    sum_by_products(sums, input);
-    return;
+WeightGradientSelection select_sums(const aten::TokenSums& sums, const aten::AdapterInput& input) {
+  const bool drops = input.dropout().drops();
+  WeightGradientProblem problem{.T = 0,
+                                .gradients = {},
+                                .half = true,
+                                .aligned = true,
+                                .narrow = true,
+                                .drops = drops,
+                                .chip = current_chip()};
+  for (size_t i = 0; i < sums.size(); ++i) {
+    const aten::TokenSum& entry = sums[i];
+    if (!entry.is_asked_for()) continue;
+    problem.T = entry.left.size(1);
+    problem.gradients[i] = {entry.left.size(0), activation_of(entry).size(2),
+                            latent_of(entry).size(2)};
+    problem.half &= is_half(entry.left);
+    problem.aligned &= has_aligned_rows(entry.left) && has_aligned_rows(entry.right);
+    // Dropout is drawn for whole groups of the input's columns.
+    if (drops && entry.of_input) problem.aligned &= activation_of(entry).size(2) % kGroup == 0;
+    problem.narrow &= entry.dtype != at::kDouble;
   }
-  const DropoutArgument dropout(input.dropout());
-  WeightGradientParams params{};
+  return select_weight_gradient(problem);
+}
+
+GradientCall::GradientCall(const aten::TokenSums& sums, const aten::AdapterInput& input,
+                           const WeightGradientSelection& selection)
+    : dropout_(input.dropout()) {
   at::TensorOptions options;
   for (const aten::TokenSum& entry : sums) {
-    if (!entry.left.defined()) continue;
+    if (!entry.is_asked_for()) continue;
     const at::Tensor& activation = activation_of(entry);
     const at::Tensor& latent = latent_of(entry);
     options = activation.options();
     *entry.sum = at::empty({entry.left.size(0), entry.left.size(2), entry.right.size(2)},
                            options.dtype(entry.dtype));
-    params.type = element_type(activation);
-    params.T = static_cast<int32_t>(activation.size(1));
-    params.sums[params.count++] = {.activation = activation.const_data_ptr(),
-                                   .latent = latent.const_data_ptr(),
-                                   .out = entry.sum->mutable_data_ptr(),
-                                   .activation_block_stride = activation.stride(0),
-                                   .activation_pitch = activation.stride(1),
-                                   .latent_block_stride = latent.stride(0),
-                                   .latent_pitch = latent.stride(1),
-                                   .blocks = static_cast<int32_t>(activation.size(0)),
-                                   .width = static_cast<int32_t>(activation.size(2)),
-                                   .rank = static_cast<int32_t>(latent.size(2)),
-                                   .rank_first = entry.latent_is_left,
-                                   .drops = entry.of_input && input.dropout().drops(),
-                                   .out_type = element_type(*entry.sum)};
+    params_.type = element_type(activation);
+    params_.T = static_cast<int32_t>(activation.size(1));
+    params_.sums[params_.count++] = {.activation = activation.const_data_ptr(),
+                                     .latent = latent.const_data_ptr(),
+                                     .out = entry.sum->mutable_data_ptr(),
+                                     .activation_block_stride = activation.stride(0),
+                                     .activation_pitch = activation.stride(1),
+                                     .latent_block_stride = latent.stride(0),
+                                     .latent_pitch = latent.stride(1),
+                                     .blocks = static_cast<int32_t>(activation.size(0)),
+                                     .width = static_cast<int32_t>(activation.size(2)),
+                                     .rank = static_cast<int32_t>(latent.size(2)),
+                                     .rank_first = entry.latent_is_left,
+                                     .drops = entry.of_input && input.dropout().drops(),
+                                     .out_type = element_type(*entry.sum)};
   }
-  if (params.count == 0) return;
-  params.dropout = dropout.source;
-  params.tile = selection.tile;
-  params.splits = selection.splits;
-  at::Tensor workspace;
-  if (const int64_t elements = gradient_workspace(params); elements > 0) {
-    workspace = at::empty({elements}, options.dtype(at::kFloat));
-    params.workspace = workspace.mutable_data_ptr<float>();
+  params_.dropout = dropout_.source;
+  params_.tile = selection.tile;
+  params_.splits = selection.splits;
+  if (const int64_t elements = gradient_workspace(params_); elements > 0) {
+    workspace_ = at::empty({elements}, options.dtype(at::kFloat));
+    params_.workspace = workspace_.mutable_data_ptr<float>();
   }
+}
+
+void sum_over_tokens(const aten::TokenSums& sums, const aten::AdapterInput& input) {
+  if (!aten::any_asked_for(sums)) return;
+  const WeightGradientSelection selection = select_sums(sums, input);
+  if (!takes_kernel("weight_gradient", selection.choice)) {
+    sum_by_products(sums, input);
+    return;
+  }
+  const GradientCall call(sums, input, selection);
   check_launch("weight_gradient",
-               launch_weight_gradient(params, c10::cuda::getCurrentCUDAStream()));
+               launch_weight_gradient(call.params(), c10::cuda::getCurrentCUDAStream()));
 }
 
 }  // namespace gralora::cuda

@@ -12,21 +12,40 @@ constexpr int64_t kFewLatents = 1 << 16;
 
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
 
-int64_t count_blocks(const ProjectProblem& problem, ProjectTile tile) {
+/// Whether three quarters of the multiprocessors get a block.
+bool fills_chip(const ProjectProblem& problem, ProjectTile tile, int splits) {
   const ProjectTileSize size = size_of(tile);
-  return (problem.T + size.tokens - 1) / size.tokens * problem.inner *
-         ((problem.columns + size.columns - 1) / size.columns);
+  const int64_t tiles = (problem.T + size.tokens - 1) / size.tokens * problem.inner *
+                        ((problem.columns + size.columns - 1) / size.columns);
+  return tiles * splits * 4 >= int64_t{problem.chip.processors} * 3;
+}
+
+struct Tiling {
+  ProjectTile tile;
+  int splits;
+};
+
+/// As many CTAs share a tile as it takes to give most multiprocessors one, or as there may be.
+Tiling split_width(const ProjectProblem& problem, ProjectTile tile) {
+  const int64_t steps = (problem.width + size_of(tile).depth - 1) / size_of(tile).depth;
+  int splits = 1;
+  while (problem.chip.has_clusters() && !fills_chip(problem, tile, splits) &&
+         splits < kMostProjectSplits && splits * 2 <= steps) {
+    splits *= 2;
+  }
+  return {tile, splits};
 }
 
 /// The tile that reads the operands least often among those that give most multiprocessors a block:
-/// a chip that is not full reads nothing fast.
-ProjectTile choose_tile(const ProjectProblem& problem) {
-  const auto fills = [&](ProjectTile tile) {
-    return count_blocks(problem, tile) * 4 >= int64_t{problem.processors} * 3;
-  };
+/// a chip that is not full reads nothing fast. Splitting the width fills it without more reading;
+/// the CTAs' sums then have to be brought together, so not those of the largest tile.
+Tiling choose_tiling(const ProjectProblem& problem) {
   const bool wide = problem.columns > size_of(ProjectTile::k64x32).columns;
-  if (wide && fills(ProjectTile::k128x64)) return ProjectTile::k128x64;
-  return fills(ProjectTile::k64x32) ? ProjectTile::k64x32 : ProjectTile::k16x32;
+  if (wide && fills_chip(problem, ProjectTile::k128x64, 1)) return {ProjectTile::k128x64, 1};
+  const Tiling middle = split_width(problem, ProjectTile::k64x32);
+  const bool has_rows = problem.T > size_of(ProjectTile::k16x32).tokens;
+  if (has_rows && fills_chip(problem, middle.tile, middle.splits)) return middle;
+  return split_width(problem, ProjectTile::k16x32);
 }
 
 Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
@@ -66,7 +85,9 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
 ProjectSelection select_project(const ProjectProblem& problem) {
   const bool width_is_contiguous =
       problem.factor_width_stride == 1 && problem.factor_column_stride != 1;
-  return {choose_way(problem, width_is_contiguous), choose_tile(problem), width_is_contiguous};
+  const Tiling tiling = choose_tiling(problem);
+  return {choose_way(problem, width_is_contiguous), tiling.tile, tiling.splits,
+          width_is_contiguous};
 }
 
 }  // namespace gralora

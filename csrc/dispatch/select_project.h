@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "dispatch/chip.h"
 #include "dispatch/choice.h"
 #include "kernels/project_tiles.h"
 
@@ -18,12 +19,13 @@ struct ProjectProblem {
   bool half;            // 16-bit operands
   bool aligned_latent;  // its rows start on 16-byte boundaries
   bool drops;           // the input goes through dropout
-  int processors;       // multiprocessors of the GPU
+  Chip chip;
 };
 
 struct ProjectSelection {
   Choice choice;
   ProjectTile tile;
+  int splits;                // of the width, by the CTAs of a cluster
   bool width_is_contiguous;  // of the factor
 };
 

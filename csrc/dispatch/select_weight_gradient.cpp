@@ -39,7 +39,7 @@ GradientTile choose_tile(int64_t rank) {
 int choose_splits(const WeightGradientProblem& problem, GradientTile tile) {
   const GradientTileSize size = size_of(tile);
   const int64_t tiles = std::max<int64_t>(count_tiles(problem, tile), 1);
-  const int64_t places = std::max(problem.processors, 1);
+  const int64_t places = std::max(problem.chip.processors, 1);
   const int64_t steps = (problem.T + kTokensPerStep - 1) / kTokensPerStep;
   const int64_t bytes = tiles * size.activations * size.latents * int64_t{sizeof(float)};
   const int64_t most = std::min({kMostSplits, steps / kLeastSteps, kMostWorkspace / bytes});

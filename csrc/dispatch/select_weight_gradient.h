@@ -5,6 +5,7 @@
 #include <array>
 #include <cstdint>
 
+#include "dispatch/chip.h"
 #include "dispatch/choice.h"
 #include "kernels/weight_gradient_tiles.h"
 
@@ -19,11 +20,11 @@ struct GradientShape {
 struct WeightGradientProblem {
   int64_t T;
   std::array<GradientShape, 4> gradients;
-  bool half;       // 16-bit operands
-  bool aligned;    // rows of the operands start on 16-byte boundaries
-  bool narrow;     // no gradient is fp64
-  bool drops;      // the adapter's input goes through dropout
-  int processors;  // multiprocessors of the GPU
+  bool half;     // 16-bit operands
+  bool aligned;  // rows of the operands start on 16-byte boundaries
+  bool narrow;   // no gradient is fp64
+  bool drops;    // the adapter's input goes through dropout
+  Chip chip;
 };
 
 struct WeightGradientSelection {

@@ -15,7 +15,7 @@
 #include <type_traits>
 
 #include "kernels/dropout_mask.cuh"
-#include "kernels/mma.cuh"
+#include "kernels/ptx.cuh"
 
 namespace gralora {
 
@@ -83,6 +83,19 @@ struct Sums {
   float value[Tile::kWarpRows / 16][Tile::kWarpColumns / 8][4] = {};
 };
 
+/// Where chunk `chunk` (16 bytes) of row `row` lies in a row of `kChunks` chunks: permuted so that
+/// the eight rows of a fragment's matrix, read at one chunk, lie in different banks.
+template <int kChunks>
+__device__ int swizzle(int row, int chunk) {
+  static_assert(kChunks >= 2 && (kChunks & (kChunks - 1)) == 0, "whole powers of two");
+  if constexpr (kChunks >= 8) {
+    return chunk ^ (row & 7);
+  } else {
+    // Several rows share the 128 bytes of all banks; only the next set of them needs another order.
+    return chunk ^ (row / (8 / kChunks) & (kChunks - 1));
+  }
+}
+
 /// Copies tiles of `kRows` x `kColumns` elements to shared memory. What a thread copies keeps its
 /// place in the tile, so all but the advance along the tensor is computed once.
 template <int kThreads, int kRows, int kColumns, class T>
@@ -92,7 +105,7 @@ class TileCopy {
   __device__ TileCopy(const T* source, int64_t pitch)
       : row_(static_cast<int>(threadIdx.x) / kChunks),
         column_(static_cast<int>(threadIdx.x) % kChunks * kChunk),
-        offset_((row_ * kChunks + mma::swizzle<kChunks>(row_, column_ / kChunk)) * 16),
+        offset_((row_ * kChunks + swizzle<kChunks>(row_, column_ / kChunk)) * 16),
         source_(source),
         from_(source + row_ * pitch + column_),
         step_(kRowsAtOnce * pitch) {}
@@ -107,7 +120,7 @@ class TileCopy {
       const int row = row_ + turn * kRowsAtOnce;
       if (kRows % kRowsAtOnce != 0 && row >= kRows) break;
       const int bytes = row < rows ? inside : 0;
-      mma::copy_16_bytes_async(to + offset_ + turn * kRowsAtOnce * kChunks * 16,
+      ptx::copy_16_bytes_async(to + offset_ + turn * kRowsAtOnce * kChunks * 16,
                                bytes > 0 ? from : source_, bytes);
       from += step_;
     }
@@ -121,7 +134,7 @@ class TileCopy {
       const int row = row_ + turn * kRowsAtOnce;
       if (kRows % kRowsAtOnce != 0 && row >= kRows) break;
       const uint32_t at = tile + offset_ + turn * kRowsAtOnce * kChunks * 16;
-      mma::store_chunk(at, dropout(mma::load_chunk(at), rows + row, columns + column_));
+      ptx::store_chunk(at, dropout(ptx::load_chunk(at), rows + row, columns + column_));
     }
   }
 
@@ -208,23 +221,23 @@ __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operan
   const auto load_left = [&](uint32_t(&a)[4], uint32_t tile, int row, int k) {
     if constexpr (kLeftDepth) {
       const int r = row + lane % 16;
-      const int chunk = mma::swizzle<kDepthChunks>(r, k / kChunk + lane / 16);
-      mma::load_matrices(a, address(tile, r * kDepthChunks, chunk));
+      const int chunk = swizzle<kDepthChunks>(r, k / kChunk + lane / 16);
+      ptx::load_matrices(a, address(tile, r * kDepthChunks, chunk));
     } else {
       const int r = k + lane % 8 + lane / 16 * 8;
-      const int chunk = mma::swizzle<kRowChunks>(r, row / kChunk + lane / 8 % 2);
-      mma::load_matrices_transposed(a, address(tile, r * kRowChunks, chunk));
+      const int chunk = swizzle<kRowChunks>(r, row / kChunk + lane / 8 % 2);
+      ptx::load_matrices_transposed(a, address(tile, r * kRowChunks, chunk));
     }
   };
   const auto load_right = [&](uint32_t(&b)[4], uint32_t tile, int column, int k) {
     if constexpr (kRightDepth) {
       const int r = column + lane % 8 + lane / 16 * 8;
-      const int chunk = mma::swizzle<kDepthChunks>(r, k / kChunk + lane / 8 % 2);
-      mma::load_matrices(b, address(tile, r * kDepthChunks, chunk));
+      const int chunk = swizzle<kDepthChunks>(r, k / kChunk + lane / 8 % 2);
+      ptx::load_matrices(b, address(tile, r * kDepthChunks, chunk));
     } else {
       const int r = k + lane % 16;
-      const int chunk = mma::swizzle<kColumnChunks>(r, column / kChunk + lane / 16);
-      mma::load_matrices_transposed(b, address(tile, r * kColumnChunks, chunk));
+      const int chunk = swizzle<kColumnChunks>(r, column / kChunk + lane / 16);
+      ptx::load_matrices_transposed(b, address(tile, r * kColumnChunks, chunk));
     }
   };
   const auto multiply_stage = [&](int step) {
@@ -242,8 +255,8 @@ __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operan
         load_right(b, stage(step) + kRightOffset, place.column + v * 16, k);
 #pragma unroll
         for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
-          mma::multiply_add<T>(sums.value[u][2 * v], a[u], b[0], b[1]);
-          mma::multiply_add<T>(sums.value[u][2 * v + 1], a[u], b[2], b[3]);
+          ptx::multiply_add<T>(sums.value[u][2 * v], a[u], b[0], b[1]);
+          ptx::multiply_add<T>(sums.value[u][2 * v + 1], a[u], b[2], b[3]);
         }
       }
     }
@@ -259,10 +272,10 @@ __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operan
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) {
     if (step < steps) copy_left_stage(step);
-    mma::commit_copies();
+    ptx::commit_copies();
   }
   for (int step = 0; step < steps; ++step) {
-    mma::wait_for_copies<Tile::kStages - 2>();
+    ptx::wait_for_copies<Tile::kStages - 2>();
     if constexpr (Dropout::kActive) copy_left.drop(stage(step), dropout, step * Tile::kDepth);
     // Makes the copies of all threads visible, and frees the buffer that the next copy overwrites.
     __syncthreads();
@@ -270,7 +283,7 @@ __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operan
       copy_left_stage(step + Tile::kStages - 1);
       copy_right_stage(step + Tile::kStages - 1);
     }
-    mma::commit_copies();
+    ptx::commit_copies();
     multiply_stage(step);
   }
   __syncthreads();

@@ -7,12 +7,10 @@
 // groups on 16-byte boundaries, one vector load and store each. No shared memory; about 30
 // registers. The seed and offset are read on the device, so a replayed graph sees the values of its
 // replay.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <algorithm>
 
 #include "kernels/dropout.h"
+#include "kernels/launch.cuh"
 
 namespace gralora {
 namespace {
@@ -36,7 +34,9 @@ struct alignas(sizeof(T) * philox::kGroup > 16 ? 16 : sizeof(T) * philox::kGroup
 
 /// kVector: N is a multiple of eight and both tensors' rows are 16-byte aligned.
 template <class T, bool kVector>
-__global__ void __launch_bounds__(kThreads) dropout_kernel(DropoutParams p) {
+__global__ void __launch_bounds__(kThreads) dropout_kernel(const DropoutParams p) {
+  ptx::wait_for_earlier_kernels();
+  ptx::release_next_kernel();
   const T* x = static_cast<const T*>(p.x);  // [T, N]
   T* out = static_cast<T*>(p.out);          // [T, N]
   const uint64_t seed = static_cast<uint64_t>(p.rng_state[0]);
@@ -85,9 +85,9 @@ template <class T>
 cudaError_t launch(const DropoutParams& p, cudaStream_t stream) {
   const int64_t groups = (p.T * p.N + philox::kGroup - 1) / philox::kGroup;
   const int64_t blocks = std::min((groups + kThreads - 1) / kThreads, kMaxBlocks);
-  const auto kernel = is_vectorisable(p) ? dropout_kernel<T, true> : dropout_kernel<T, false>;
-  kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(p);
-  return cudaGetLastError();
+  return is_vectorisable(p)
+             ? start_kernel<dropout_kernel<T, true>, kThreads, 0>(blocks, p, stream)
+             : start_kernel<dropout_kernel<T, false>, kThreads, 0>(blocks, p, stream);
 }
 
 }  // namespace

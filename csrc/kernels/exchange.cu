@@ -22,8 +22,8 @@ constexpr int64_t kMaxGridY = 65535;
 
 template <class Word>
 __global__ void __launch_bounds__(kThreads) exchange_kernel(const ExchangeParams p) {
-  wait_for_earlier_kernels();
-  release_next_kernel();
+  ptx::wait_for_earlier_kernels();
+  ptx::release_next_kernel();
   const int run_words = p.run / static_cast<int>(sizeof(Word));
   const auto row_words = static_cast<uint32_t>(p.inner * run_words);
   // Word w of rows `rows_at_once` apart: the place within the row is computed once.

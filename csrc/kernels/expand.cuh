@@ -52,8 +52,8 @@ __device__ uint32_t pack(float first, float second) {
 /// The latents come from the kernel ahead, the factors do not.
 struct WaitForLatents {
   __device__ void operator()() const {
-    wait_for_earlier_kernels();
-    release_next_kernel();
+    ptx::wait_for_earlier_kernels();
+    ptx::release_next_kernel();
   }
 };
 
@@ -81,92 +81,102 @@ __device__ void add_part(Sums<Tile>& sums, uint32_t ring, const ExpandPart& part
   }
 }
 
-// Four small CTAs share a processor: with as few steps as a rank has, more of them hide more
-// latency.
-template <class T, class Tile, bool kDrops>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kSums <= 16 ? 4 : 2)
-    expand_kernel(const ExpandParams p) {
+/// One CTA's work.
+template <class T, class Tile_, bool kDrops>
+struct Expansion {
+  using Params = ExpandParams;
+  using Tile = Tile_;
   static_assert(Tile::kWarpColumns == kLanes * 8, "a lane takes one of four fragments whole");
-  __shared__ __align__(128) unsigned char ring[Tile::kSharedBytes];
-  if (!p.factors_are_ready) WaitForLatents{}();
-  const auto tiles = static_cast<uint32_t>((p.width + Tile::kColumns - 1) / Tile::kColumns);
-  const int column0 = static_cast<int>(blockIdx.x % tiles) * Tile::kColumns;
-  const auto block = static_cast<int64_t>(blockIdx.x / tiles % static_cast<uint32_t>(p.blocks));
-  const int64_t token0 =
-      static_cast<int64_t>(blockIdx.x / tiles / static_cast<uint32_t>(p.blocks)) * Tile::kRows;
-  const int tokens = static_cast<int>(min(p.T - token0, int64_t{Tile::kRows}));
-  const int columns = p.width - column0;
+  static constexpr int kThreads = Tile::kThreads;
+  static constexpr int kSharedBytes = Tile::kSharedBytes;
+  // Four small CTAs share a processor: with as few steps as a rank has, more of them hide more
+  // latency.
+  static constexpr int kBlocksPerProcessor = Tile::kSums <= 16 ? 4 : 2;
 
-  Sums<Tile> sums;
-  const uint32_t shared = mma::shared_address(ring);
-  add_part<T>(sums, shared, p.grid, block, token0, column0, tokens, columns);
-  add_part<T>(sums, shared, p.plain, 0, token0, block * p.width + column0, tokens, columns);
+  __device__ static void run(const Params& p, uint32_t index, unsigned char* ring) {
+    if (!p.factors_are_ready) WaitForLatents{}();
+    const auto tiles = static_cast<uint32_t>((p.width + Tile::kColumns - 1) / Tile::kColumns);
+    const int column0 = static_cast<int>(index % tiles) * Tile::kColumns;
+    const auto block = static_cast<int64_t>(index / tiles % static_cast<uint32_t>(p.blocks));
+    const int64_t token0 =
+        static_cast<int64_t>(index / tiles / static_cast<uint32_t>(p.blocks)) * Tile::kRows;
+    const int tokens = static_cast<int>(min(p.T - token0, int64_t{Tile::kRows}));
+    const int columns = p.width - column0;
 
-  const WarpPlace<Tile> place;
-  const int64_t pitch = int64_t{p.blocks} * p.width;
-  const int column = place.column + place.lane % kLanes * 8;  // of the fragment this lane takes
-  const int64_t out_column = block * p.width + column0 + column;
-  T* const out = static_cast<T*>(p.out) + token0 * pitch + out_column;
-  float bias[kLanes][2] = {};  // of the columns that this lane holds
-  if (p.bias != nullptr) {
+    Sums<Tile> sums;
+    const uint32_t shared = ptx::shared_address(ring);
+    add_part<T>(sums, shared, p.grid, block, token0, column0, tokens, columns);
+    add_part<T>(sums, shared, p.plain, 0, token0, block * p.width + column0, tokens, columns);
+
+    const WarpPlace<Tile> place;
+    const int64_t pitch = int64_t{p.blocks} * p.width;
+    const int column = place.column + place.lane % kLanes * 8;  // of the fragment this lane takes
+    const int64_t out_column = block * p.width + column0 + column;
+    T* const out = static_cast<T*>(p.out) + token0 * pitch + out_column;
+    float bias[kLanes][2] = {};  // of the columns that this lane holds
+    if (p.bias != nullptr) {
 #pragma unroll
-    for (int v = 0; v < kLanes; ++v) {
-      const int held = place.column + v * 8 + place.lane % kLanes * 2;
-      if (held >= columns) continue;
-      const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(static_cast<const T*>(p.bias) +
-                                                             block * p.width + column0 + held);
-      bias[v][0] = static_cast<float>(pair.first);
-      bias[v][1] = static_cast<float>(pair.second);
-    }
-  }
-  const float scale = kDrops ? static_cast<float>(p.dropout.rule.scale) : 1.0f;
-  const auto dropout = [&] {
-    if constexpr (kDrops) {
-      return ChunkDropout(p.dropout, pitch, token0, out_column);
-    } else {
-      return NoDropout{};
-    }
-  }();
-#pragma unroll
-  for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
-    const int row = place.row + half * 8 + place.lane / kLanes;
-    uint4* const to = reinterpret_cast<uint4*>(out + row * pitch);
-    const bool inside = row < tokens && column < columns;
-    alignas(16) uint32_t before[kLanes] = {};
-    if (p.accumulate) {
-      if (inside) *reinterpret_cast<uint4*>(before) = *to;
-      transpose_pieces(before, place.lane);
-    }
-    alignas(16) uint32_t after[kLanes];
-#pragma unroll
-    for (int v = 0; v < kLanes; ++v) {
-      float first = sums.value[half / 2][v][half % 2 * 2] * scale + bias[v][0];
-      float second = sums.value[half / 2][v][half % 2 * 2 + 1] * scale + bias[v][1];
-      if (p.accumulate) {
-        const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(&before[v]);
-        first += static_cast<float>(pair.first);
-        second += static_cast<float>(pair.second);
+      for (int v = 0; v < kLanes; ++v) {
+        const int held = place.column + v * 8 + place.lane % kLanes * 2;
+        if (held >= columns) continue;
+        const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(static_cast<const T*>(p.bias) +
+                                                               block * p.width + column0 + held);
+        bias[v][0] = static_cast<float>(pair.first);
+        bias[v][1] = static_cast<float>(pair.second);
       }
-      after[v] = pack<T>(first, second);
     }
-    transpose_pieces(after, place.lane);
-    uint4 chunk = *reinterpret_cast<const uint4*>(after);
-    if constexpr (kDrops) {
-      chunk = dropout(chunk, row, 0);
+    const float scale = kDrops ? static_cast<float>(p.dropout.rule.scale) : 1.0f;
+    const auto dropout = [&] {
+      if constexpr (kDrops) {
+        return ChunkDropout(p.dropout, pitch, token0, out_column);
+      } else {
+        return NoDropout{};
+      }
+    }();
+#pragma unroll
+    for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
+      const int row = place.row + half * 8 + place.lane / kLanes;
+      uint4* const to = reinterpret_cast<uint4*>(out + row * pitch);
+      const bool inside = row < tokens && column < columns;
+      alignas(16) uint32_t before[kLanes] = {};
+      if (p.accumulate) {
+        if (inside) *reinterpret_cast<uint4*>(before) = *to;
+        transpose_pieces(before, place.lane);
+      }
+      alignas(16) uint32_t after[kLanes];
+#pragma unroll
+      for (int v = 0; v < kLanes; ++v) {
+        float first = sums.value[half / 2][v][half % 2 * 2] * scale + bias[v][0];
+        float second = sums.value[half / 2][v][half % 2 * 2 + 1] * scale + bias[v][1];
+        if (p.accumulate) {
+          const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(&before[v]);
+          first += static_cast<float>(pair.first);
+          second += static_cast<float>(pair.second);
+        }
+        after[v] = pack<T>(first, second);
+      }
+      transpose_pieces(after, place.lane);
+      uint4 chunk = *reinterpret_cast<const uint4*>(after);
+      if constexpr (kDrops) {
+        chunk = dropout(chunk, row, 0);
+      }
+      if (inside) *to = chunk;
     }
-    if (inside) *to = chunk;
   }
+};
+
+template <class Tile>
+int64_t count_blocks(const ExpandParams& p) {
+  return (p.T + Tile::kRows - 1) / Tile::kRows * p.blocks *
+         ((p.width + Tile::kColumns - 1) / Tile::kColumns);
 }
 
 template <class T, class Tile, ExpandTile tile>
 cudaError_t launch_tile(const ExpandParams& p, cudaStream_t stream) {
   static_assert(Tile::kRows == size_of(tile).tokens && Tile::kColumns == size_of(tile).columns);
-  const int64_t tiles = (p.width + Tile::kColumns - 1) / Tile::kColumns;
-  const int64_t blocks = (p.T + Tile::kRows - 1) / Tile::kRows * p.blocks * tiles;
-  if (p.dropout.rng_state != nullptr) {
-    return start_kernel<expand_kernel<T, Tile, true>, Tile::kThreads, 0>(blocks, p, stream);
-  }
-  return start_kernel<expand_kernel<T, Tile, false>, Tile::kThreads, 0>(blocks, p, stream);
+  const int64_t blocks = count_blocks<Tile>(p);
+  return p.dropout.rng_state != nullptr ? start_work<Expansion<T, Tile, true>>(blocks, p, stream)
+                                        : start_work<Expansion<T, Tile, false>>(blocks, p, stream);
 }
 
 template <class T>

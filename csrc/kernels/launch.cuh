@@ -3,10 +3,10 @@
 // Compute capability 9.0 lets a kernel be set up while the one before it in the stream still runs
 // (programmatic dependent launch): its blocks take multiprocessors as they fall idle and wait there
 // for that kernel's results, which hides most of a launch's latency. The rules that make it safe:
-// every block of a kernel started here calls wait_for_earlier_kernels() before it touches memory
-// that the kernel just before it may have written, and release_next_kernel() only after that. So
-// when a kernel that follows one of these begins, all but that one are done, and what they wrote
-// may be read before the wait. Only the expansion makes use of it, where its caller says so.
+// every block of a kernel started here calls ptx::wait_for_earlier_kernels() before it touches
+// memory that the kernel just before it may have written, and ptx::release_next_kernel() only after
+// that. So when a kernel that follows one of these begins, all but that one are done, and what they
+// wrote may be read before the wait. Only the expansion makes use of it, where its caller says so.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,21 +15,9 @@
 #include <atomic>
 #include <cstdint>
 
+#include "kernels/ptx.cuh"
+
 namespace gralora {
-
-/// Returns when the kernels before this one are done and what they wrote is visible.
-__device__ inline void wait_for_earlier_kernels() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
-
-/// Once all blocks have called it, the next kernel's blocks may fill idle multiprocessors.
-__device__ inline void release_next_kernel() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
 
 /// Whether the code of `kernel` that runs on the current device has the wait above: code compiled
 /// at run time from an older architecture's PTX has not, whatever the device could do.
@@ -70,28 +58,60 @@ cudaError_t prepare_kernel(bool& overlaps) {
   return status;
 }
 
-/// Starts `kKernel(params)` on so many blocks; nothing for none.
+/// Starts `kKernel(params)` on so many blocks, `cluster` of them to a cluster; nothing for none.
 template <auto kKernel, int kThreads, int kSharedBytes, class Params>
 cudaError_t start_kernel(int64_t blocks, const Params& params, cudaStream_t stream,
-                         unsigned blocks_along_y = 1) {
+                         unsigned blocks_along_y = 1, unsigned cluster = 1) {
   if (blocks == 0) return cudaSuccess;
   if (blocks > INT32_MAX) return cudaErrorInvalidConfiguration;
   bool overlaps = false;
   cudaError_t status = prepare_kernel<kKernel, kSharedBytes>(overlaps);
-  cudaLaunchAttribute attribute{};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchAttribute attributes[2]{};
+  unsigned count = 0;
+  if (overlaps) {
+    attributes[count].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    attributes[count++].val.programmaticStreamSerializationAllowed = 1;
+  }
+  if (cluster > 1) {
+    attributes[count].id = cudaLaunchAttributeClusterDimension;
+    attributes[count++].val.clusterDim = {cluster, 1, 1};
+  }
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(static_cast<unsigned>(blocks), blocks_along_y);
   config.blockDim = dim3(kThreads);
   config.dynamicSmemBytes = kSharedBytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlaps ? 1 : 0;
+  config.attrs = attributes;
+  config.numAttrs = count;
   if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kKernel, params);
   // An error that is returned must not be found again by the next launch that asks for the last
   // one.
   if (status != cudaSuccess) (void)cudaGetLastError();
+  return status;
+}
+
+/// A kernel's blocks do `Work::run(params, index, shared)`, each with its own index and
+/// Work::kSharedBytes of shared memory.
+template <class Work>
+__global__ void __launch_bounds__(Work::kThreads, Work::kBlocksPerProcessor)
+    work_kernel(const __grid_constant__ typename Work::Params params) {
+  Work::run(params, blockIdx.x, ptx::dynamic_shared_memory());
+}
+
+template <class Work>
+cudaError_t start_work(int64_t blocks, const typename Work::Params& params, cudaStream_t stream,
+                       unsigned cluster = 1) {
+  return start_kernel<work_kernel<Work>, Work::kThreads, Work::kSharedBytes>(
+      blocks, params, stream, /*blocks_along_y=*/1, cluster);
+}
+
+/// Makes `blocks` 1 where the code that runs on the current device cannot form clusters.
+template <class Work>
+cudaError_t limit_cluster(int32_t& blocks) {
+  if (blocks == 1) return cudaSuccess;
+  bool is_modern = false;
+  const cudaError_t status = prepare_kernel<work_kernel<Work>, Work::kSharedBytes>(is_modern);
+  if (!is_modern) blocks = 1;
   return status;
 }
 

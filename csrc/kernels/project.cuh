@@ -21,6 +21,7 @@
 #pragma once
 
 #include "kernels/block_product.cuh"
+#include "kernels/cluster.cuh"
 #include "kernels/launch.cuh"
 #include "kernels/project.h"
 
@@ -30,96 +31,149 @@ namespace gralora::project {
 // processors unevenly, and come when the sums are done.
 inline constexpr int kOverlappingTokens = 1024;
 
-template <class T, class Tile, bool kWidthIsContiguous, bool kDrops>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
-    project_kernel(const ProjectParams p) {
-  extern __shared__ __align__(128) unsigned char ring[];
-  wait_for_earlier_kernels();
-  if (p.T <= kOverlappingTokens) release_next_kernel();
-  // Slices of columns are neighbours, then blocks: they share tokens of x while L2 has them.
-  const int columns = p.outer * p.s;
-  const auto slices = static_cast<uint32_t>((columns + Tile::kColumns - 1) / Tile::kColumns);
-  const int column0 = static_cast<int>(blockIdx.x % slices) * Tile::kColumns;
-  const auto block = static_cast<int>(blockIdx.x / slices % static_cast<uint32_t>(p.inner));
-  const int64_t token0 =
-      static_cast<int64_t>(blockIdx.x / slices / static_cast<uint32_t>(p.inner)) * Tile::kRows;
-  const int tokens_left = static_cast<int>(min(p.T - token0, int64_t{Tile::kRows}));
+/// Puts sums in their places of the latent. A thread holds pairs of neighbouring columns; where s
+/// is even they are neighbours in memory too.
+template <class T, class Tile>
+struct LatentStore {
+  const ProjectParams& p;
+  T* latent;  // of the tile's first token and of its input block
+  int tokens, column0, columns;
 
-  const Operand<T> x{
-      static_cast<const T*>(p.x) + token0 * p.x_row_stride + int64_t{block} * p.width,
-      p.x_row_stride, tokens_left};
-  const Operand<T> factor{static_cast<const T*>(p.factor) + block * p.factor_block_stride +
-                              (kWidthIsContiguous ? column0 * p.factor_pitch : column0),
-                          p.factor_pitch, columns - column0};
-  Sums<Tile> sums;
-  const uint32_t shared = mma::shared_address(ring);
-  if constexpr (kDrops) {
-    const ChunkDropout dropout(p.dropout, int64_t{p.inner} * p.width, token0,
-                               int64_t{block} * p.width);
-    accumulate_product<T, Tile, true, kWidthIsContiguous>(sums, shared, x, factor, p.width,
-                                                          dropout);
-  } else {
-    accumulate_product<T, Tile, true, kWidthIsContiguous>(sums, shared, x, factor, p.width);
-  }
-  release_next_kernel();
-  if (!add_over_depth(sums, ring)) return;
-
-  // A thread holds pairs of neighbouring columns; where s is even they are neighbours in memory
-  // too.
-  const WarpPlace<Tile> place;
-  T* latent = static_cast<T*>(p.latent) + token0 * p.latent_pitch + block * p.s;
-  const bool pairs = p.s % 2 == 0;
-#pragma unroll
-  for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
+  __device__ void operator()(int v, int half, float first, float second) const {
+    const WarpPlace<Tile> place;
     const int column = column0 + place.column + v * 8 + place.lane % 4 * 2;
-    if (column >= columns) continue;
+    const int token = place.row + half * 8 + place.lane / 4;
+    if (column >= columns || token >= tokens) return;
     const int q = column / p.s;
-    T* const to = latent + q * p.latent_plane + (column - q * p.s);
+    T* const to = latent + q * p.latent_plane + (column - q * p.s) + token * p.latent_pitch;
+    const T values[2] = {T(first * p.scaling), T(second * p.scaling)};
+    if (p.s % 2 == 0) {
+      *reinterpret_cast<Pair<T>*>(to) = {values[0], values[1]};
+      return;
+    }
+    to[0] = values[0];
+    if (column + 1 < columns) {
+      const int q1 = (column + 1) / p.s;
+      latent[q1 * p.latent_plane + (column + 1 - q1 * p.s) + token * p.latent_pitch] = values[1];
+    }
+  }
+};
+
+/// One CTA's work. Slices of columns are neighbours, then blocks: they share tokens of x while L2
+/// has them. The CTAs of a cluster share a tile and split its width.
+template <class T, class Tile_, bool kWidthIsContiguous, bool kDrops>
+struct Projection {
+  using Params = ProjectParams;
+  using Tile = Tile_;
+  static constexpr int kThreads = Tile::kThreads;
+  static constexpr int kSharedBytes = Tile::kSharedBytes;
+  static constexpr int kBlocksPerProcessor = Tile::kBlocksPerProcessor;
+
+  __device__ static void run(const Params& p, uint32_t index, unsigned char* ring) {
+    ptx::wait_for_earlier_kernels();
+    if (p.T <= kOverlappingTokens) ptx::release_next_kernel();
+    const int columns = p.outer * p.s;
+    const auto slices = static_cast<uint32_t>((columns + Tile::kColumns - 1) / Tile::kColumns);
+    const auto splits = static_cast<uint32_t>(p.splits);
+    const uint32_t tile = index / splits;
+    const int column0 = static_cast<int>(tile % slices) * Tile::kColumns;
+    const auto block = static_cast<int>(tile / slices % static_cast<uint32_t>(p.inner));
+    const int64_t token0 =
+        static_cast<int64_t>(tile / slices / static_cast<uint32_t>(p.inner)) * Tile::kRows;
+    const int tokens = static_cast<int>(min(p.T - token0, int64_t{Tile::kRows}));
+    const int steps = (p.width + Tile::kDepth - 1) / Tile::kDepth;
+    const int split_width = (steps + p.splits - 1) / p.splits * Tile::kDepth;
+    const int width0 = min(static_cast<int>(index % splits) * split_width, p.width);
+
+    const int64_t x_column = int64_t{block} * p.width + width0;
+    const Operand<T> x{static_cast<const T*>(p.x) + token0 * p.x_row_stride + x_column,
+                       p.x_row_stride, tokens};
+    const int64_t factor_at =
+        kWidthIsContiguous ? column0 * p.factor_pitch + width0 : width0 * p.factor_pitch + column0;
+    const Operand<T> factor{
+        static_cast<const T*>(p.factor) + block * p.factor_block_stride + factor_at, p.factor_pitch,
+        columns - column0};
+    const int width = min(p.width - width0, split_width);
+    Sums<Tile> sums;
+    const uint32_t shared = ptx::shared_address(ring);
+    if constexpr (kDrops) {
+      const ChunkDropout dropout(p.dropout, int64_t{p.inner} * p.width, token0, x_column);
+      accumulate_product<T, Tile, true, kWidthIsContiguous>(sums, shared, x, factor, width,
+                                                            dropout);
+    } else {
+      accumulate_product<T, Tile, true, kWidthIsContiguous>(sums, shared, x, factor, width);
+    }
+    ptx::release_next_kernel();
+    const bool holds = add_over_depth(sums, ring);
+    const LatentStore<T, Tile> store{
+        p, static_cast<T*>(p.latent) + token0 * p.latent_pitch + block * p.s, tokens, column0,
+        columns};
+    if (p.splits > 1) {
+      cluster::add_over_cluster(sums, ring, p.splits, store);
+    } else if (holds) {
 #pragma unroll
-    for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
-      const int token = place.row + half * 8 + place.lane / 4;
-      if (token >= tokens_left) continue;
-      const float first = sums.value[half / 2][v][half % 2 * 2] * p.scaling;
-      const float second = sums.value[half / 2][v][half % 2 * 2 + 1] * p.scaling;
-      if (pairs) {
-        *reinterpret_cast<Pair<T>*>(to + token * p.latent_pitch) = {T(first), T(second)};
-      } else {
-        to[token * p.latent_pitch] = T(first);
-        if (column + 1 < columns) {
-          const int q1 = (column + 1) / p.s;
-          latent[q1 * p.latent_plane + (column + 1 - q1 * p.s) + token * p.latent_pitch] =
-              T(second);
+      for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
+#pragma unroll
+        for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
+          const float(&e)[4] = sums.value[half / 2][v];
+          store(v, half, e[half % 2 * 2], e[half % 2 * 2 + 1]);
         }
       }
     }
   }
+};
+
+/// The tiles by their names.
+template <ProjectTile tile>
+struct TileOf;
+template <>
+struct TileOf<ProjectTile::k16x32> {
+  using type = Tile<16, 32, 128, 1, 1, 8, 4>;
+};
+template <>
+struct TileOf<ProjectTile::k64x32> {
+  using type = Tile<64, 32, 64, 4, 1, 2, 6>;
+};
+template <>
+struct TileOf<ProjectTile::k128x64> {
+  using type = Tile<128, 64, 64, 4, 2, 1, 4>;
+};
+
+template <class Tile>
+int64_t count_blocks(const ProjectParams& p) {
+  const int64_t slices = (p.outer * p.s + Tile::kColumns - 1) / Tile::kColumns;
+  return (p.T + Tile::kRows - 1) / Tile::kRows * p.inner * slices * p.splits;
 }
 
-template <ProjectTile tile, class T, class Tile, bool kWidthIsContiguous>
+template <class Work>
+cudaError_t start(const ProjectParams& p, cudaStream_t stream) {
+  ProjectParams params = p;
+  // Code compiled for an older chip does not know clusters; it walks the whole width.
+  const cudaError_t status = limit_cluster<Work>(params.splits);
+  if (status != cudaSuccess) return status;
+  return start_work<Work>(count_blocks<typename Work::Tile>(params), params, stream,
+                          static_cast<unsigned>(params.splits));
+}
+
+template <ProjectTile tile, class T, bool kWidthIsContiguous>
 cudaError_t launch_tile(const ProjectParams& p, cudaStream_t stream) {
-  static_assert(Tile::kRows == size_of(tile).tokens && Tile::kColumns == size_of(tile).columns);
-  const int64_t slices = (p.outer * p.s + Tile::kColumns - 1) / Tile::kColumns;
-  const int64_t blocks = (p.T + Tile::kRows - 1) / Tile::kRows * p.inner * slices;
-  if (p.dropout.rng_state != nullptr) {
-    return start_kernel<project_kernel<T, Tile, kWidthIsContiguous, true>, Tile::kThreads,
-                        Tile::kSharedBytes>(blocks, p, stream);
-  }
-  return start_kernel<project_kernel<T, Tile, kWidthIsContiguous, false>, Tile::kThreads,
-                      Tile::kSharedBytes>(blocks, p, stream);
+  using Tile = typename TileOf<tile>::type;
+  static_assert(Tile::kRows == size_of(tile).tokens && Tile::kColumns == size_of(tile).columns &&
+                Tile::kDepth == size_of(tile).depth);
+  return p.dropout.rng_state != nullptr
+             ? start<Projection<T, Tile, kWidthIsContiguous, true>>(p, stream)
+             : start<Projection<T, Tile, kWidthIsContiguous, false>>(p, stream);
 }
 
 template <class T, bool kWidthIsContiguous>
 cudaError_t launch(const ProjectParams& p, cudaStream_t stream) {
   switch (p.tile) {
     case ProjectTile::k16x32:
-      return launch_tile<ProjectTile::k16x32, T, Tile<16, 32, 128, 1, 1, 8, 4>, kWidthIsContiguous>(
-          p, stream);
+      return launch_tile<ProjectTile::k16x32, T, kWidthIsContiguous>(p, stream);
     case ProjectTile::k64x32:
-      return launch_tile<ProjectTile::k64x32, T, Tile<64, 32, 64, 4, 1, 2, 6>, kWidthIsContiguous>(
-          p, stream);
+      return launch_tile<ProjectTile::k64x32, T, kWidthIsContiguous>(p, stream);
     case ProjectTile::k128x64:
-      return launch_tile<ProjectTile::k128x64, T, Tile<128, 64, 64, 4, 2, 1, 4>,
-                         kWidthIsContiguous>(p, stream);
+      return launch_tile<ProjectTile::k128x64, T, kWidthIsContiguous>(p, stream);
   }
   return cudaErrorInvalidValue;
 }

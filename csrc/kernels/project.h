@@ -31,6 +31,7 @@ struct ProjectParams {
   ElementType type;          // bf16 or fp16
   bool width_is_contiguous;  // of the factor: unit stride along its width, not along its columns
   ProjectTile tile;
+  int32_t splits = 1;  // of the width among the CTAs of a cluster, at most 8
 };
 
 cudaError_t launch_project(const ProjectParams& params, cudaStream_t stream);

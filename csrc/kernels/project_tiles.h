@@ -9,18 +9,21 @@ enum class ProjectTile { k16x32, k64x32, k128x64 };
 
 struct ProjectTileSize {
   int tokens, columns;
+  int depth;  // of the width, in one step
 };
+
+inline constexpr int kMostProjectSplits = 8;  // CTAs of a cluster, which every chip with them holds
 
 constexpr ProjectTileSize size_of(ProjectTile tile) {
   switch (tile) {
     case ProjectTile::k16x32:
-      return {16, 32};
+      return {16, 32, 128};
     case ProjectTile::k64x32:
-      return {64, 32};
+      return {64, 32, 64};
     case ProjectTile::k128x64:
       break;
   }
-  return {128, 64};
+  return {128, 64, 64};
 }
 
 }  // namespace gralora

@@ -44,8 +44,8 @@ __host__ __device__ int64_t count_blocks(const RoundedArray& array) {
 }
 
 __global__ void __launch_bounds__(kThreads) round_kernel(const RoundParams p) {
-  wait_for_earlier_kernels();
-  release_next_kernel();
+  ptx::wait_for_earlier_kernels();
+  ptx::release_next_kernel();
   int64_t block = blockIdx.x;
 #pragma unroll
   for (int a = 0; a < kMaxRoundings; ++a) {

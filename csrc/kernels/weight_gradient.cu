@@ -57,8 +57,8 @@ __device__ void store_fragment(const WeightGradientParams& p, const TilePlace& a
 /// sums their places; the operands' dtype does not matter any more.
 template <class Tile>
 __global__ void __launch_bounds__(Tile::kThreads) add_splits_kernel(const WeightGradientParams p) {
-  wait_for_earlier_kernels();
-  release_next_kernel();
+  ptx::wait_for_earlier_kernels();
+  ptx::release_next_kernel();
   constexpr int kFragments = Tile::kSums / 4;
   constexpr int kFragmentColumns = Tile::kWarpColumns / 8;
   const int64_t tiles = p.first_tile[p.count];

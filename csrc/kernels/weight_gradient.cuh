@@ -113,65 +113,73 @@ __device__ inline float scale_of(const WeightGradientParams& p, const GradientSu
   return sum.drops ? static_cast<float>(p.dropout.rule.scale) : 1.0f;
 }
 
-template <class T, class Tile, bool kDrops>
-__global__ void __launch_bounds__(Tile::kThreads, Tile::kBlocksPerProcessor)
-    weight_gradient_kernel(const WeightGradientParams p) {
-  extern __shared__ __align__(128) unsigned char ring[];
-  wait_for_earlier_kernels();
-  const auto tiles = static_cast<uint32_t>(p.first_tile[p.count]);
-  const auto split = static_cast<int>(blockIdx.x / tiles);
-  const TilePlace at = place_tile<Tile>(p, blockIdx.x % tiles);
-  const GradientSum& sum = p.sums[at.sum];
+/// One CTA's work: a tile, and a split of the tokens.
+template <class T, class Tile_, bool kDrops>
+struct Gradients {
+  using Params = WeightGradientParams;
+  using Tile = Tile_;
+  static constexpr int kThreads = Tile::kThreads;
+  static constexpr int kSharedBytes = Tile::kSharedBytes;
+  static constexpr int kBlocksPerProcessor = Tile::kBlocksPerProcessor;
 
-  const int steps = (p.T + kTokensPerStep - 1) / kTokensPerStep;
-  const int split_tokens = (steps + p.splits - 1) / p.splits * kTokensPerStep;
-  const int64_t token0 = int64_t{split} * split_tokens;
-  const int tokens = static_cast<int>(max(min(p.T - token0, int64_t{split_tokens}), int64_t{0}));
+  __device__ static void run(const Params& p, uint32_t index, unsigned char* ring) {
+    ptx::wait_for_earlier_kernels();
+    const auto tiles = static_cast<uint32_t>(p.first_tile[p.count]);
+    const auto split = static_cast<int>(index / tiles);
+    const TilePlace at = place_tile<Tile>(p, index % tiles);
+    const GradientSum& sum = p.sums[at.sum];
 
-  const Operand<T> activation{static_cast<const T*>(sum.activation) +
-                                  at.block * sum.activation_block_stride +
-                                  (tokens > 0 ? token0 : 0) * sum.activation_pitch + at.width0,
-                              sum.activation_pitch, sum.width - at.width0};
-  const Operand<T> latent{static_cast<const T*>(sum.latent) + at.block * sum.latent_block_stride +
-                              (tokens > 0 ? token0 : 0) * sum.latent_pitch + at.rank0,
-                          sum.latent_pitch, sum.rank - at.rank0};
-  Sums<Tile> sums;
-  const uint32_t shared = mma::shared_address(ring);
-  if (kDrops && sum.drops) {
-    if constexpr (kDrops) {
-      const ChunkDropout dropout(p.dropout, int64_t{sum.blocks} * sum.width, token0,
-                                 at.block * sum.width + at.width0);
-      accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens, dropout);
+    const int steps = (p.T + kTokensPerStep - 1) / kTokensPerStep;
+    const int split_tokens = (steps + p.splits - 1) / p.splits * kTokensPerStep;
+    const int64_t token0 = int64_t{split} * split_tokens;
+    const int tokens = static_cast<int>(max(min(p.T - token0, int64_t{split_tokens}), int64_t{0}));
+
+    const Operand<T> activation{static_cast<const T*>(sum.activation) +
+                                    at.block * sum.activation_block_stride +
+                                    (tokens > 0 ? token0 : 0) * sum.activation_pitch + at.width0,
+                                sum.activation_pitch, sum.width - at.width0};
+    const Operand<T> latent{static_cast<const T*>(sum.latent) + at.block * sum.latent_block_stride +
+                                (tokens > 0 ? token0 : 0) * sum.latent_pitch + at.rank0,
+                            sum.latent_pitch, sum.rank - at.rank0};
+    Sums<Tile> sums;
+    const uint32_t shared = ptx::shared_address(ring);
+    if (kDrops && sum.drops) {
+      if constexpr (kDrops) {
+        const ChunkDropout dropout(p.dropout, int64_t{sum.blocks} * sum.width, token0,
+                                   at.block * sum.width + at.width0);
+        accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens,
+                                                  dropout);
+      }
+    } else {
+      accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens);
     }
-  } else {
-    accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens);
-  }
 
-  release_next_kernel();
-  if (p.splits == 1) {
-    float* const tile = reinterpret_cast<float*>(ring);
-    const float scale = scale_of(p, sum);
-    switch (sum.out_type) {
-      case ElementType::kFloat32:
-        return store_tile<Tile, float>(sums, tile, sum, at, scale);
-      case ElementType::kBFloat16:
-        return store_tile<Tile, __nv_bfloat16>(sums, tile, sum, at, scale);
-      default:
-        return store_tile<Tile, __half>(sums, tile, sum, at, scale);
+    ptx::release_next_kernel();
+    if (p.splits == 1) {
+      float* const tile = reinterpret_cast<float*>(ring);
+      const float scale = scale_of(p, sum);
+      switch (sum.out_type) {
+        case ElementType::kFloat32:
+          return store_tile<Tile, float>(sums, tile, sum, at, scale);
+        case ElementType::kBFloat16:
+          return store_tile<Tile, __nv_bfloat16>(sums, tile, sum, at, scale);
+        default:
+          return store_tile<Tile, __half>(sums, tile, sum, at, scale);
+      }
     }
-  }
-  float4* const partial = reinterpret_cast<float4*>(p.workspace) +
-                          static_cast<int64_t>(blockIdx.x) * (Tile::kSums / 4) * Tile::kThreads +
-                          threadIdx.x;
+    float4* const partial = reinterpret_cast<float4*>(p.workspace) +
+                            static_cast<int64_t>(index) * (Tile::kSums / 4) * Tile::kThreads +
+                            threadIdx.x;
 #pragma unroll
-  for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
+    for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
 #pragma unroll
-    for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
-      const float(&e)[4] = sums.value[u][v];
-      partial[(u * (Tile::kWarpColumns / 8) + v) * Tile::kThreads] = {e[0], e[1], e[2], e[3]};
+      for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
+        const float(&e)[4] = sums.value[u][v];
+        partial[(u * (Tile::kWarpColumns / 8) + v) * Tile::kThreads] = {e[0], e[1], e[2], e[3]};
+      }
     }
   }
-}
+};
 
 template <class T, GradientTile tile>
 cudaError_t launch_tile(WeightGradientParams p, cudaStream_t stream) {
@@ -179,12 +187,8 @@ cudaError_t launch_tile(WeightGradientParams p, cudaStream_t stream) {
   static_assert(Tile::kRows == size_of(tile).activations && Tile::kColumns == size_of(tile).latents,
                 "the workspace is counted in tiles of this size");
   const int64_t blocks = number_tiles<Tile>(p) * p.splits;
-  if (p.dropout.rng_state != nullptr) {
-    return start_kernel<weight_gradient_kernel<T, Tile, true>, Tile::kThreads, Tile::kSharedBytes>(
-        blocks, p, stream);
-  }
-  return start_kernel<weight_gradient_kernel<T, Tile, false>, Tile::kThreads, Tile::kSharedBytes>(
-      blocks, p, stream);
+  return p.dropout.rng_state != nullptr ? start_work<Gradients<T, Tile, true>>(blocks, p, stream)
+                                        : start_work<Gradients<T, Tile, false>>(blocks, p, stream);
 }
 
 template <class T>

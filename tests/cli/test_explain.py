@@ -20,11 +20,20 @@ def test_few_tokens_take_the_kernels_throughout():
     assert [step["step"] for step in steps] == [
         "H = x A",
         "y = H B",
-        "G = dy B^T",
-        "dx = G A^T",
-        "dA, dB",
+        "G = dy B^T, dB",
+        "dx = G A^T, dA",
     ]
     assert {step["path"] for step in steps} == {"kernel"}
+
+
+def test_only_few_tokens_share_launches():
+    steps = explain(8192, 4096, 4096, 32, 2, "bf16", processors=132)
+    assert [step["step"] for step in steps][2:] == ["G = dy B^T", "dx = G A^T", "dA, dB"]
+
+
+def test_older_chips_share_launches_too():
+    old = explain(512, 4096, 4096, 64, 4, "bf16", processors=108, capability=80)
+    assert [step["step"] for step in old][2:] == ["G = dy B^T, dB", "dx = G A^T, dA"]
 
 
 def test_many_tokens_and_a_large_rank_take_library_products():
@@ -41,9 +50,9 @@ def test_wide_dtypes_take_library_calls(dtype):
 def test_odd_blocks_take_library_calls():
     steps = {step["step"]: step for step in explain(16, 36, 64, 8, 2, "bf16")}
     assert steps["H = x A"]["reason"] == "the block width is not a multiple of 8"
-    assert steps["G = dy B^T"]["path"] == "kernel"
+    assert steps["G = dy B^T, dB"]["path"] == "kernel"
     assert steps["y = H B"]["path"] == "kernel"
-    assert steps["dA, dB"]["path"] == "library"
+    assert steps["dA"]["path"] == "library"
 
 
 def test_ranks_that_are_not_aligned_matter_only_where_they_are_the_rows_of_a_factor():
@@ -51,9 +60,9 @@ def test_ranks_that_are_not_aligned_matter_only_where_they_are_the_rows_of_a_fac
     assert steps == {
         "H = x A": "library",
         "y = H B": "kernel",
-        "G = dy B^T": "kernel",
+        "G = dy B^T, dB": "kernel",
         "dx = G A^T": "library",
-        "dA, dB": "kernel",
+        "dA": "kernel",
     }
 
 
@@ -86,6 +95,8 @@ def test_options_reach_the_explanation():
 def test_a_chip_has_processors(processors):
     with pytest.raises(ValueError, match="processors must be at least 1"):
         explain(8192, 4096, 4096, 64, 4, processors=processors)
+    with pytest.raises(ValueError, match="capability must be at least 1"):
+        explain(8192, 4096, 4096, 64, 4, capability=processors)
 
 
 def test_table_shows_every_step_with_its_reason():

@@ -12,6 +12,7 @@ int main() {
   check_weight_gradient();
   check_round();
   check_dropout();
+  check_together();
   check_overlap();
   std::printf("%d of the checks failed\n", failures);
   return failures < 100 ? failures : 99;

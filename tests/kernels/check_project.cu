@@ -1,5 +1,5 @@
 // kernels/project.h: every tile, both layouts of the factor, with and without dropout, tails on
-// every axis, no tokens.
+// every axis, the width whole and split among the CTAs of a cluster, no tokens.
 #include "kernels/project.h"
 #include "mask.h"
 
@@ -11,7 +11,8 @@ struct ProjectCase {
 };
 
 template <class T>
-void check_case(const ProjectCase& c, ProjectTile tile, bool width_is_contiguous, bool drops) {
+void check_case(const ProjectCase& c, ProjectTile tile, int splits, bool width_is_contiguous,
+                bool drops) {
   const int columns = c.outer * c.s;
   const int64_t pitch = padded(c.inner * c.s);
   const int64_t x_pitch = c.inner * c.width + 8;
@@ -44,6 +45,7 @@ void check_case(const ProjectCase& c, ProjectTile tile, bool width_is_contiguous
   p.type = Traits<T>::kType;
   p.width_is_contiguous = width_is_contiguous;
   p.tile = tile;
+  p.splits = splits;
   check_cuda(launch_project(p, nullptr), "project");
   latent.fetch();
   int64_t wrong = c.T == 0 ? latent.count_written() : 0;
@@ -69,24 +71,31 @@ void check_case(const ProjectCase& c, ProjectTile tile, bool width_is_contiguous
   report(std::string(Traits<T>::kName) + " project " + std::to_string(size.tokens) + "x" +
              std::to_string(size.columns) + " T " + std::to_string(c.T) + " blocks " +
              std::to_string(c.inner) + "x" + std::to_string(c.outer) + " width " +
-             std::to_string(c.width) + " s " + std::to_string(c.s) +
-             (width_is_contiguous ? " width contiguous" : "") + (drops ? " dropped" : ""),
+             std::to_string(c.width) + " s " + std::to_string(c.s) + " splits " +
+             std::to_string(splits) + (width_is_contiguous ? " width contiguous" : "") +
+             (drops ? " dropped" : ""),
          wrong);
+}
+
+template <class T>
+void check_tile(ProjectTile tile, int splits) {
+  for (const bool width_is_contiguous : {false, true}) {
+    for (const ProjectCase& c :
+         {ProjectCase{0, 2, 64, 2, 8}, ProjectCase{1, 2, 64, 2, 8}, ProjectCase{65, 2, 136, 2, 8},
+          ProjectCase{130, 3, 72, 8, 3}, ProjectCase{17, 1, 200, 5, 24},
+          ProjectCase{33, 2, 8, 1, 4}, ProjectCase{67, 2, 288, 4, 8}}) {
+      check_case<T>(c, tile, splits, width_is_contiguous, false);
+    }
+    check_case<T>({67, 4, 48, 2, 8}, tile, splits, width_is_contiguous, true);
+    check_case<T>({130, 3, 72, 8, 3}, tile, splits, width_is_contiguous, true);
+    check_case<T>({5, 2, 1096, 2, 8}, tile, splits, width_is_contiguous, true);
+  }
 }
 
 template <class T>
 void check_type() {
   for (const auto tile : {ProjectTile::k16x32, ProjectTile::k64x32, ProjectTile::k128x64}) {
-    for (const bool width_is_contiguous : {false, true}) {
-      for (const ProjectCase& c :
-           {ProjectCase{0, 2, 64, 2, 8}, ProjectCase{1, 2, 64, 2, 8}, ProjectCase{65, 2, 136, 2, 8},
-            ProjectCase{130, 3, 72, 8, 3}, ProjectCase{17, 1, 200, 5, 24},
-            ProjectCase{33, 2, 8, 1, 4}, ProjectCase{67, 2, 288, 4, 8}}) {
-        check_case<T>(c, tile, width_is_contiguous, false);
-      }
-      check_case<T>({67, 4, 48, 2, 8}, tile, width_is_contiguous, true);
-      check_case<T>({130, 3, 72, 8, 3}, tile, width_is_contiguous, true);
-    }
+    for (const int splits : {1, 2, 8}) check_tile<T>(tile, splits);
   }
 }
 

@@ -7,6 +7,7 @@
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cmath>
 #include <cstdint>
@@ -130,6 +131,9 @@ void check_expand();
 void check_weight_gradient();
 void check_round();
 void check_dropout();
+
+/// Two kernels' work in one launch.
+void check_together();
 
 /// Kernels that follow each other without a pause.
 void check_overlap();

@@ -266,25 +266,47 @@ def test_what_goes_to_library_products(change: dict[str, Any], possible: bool, r
 
 
 @pytest.mark.parametrize(
-    ("T", "columns", "tile"),
+    ("T", "columns", "tile", "splits"),
     [
-        (1, 128, (16, 32)),
-        (512, 32, (16, 32)),
-        (2048, 32, (64, 32)),
-        (512, 64, (16, 32)),
-        (2048, 64, (64, 32)),
-        (8192, 64, (128, 64)),
-        (2048, 128, (128, 64)),
+        (1, 64, (16, 32), 8),
+        (1, 128, (16, 32), 8),
+        (64, 64, (16, 32), 4),
+        (128, 64, (64, 32), 8),
+        (512, 32, (64, 32), 4),
+        (512, 64, (64, 32), 2),
+        (2048, 32, (64, 32), 1),
+        (2048, 64, (64, 32), 1),
+        (2048, 128, (128, 64), 1),
+        (8192, 64, (128, 64), 1),
     ],
 )
-def test_the_larger_tile_where_it_fills_the_chip(
+def test_the_largest_tile_that_fills_the_chip_by_splitting_the_width(
+    T: int, columns: int, tile: tuple[int, int], splits: int
+) -> None:
+    shape = {"width": 1024, "columns": columns, "inner": 4, "outer": 4}
+    choice = _C.select_project(T=T, processors=132, capability=90, **shape)
+    assert (choice["tile"], choice["splits"]) == (tile, splits)
+
+
+@pytest.mark.parametrize(
+    ("T", "columns", "tile"),
+    [(1, 64, (16, 32)), (512, 64, (16, 32)), (2048, 64, (64, 32)), (8192, 64, (128, 64))],
+)
+def test_a_chip_without_clusters_splits_nothing(
     T: int, columns: int, tile: tuple[int, int]
 ) -> None:
     shape = {"width": 1024, "columns": columns, "inner": 4, "outer": 4}
-    assert _C.select_project(T=T, processors=132, **shape)["tile"] == tile
+    choice = _C.select_project(T=T, processors=132, capability=89, **shape)
+    assert (choice["tile"], choice["splits"]) == (tile, 1)
+
+
+@pytest.mark.parametrize(("width", "splits"), [(64, 1), (128, 1), (136, 2), (512, 4), (4096, 8)])
+def test_a_split_has_at_least_one_step(width: int, splits: int) -> None:
+    choice = _C.select_project(T=1, width=width, columns=16, inner=1, outer=2)
+    assert choice["splits"] == splits
 
 
 def test_a_smaller_chip_takes_the_larger_tile_earlier() -> None:
-    shape = {"T": 512, "width": 1024, "columns": 64, "inner": 4, "outer": 4}
+    shape = {"T": 512, "width": 1024, "columns": 64, "inner": 4, "outer": 4, "capability": 80}
     assert _C.select_project(**shape, processors=132)["tile"] == (16, 32)
     assert _C.select_project(**shape, processors=42)["tile"] == (64, 32)

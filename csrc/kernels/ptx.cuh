@@ -1,14 +1,22 @@
-// What kernels need of the warp's matrix instructions (sm_80 and newer): asynchronous copies into
-// shared memory, fragment loads, and products of 16-bit operands summed in fp32.
+// Every PTX instruction that the kernels use, one function each: asynchronous copies into shared
+// memory, fragments and products of the tensor cores (sm_80 and newer), thread block clusters and
+// programmatic dependent launch (sm_90 and newer). Kernels themselves have no assembly.
 #pragma once
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
+#include <cuda_runtime.h>
 
 #include <cstdint>
 #include <type_traits>
 
-namespace gralora::mma {
+namespace gralora::ptx {
+
+/// The block's dynamic shared memory.
+__device__ inline unsigned char* dynamic_shared_memory() {
+  extern __shared__ __align__(128) unsigned char memory[];
+  return memory;
+}
 
 __device__ inline uint32_t shared_address(const void* pointer) {
   return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
@@ -78,17 +86,50 @@ __device__ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b
   }
 }
 
-/// Where chunk `chunk` (16 bytes) of row `row` lies in a row of `kChunks` chunks: permuted so that
-/// the eight rows of a fragment's matrix, read at one chunk, lie in different banks.
-template <int kChunks>
-__device__ int swizzle(int row, int chunk) {
-  static_assert(kChunks >= 2 && (kChunks & (kChunks - 1)) == 0, "whole powers of two");
-  if constexpr (kChunks >= 8) {
-    return chunk ^ (row & 7);
-  } else {
-    // Several rows share the 128 bytes of all banks; only the next set of them needs another order.
-    return chunk ^ (row / (8 / kChunks) & (kChunks - 1));
-  }
+/// Returns when the kernels before this one in the stream are done and what they wrote is visible;
+/// at once where the kernel was not let in early.
+__device__ inline void wait_for_earlier_kernels() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
 }
 
-}  // namespace gralora::mma
+/// Once all blocks have called it, the next kernel's blocks may fill idle multiprocessors.
+__device__ inline void release_next_kernel() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+/// The block's number in its cluster.
+__device__ inline uint32_t cluster_rank() {
+  uint32_t rank = 0;
+#if __CUDA_ARCH__ >= 900
+  asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+#endif
+  return rank;
+}
+
+/// Returns when all threads of the cluster have called it, with what they wrote visible.
+__device__ inline void synchronize_cluster() {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+#endif
+}
+
+/// Two floats from `address` in the shared memory of the cluster's block `rank`.
+__device__ inline float2 load_pair_of_block(uint32_t address, uint32_t rank) {
+  float2 pair{};
+#if __CUDA_ARCH__ >= 900
+  asm volatile(
+      "{\n\t.reg .b32 there;\n\tmapa.shared::cluster.u32 there, %2, %3;\n\t"
+      "ld.shared::cluster.v2.f32 {%0, %1}, [there];\n\t}"
+      : "=f"(pair.x), "=f"(pair.y)
+      : "r"(address), "r"(rank)
+      : "memory");
+#endif
+  return pair;
+}
+
+}  // namespace gralora::ptx

@@ -1,0 +1,249 @@
+// dispatch/'s choosers as Python functions that return plain dicts, and the forced path.
+#include "python/choosers.h"
+
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "dispatch/select_merge.h"
+#include "dispatch/share_launch.h"
+
+namespace py = pybind11;
+
+namespace gralora::python {
+namespace {
+
+py::dict select_merge(int64_t m, int64_t n, int64_t row_stride, int64_t column_stride,
+                      int64_t element_bytes, uint64_t address, bool wide_factors) {
+  const auto selection = gralora::select_merge({.m = m,
+                                                .n = n,
+                                                .row_stride = row_stride,
+                                                .column_stride = column_stride,
+                                                .element_bytes = element_bytes,
+                                                .address = address,
+                                                .wide_factors = wide_factors});
+  py::dict choice;
+  choice["path"] = std::string(name_of(selection.path));
+  choice["transposed"] = selection.transposed;
+  choice["reason"] = std::string(selection.reason);
+  return choice;
+}
+
+py::dict describe(const Choice& choice) {
+  py::dict result;
+  result["path"] = choice.kernel ? "kernel" : "library";
+  result["possible"] = choice.possible;
+  result["reason"] = std::string(choice.reason);
+  return result;
+}
+
+py::dict describe(const ProjectSelection& selection) {
+  py::dict result = describe(selection.choice);
+  const auto tile = size_of(selection.tile);
+  result["tile"] = py::make_tuple(tile.tokens, tile.columns);
+  result["splits"] = selection.splits;
+  return result;
+}
+
+py::dict describe(const ExpandSelection& selection) {
+  py::dict result = describe(selection.choice);
+  const auto tile = size_of(selection.tile);
+  result["tile"] = py::make_tuple(tile.tokens, tile.columns);
+  return result;
+}
+
+py::dict describe(const WeightGradientSelection& selection) {
+  py::dict result = describe(selection.choice);
+  const auto tile = size_of(selection.tile);
+  result["tile"] = py::make_tuple(tile.activations, tile.latents);
+  result["splits"] = selection.splits;
+  return result;
+}
+
+/// Two steps, and whether they go in one launch.
+template <class Selection>
+py::dict describe_pair(const char* name, const Selection& first,
+                       const WeightGradientSelection& sums) {
+  py::dict result;
+  result["together"] = first.choice.kernel && sums.choice.kernel && share_launch(first, sums);
+  result[name] = describe(first);
+  result["sums"] = describe(sums);
+  return result;
+}
+
+py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner, int64_t outer,
+                        std::optional<int64_t> x_row_stride,
+                        std::optional<int64_t> factor_block_stride, bool factor_transposed,
+                        uint64_t address, bool half, bool drops, int processors, int capability) {
+  const auto selection =
+      gralora::select_project({.T = T,
+                               .inner = inner,
+                               .outer = outer,
+                               .width = width,
+                               .columns = columns,
+                               .x_row_stride = x_row_stride.value_or(inner * width),
+                               .factor_block_stride = factor_block_stride.value_or(width * columns),
+                               .factor_width_stride = factor_transposed ? 1 : columns,
+                               .factor_column_stride = factor_transposed ? width : 1,
+                               .x_address = address,
+                               .factor_address = address,
+                               .half = half,
+                               .aligned_latent = true,
+                               .drops = drops,
+                               .chip = {processors, capability}});
+  return describe(selection);
+}
+
+py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool aligned, bool bias,
+                       bool drops) {
+  const auto selection = gralora::select_expand({.T = T,
+                                                 .width = width,
+                                                 .blocks = blocks,
+                                                 .half = half,
+                                                 .aligned = aligned,
+                                                 .bias = bias,
+                                                 .drops = drops});
+  return describe(selection);
+}
+
+py::dict select_weight_gradient(int64_t T,
+                                const std::vector<std::tuple<int64_t, int64_t, int64_t>>& gradients,
+                                bool half, bool aligned, bool narrow, bool drops, int processors,
+                                int capability) {
+  WeightGradientProblem problem{.T = T,
+                                .gradients = {},
+                                .half = half,
+                                .aligned = aligned,
+                                .narrow = narrow,
+                                .drops = drops,
+                                .chip = {processors, capability}};
+  if (gradients.size() > problem.gradients.size()) {
+    throw py::value_error("a call has at most four gradients, got " +
+                          std::to_string(gradients.size()));
+  }
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    const auto& [blocks, width, rank] = gradients[i];
+    problem.gradients[i] = {blocks, width, rank};
+  }
+  return describe(gralora::select_weight_gradient(problem));
+}
+
+py::dict select_output_gradients(int64_t T, int64_t width, int64_t columns, int64_t inner,
+                                 int64_t outer, bool half, bool aligned, int processors,
+                                 int capability) {
+  const Chip chip{processors, capability};
+  const auto project = gralora::select_project({.T = T,
+                                                .inner = inner,
+                                                .outer = outer,
+                                                .width = width,
+                                                .columns = columns,
+                                                .x_row_stride = inner * width,
+                                                .factor_block_stride = width * columns,
+                                                .factor_width_stride = 1,
+                                                .factor_column_stride = width,
+                                                .x_address = 0,
+                                                .factor_address = 0,
+                                                .half = half,
+                                                .aligned_latent = true,
+                                                .drops = false,
+                                                .chip = chip});
+  WeightGradientProblem problem{.T = T,
+                                .gradients = {},
+                                .half = half,
+                                .aligned = aligned,
+                                .narrow = true,
+                                .drops = false,
+                                .chip = chip};
+  problem.gradients[1] = {inner, width, columns};
+  return describe_pair("project", project, gralora::select_weight_gradient(problem));
+}
+
+py::dict select_input_gradients(int64_t T, int64_t width, int64_t rank, int64_t blocks, bool half,
+                                bool aligned, bool aligned_factor, bool drops, int processors,
+                                int capability) {
+  const auto expand = gralora::select_expand({.T = T,
+                                              .width = width,
+                                              .blocks = blocks,
+                                              .half = half,
+                                              .aligned = aligned_factor,
+                                              .bias = false,
+                                              .drops = drops});
+  WeightGradientProblem problem{.T = T,
+                                .gradients = {},
+                                .half = half,
+                                .aligned = aligned,
+                                .narrow = true,
+                                .drops = drops,
+                                .chip = {processors, capability}};
+  problem.gradients[0] = {blocks, width, rank};
+  return describe_pair("expand", expand, gralora::select_weight_gradient(problem));
+}
+
+std::optional<std::string> forced_path() {
+  const auto path = gralora::forced_path();
+  if (path == ForcedPath::kNone) return std::nullopt;
+  return std::string(name_of(path));
+}
+
+void force_path(const std::optional<std::string>& name) {
+  if (!name) return set_forced_path(ForcedPath::kNone);
+  const auto path = forced_path_named(*name);
+  if (!path) {
+    throw py::value_error("path must be \"aten\", \"sm80\" or None, got \"" + *name + "\"");
+  }
+  set_forced_path(*path);
+}
+
+}  // namespace
+
+void add_choosers(py::module_& m) {
+  m.def("select_merge", &select_merge, py::kw_only(), py::arg("m"), py::arg("n"),
+        py::arg("row_stride"), py::arg("column_stride") = 1, py::arg("element_bytes") = 2,
+        py::arg("address") = 0, py::arg("wide_factors") = false,
+        "Which kernel merges an adapter with blocks [m, n] into a weight of these strides (in "
+        "elements), and why: {'path': 'vector' | 'scalar' | 'library', 'transposed', 'reason'}.");
+  m.def(
+      "select_project", &select_project, py::kw_only(), py::arg("T"), py::arg("width"),
+      py::arg("columns"), py::arg("inner") = 2, py::arg("outer") = 2,
+      py::arg("x_row_stride") = py::none(), py::arg("factor_block_stride") = py::none(),
+      py::arg("factor_transposed") = false, py::arg("address") = 0, py::arg("half") = true,
+      py::arg("drops") = false, py::arg("processors") = 132, py::arg("capability") = 90,
+      "How an input [T, inner*width] meets a factor [inner, width, columns], or its transpose, to "
+      "become a latent [outer, T, inner*columns/outer] on a GPU with so many multiprocessors, of "
+      "that compute capability (90 for 9.0): {'path': 'kernel' | 'library', 'possible': whether "
+      "the "
+      "kernel can run, 'reason', 'tile': (tokens, columns), 'splits': of the width}.");
+  m.def("select_expand", &select_expand, py::kw_only(), py::arg("T"), py::arg("width"),
+        py::arg("blocks") = 2, py::arg("half") = true, py::arg("aligned") = true,
+        py::arg("bias") = false, py::arg("drops") = false,
+        "How an adapter's term is written into [T, blocks*width]: {'path', 'possible', 'reason', "
+        "'tile': (tokens, columns)}.");
+  m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
+        py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
+        py::arg("narrow") = true, py::arg("drops") = false, py::arg("processors") = 132,
+        py::arg("capability") = 90,
+        "How the factors' gradients, each (blocks, width, rank), are summed over T tokens: "
+        "{'path', 'possible', 'reason', 'tile': (activations, latents), 'splits': of the tokens}.");
+  m.def(
+      "select_output_gradients", &select_output_gradients, py::kw_only(), py::arg("T"),
+      py::arg("width"), py::arg("columns"), py::arg("inner") = 2, py::arg("outer") = 2,
+      py::arg("half") = true, py::arg("aligned") = true, py::arg("processors") = 132,
+      py::arg("capability") = 90,
+      "How G and dB come from dy [T, inner*width]: {'together': whether in one launch, 'project', "
+      "'sums'}, the latter two as the choosers of the single steps give them.");
+  m.def("select_input_gradients", &select_input_gradients, py::kw_only(), py::arg("T"),
+        py::arg("width"), py::arg("rank"), py::arg("blocks") = 2, py::arg("half") = true,
+        py::arg("aligned") = true, py::arg("aligned_factor") = true, py::arg("drops") = false,
+        py::arg("processors") = 132, py::arg("capability") = 90,
+        "How the adapter's part of dx [T, blocks*width] and dA come from G: {'together', 'expand', "
+        "'sums'}.");
+  m.def("forced_path", &forced_path, "The forced path, or None.");
+  m.def("force_path", &force_path, py::arg("name"),
+        "Force the products of all adapters to \"aten\", library calls, or to \"sm80\", gralora's "
+        "kernels; None leaves the choice to the choosers.");
+}
+
+}  // namespace gralora::python

@@ -1,0 +1,152 @@
+// csrc/kernels/ptx.cuh on the emulator's machine: the same functions, without the instructions.
+#pragma once
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cstring>
+#include <type_traits>
+
+namespace gralora::ptx {
+
+namespace detail {
+
+inline unsigned char* memory_of(emulator::Block& block) {
+  const auto address = reinterpret_cast<uintptr_t>(block.shared.get());
+  return reinterpret_cast<unsigned char*>((address + 127) / 128 * 128);
+}
+
+inline unsigned char* at(uint32_t address) {
+  return memory_of(*emulator::current().block) + address;
+}
+
+/// What all lanes show of a matrix instruction, and a place to show one's own.
+struct Exchange {
+  emulator::Thread& thread = emulator::current();
+  int turn = thread.turn;
+
+  Exchange() { thread.turn ^= 1; }
+  void wait() const { emulator::arrive_and_wait(thread.warp->barrier); }
+  float (&shown(int lane) const)[emulator::kMostRegisters * 2] {
+    return thread.warp->shown[turn][lane];
+  }
+  uint64_t& word(int lane) const { return thread.warp->words[turn][lane]; }
+};
+
+template <bool kTransposed>
+void load_matrices(uint32_t (&fragment)[4], uint32_t row_address) {
+  const Exchange exchange;
+  const int lane = exchange.thread.lane;
+  exchange.word(lane) = row_address;
+  exchange.wait();
+  for (int matrix = 0; matrix < 4; ++matrix) {
+    uint16_t pair[2];
+    for (int e = 0; e < 2; ++e) {
+      const int row = kTransposed ? lane % 4 * 2 + e : lane / 4;
+      const int column = kTransposed ? lane / 4 : lane % 4 * 2 + e;
+      const auto address = static_cast<uint32_t>(exchange.word(matrix * 8 + row));
+      std::memcpy(&pair[e], at(address) + column * 2, 2);
+    }
+    std::memcpy(&fragment[matrix], pair, 4);
+  }
+}
+
+template <class T>
+void unpack(float* to, uint32_t word) {
+  T low, high;
+  low.bits = static_cast<uint16_t>(word);
+  high.bits = static_cast<uint16_t>(word >> 16);
+  to[0] = low;
+  to[1] = high;
+}
+
+inline void complete(std::vector<emulator::Copy>& copies) {
+  for (const emulator::Copy& copy : copies) {
+    std::memset(copy.to, 0, 16);
+    if (copy.bytes > 0) std::memcpy(copy.to, copy.from, static_cast<size_t>(copy.bytes));
+  }
+  copies.clear();
+}
+
+}  // namespace detail
+
+inline unsigned char* dynamic_shared_memory() {
+  return detail::memory_of(*emulator::current().block);
+}
+
+inline uint32_t shared_address(const void* pointer) {
+  return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) -
+                               dynamic_shared_memory());
+}
+
+inline void copy_16_bytes_async(uint32_t to, const void* from, int bytes) {
+  emulator::current().groups.back().push_back({detail::at(to), from, bytes});
+}
+
+inline void commit_copies() { emulator::current().groups.emplace_back(); }
+
+/// A copy arrives when it is waited for, and not before.
+template <int kPending>
+void wait_for_copies() {
+  auto& groups = emulator::current().groups;
+  while (groups.size() > kPending + 1) {
+    detail::complete(groups.front());
+    groups.erase(groups.begin());
+  }
+}
+
+inline uint4 load_chunk(uint32_t from) {
+  uint4 chunk;
+  std::memcpy(&chunk, detail::at(from), 16);
+  return chunk;
+}
+
+inline void store_chunk(uint32_t to, uint4 chunk) { std::memcpy(detail::at(to), &chunk, 16); }
+
+inline void load_matrices(uint32_t (&fragment)[4], uint32_t row_address) {
+  detail::load_matrices<false>(fragment, row_address);
+}
+
+inline void load_matrices_transposed(uint32_t (&fragment)[4], uint32_t row_address) {
+  detail::load_matrices<true>(fragment, row_address);
+}
+
+template <class T>
+void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  const detail::Exchange exchange;
+  const int lane = exchange.thread.lane;
+  float* const own = exchange.shown(lane);
+  for (int i = 0; i < 4; ++i) detail::unpack<T>(own + 2 * i, a[i]);
+  detail::unpack<T>(own + 8, b0);
+  detail::unpack<T>(own + 10, b1);
+  exchange.wait();
+  for (int e = 0; e < 4; ++e) {
+    const int row_lanes = lane / 4 * 4, column_lanes = (lane % 4 * 2 + e % 2) * 4;
+    float total = 0;
+    for (int k = 0; k < 16; ++k) {
+      const float left = exchange.shown(row_lanes + k % 8 / 2)[(k / 8 * 2 + e / 2) * 2 + k % 2];
+      const float right = exchange.shown(column_lanes + k % 8 / 2)[8 + k / 8 * 2 + k % 2];
+      total += left * right;
+    }
+    sum[e] += total;
+  }
+}
+
+inline void wait_for_earlier_kernels() {}
+inline void release_next_kernel() {}
+
+inline uint32_t cluster_rank() { return emulator::current().block->rank; }
+
+inline void synchronize_cluster() {
+  emulator::arrive_and_wait(emulator::current().cluster->barrier);
+}
+
+inline float2 load_pair_of_block(uint32_t address, uint32_t rank) {
+  emulator::Block& block = emulator::current().cluster->blocks[rank];
+  float2 pair;
+  std::memcpy(&pair, detail::memory_of(block) + address, 8);
+  return pair;
+}
+
+}  // namespace gralora::ptx

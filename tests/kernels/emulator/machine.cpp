@@ -1,0 +1,154 @@
+#include "machine.h"
+
+#include <setjmp.h>
+#include <ucontext.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+namespace emulator {
+namespace {
+
+constexpr size_t kStackBytes = 128 << 10;
+constexpr size_t kAlignment = 128;
+
+/// A fiber: its first start needs a context with a stack, every later change is a long jump, which
+/// asks the system for nothing.
+struct Fiber {
+  Thread thread;
+  std::unique_ptr<char[]> stack{new char[kStackBytes]};
+  jmp_buf state;
+  bool started = false;
+};
+
+struct Scheduler {
+  std::vector<std::unique_ptr<Fiber>> fibers;
+  size_t running = 0, alive = 0;
+  uint64_t changes_without_progress = 0;
+  jmp_buf home;
+  const std::function<void()>* kernel = nullptr;
+};
+
+Scheduler scheduler;
+
+void leave(Barrier& barrier) {
+  --barrier.threads;
+  if (barrier.threads > 0 && barrier.arrived == barrier.threads) {
+    barrier.arrived = 0;
+    ++barrier.round;
+  }
+}
+
+void enter_fiber() {
+  (*scheduler.kernel)();
+  Thread& thread = current();
+  thread.ended = true;
+  leave(thread.warp->barrier);
+  leave(thread.block->barrier);
+  leave(thread.cluster->barrier);
+  scheduler.changes_without_progress = 0;
+  --scheduler.alive;
+  _longjmp(scheduler.home, 1);
+}
+
+[[noreturn]] void resume(Fiber& fiber) {
+  threadIdx = fiber.thread.index;
+  blockIdx = fiber.thread.block->index;
+  if (fiber.started) _longjmp(fiber.state, 1);
+  fiber.started = true;
+  ucontext_t context;
+  getcontext(&context);
+  context.uc_stack.ss_sp = fiber.stack.get();
+  context.uc_stack.ss_size = kStackBytes;
+  context.uc_link = nullptr;
+  makecontext(&context, enter_fiber, 0);
+  setcontext(&context);
+  std::abort();
+}
+
+/// Lets the next thread that has not ended go on.
+void change() {
+  Fiber& self = *scheduler.fibers[scheduler.running];
+  if (_setjmp(self.state) != 0) return;
+  if (++scheduler.changes_without_progress > 4 * scheduler.fibers.size()) {
+    std::fprintf(stderr, "emulator: every thread waits at a barrier that others do not reach\n");
+    std::abort();
+  }
+  do {
+    scheduler.running = (scheduler.running + 1) % scheduler.fibers.size();
+  } while (scheduler.fibers[scheduler.running]->thread.ended);
+  resume(*scheduler.fibers[scheduler.running]);
+}
+
+void run_until_all_have_ended() {
+  _setjmp(scheduler.home);
+  while (scheduler.alive > 0) {
+    while (scheduler.fibers[scheduler.running]->thread.ended) {
+      scheduler.running = (scheduler.running + 1) % scheduler.fibers.size();
+    }
+    resume(*scheduler.fibers[scheduler.running]);
+  }
+}
+
+Cluster make_cluster(dim3 first, unsigned size, unsigned threads, size_t shared_bytes) {
+  Cluster cluster;
+  cluster.barrier.threads = static_cast<int>(size * threads);
+  cluster.blocks.resize(size);
+  for (unsigned rank = 0; rank < size; ++rank) {
+    Block& block = cluster.blocks[rank];
+    block.index = {first.x + rank, first.y, first.z};
+    block.rank = rank;
+    block.barrier.threads = static_cast<int>(threads);
+    block.warps.resize((threads + kWarpSize - 1) / kWarpSize);
+    for (unsigned t = 0; t < threads; ++t) ++block.warps[t / kWarpSize].barrier.threads;
+    block.shared.reset(new unsigned char[shared_bytes + kAlignment]);
+    std::memset(block.shared.get(), 0xff, shared_bytes + kAlignment);  // NaN in every format
+  }
+  return cluster;
+}
+
+}  // namespace
+
+Thread& current() { return scheduler.fibers[scheduler.running]->thread; }
+
+void arrive_and_wait(Barrier& barrier) {
+  const uint64_t round = barrier.round;
+  if (++barrier.arrived == barrier.threads) {
+    barrier.arrived = 0;
+    ++barrier.round;
+    scheduler.changes_without_progress = 0;
+    return;
+  }
+  while (barrier.round == round) change();
+}
+
+void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, unsigned cluster_size,
+              const std::function<void()>& kernel) {
+  scheduler.kernel = &kernel;
+  gridDim = grid;
+  const size_t count = size_t{cluster_size} * threads;
+  while (scheduler.fibers.size() < count) scheduler.fibers.push_back(std::make_unique<Fiber>());
+  scheduler.fibers.resize(count);
+  for (unsigned y = 0; y < grid.y; ++y) {
+    for (unsigned x = 0; x < grid.x; x += cluster_size) {
+      Cluster cluster = make_cluster({x, y}, cluster_size, threads, shared_bytes);
+      for (size_t f = 0; f < count; ++f) {
+        Fiber& fiber = *scheduler.fibers[f];
+        fiber.started = false;
+        fiber.thread = Thread{};
+        fiber.thread.index = {static_cast<unsigned>(f % threads)};
+        fiber.thread.cluster = &cluster;
+        fiber.thread.block = &cluster.blocks[f / threads];
+        fiber.thread.warp = &fiber.thread.block->warps[f % threads / kWarpSize];
+        fiber.thread.lane = static_cast<int>(f % kWarpSize);
+      }
+      scheduler.running = 0;
+      scheduler.alive = count;
+      scheduler.changes_without_progress = 0;
+      run_until_all_have_ended();
+    }
+  }
+}
+
+}  // namespace emulator

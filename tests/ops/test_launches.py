@@ -1,0 +1,52 @@
+"""How many kernels of the product a pass over few tokens starts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from ops_cases import Grid, make_operands
+from torch.profiler import ProfilerActivity, profile
+
+GRID = Grid(k_in=4, k_out=4, n=256, m=256, s=16)
+ROUNDING = {torch.bfloat16: 0, torch.float32: 1}
+
+
+def _count(profiler: profile) -> int:
+    """Launches of the product's own kernels; a base product of the library is none."""
+    return sum(
+        event.device_type == torch.autograd.DeviceType.CUDA and "gralora::" in event.name
+        for event in profiler.events() or ()
+    )
+
+
+@pytest.mark.cuda_kernels
+@pytest.mark.parametrize("factor_dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1], ids=["", "dropout"])
+@pytest.mark.parametrize("T", [1, 16, 64, 512])
+def test_two_launches_forward_and_two_backward(
+    T: int, dropout_p: float, factor_dtype: torch.dtype, cuda: torch.device
+) -> None:
+    operands = make_operands(
+        GRID, (T,), dtype=torch.bfloat16, factor_dtype=factor_dtype, device=cuda, bias=False
+    )
+
+    def forward() -> torch.Tensor:
+        return torch.ops.gralora.linear(
+            operands.x, operands.weight, None, operands.A, operands.B, scaling=0.5,
+            dropout_p=dropout_p,
+        )  # fmt: skip
+
+    for tensor in (operands.x, operands.A, operands.B):
+        tensor.requires_grad_()
+    forward().sum().backward()  # whatever happens once
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as forward_profile:
+        y = forward()
+        torch.cuda.synchronize()
+    dy = torch.randn_like(y)
+    with profile(activities=[ProfilerActivity.CUDA]) as backward_profile:
+        y.backward(dy)
+        torch.cuda.synchronize()
+    # fp32 factors are rounded in each pass, their gradients by the kernels that sum them.
+    expected = 2 + ROUNDING[factor_dtype]
+    assert (_count(forward_profile), _count(backward_profile)) == (expected, expected)

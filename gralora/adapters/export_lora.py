@@ -19,7 +19,8 @@ from gralora.storage.pair import write_pair
 from gralora.storage.tensor_names import PREFIX
 
 WHO = "export_lora"
-# What --max-lora-rank of vLLM takes (MaxLoRARanks in vllm/config/lora.py, version 0.11).
+# What --max-lora-rank of vLLM takes (MaxLoRARanks in vllm/config/lora.py, version 0.11), but for 1,
+# which older versions lack.
 VLLM_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 
@@ -127,12 +128,14 @@ def _factors(name: str, layer: StoredLayer, dtype: torch.dtype | None) -> tuple[
 
 def _config(stored: StoredAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
     config, rank = stored.config, max(ranks.values())
+    # Servers refuse the setting, also where the model has no biases that it could mean.
+    bias = config.bias if stored.biases else "none"
     pattern = write_pattern({n: r for n, r in ranks.items() if r != rank}, ranks.keys())
     return {
         "alpha_pattern": pattern,
         "auto_mapping": None,
         "base_model_name_or_path": config.base_model_name_or_path,
-        "bias": "lora_only" if config.bias == "gralora_only" else config.bias,
+        "bias": "lora_only" if bias == "gralora_only" else bias,
         "fan_in_fan_out": False,
         "inference_mode": True,
         "init_lora_weights": True,

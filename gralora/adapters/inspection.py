@@ -65,7 +65,7 @@ class AdapterReport:
     Attributes:
         directory: where it lies.
         base_model: name of the model that it was trained on, where that was known.
-        layers: by full module name.
+        layers: by full module name, in the order of their numbers.
         other_parameters: numbers in trained biases and whole modules.
 
     """
@@ -108,8 +108,8 @@ def inspect_adapter(
     """
     stored = adapter if isinstance(adapter, StoredAdapter) else read_adapter(adapter, safe=True)
     layers = {}
-    for done, (name, layer) in enumerate(stored.layers.items(), 1):
-        layers[name] = _measured(layer)
+    for done, name in enumerate(sorted(stored.layers, key=_by_numbers), 1):
+        layers[name] = _measured(stored.layers[name])
         if progress is not None:
             progress(done, len(stored.layers))
     others = [*stored.biases.values(), *stored.saved.values()]
@@ -119,6 +119,12 @@ def inspect_adapter(
         layers,
         sum(tensor.numel() for tensor in others),
     )
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """Key that sorts layer 2 before layer 10."""
+    parts = name.split(".")
+    return [(int(p), "") if p.isascii() and p.isdigit() and len(p) < 10 else (-1, p) for p in parts]
 
 
 def _measured(layer: StoredLayer) -> LayerReport:

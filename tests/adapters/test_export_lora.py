@@ -191,6 +191,12 @@ def test_what_vllm_does_not_take_is_an_obstacle(
     assert words in obstacle
 
 
+def test_setting_of_biases_goes_where_there_are_none(tmp_path: Path) -> None:
+    our_adapter(tmp_path / "adapter", llama(attention_bias=False), bias="all")
+    assert export_lora(tmp_path / "adapter", tmp_path / "lora").obstacles == ()
+    assert _config(tmp_path / "lora")["bias"] == "none"
+
+
 def test_own_folder_is_refused(tmp_path: Path) -> None:
     our_adapter(tmp_path)
     before = (tmp_path / "adapter_model.safetensors").read_bytes()

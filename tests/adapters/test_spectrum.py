@@ -146,3 +146,9 @@ def test_progress_counts_to_the_number_of_layers(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
     inspect_adapter(tmp_path, progress=lambda done, of: seen.append((done, of)))
     assert seen == [(1, 4), (2, 4), (3, 4), (4, 4)]
+
+
+def test_layers_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    names = [f"layers.{number}.{kind}" for number in (0, 2, 10) for kind in ("down", "up")]
+    write_adapter(tmp_path, dict.fromkeys(reversed(names), random_layer()))
+    assert list(inspect_adapter(tmp_path).layers) == names

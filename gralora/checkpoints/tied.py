@@ -41,8 +41,9 @@ class Tying:
             said = config.get(_FLAG, inner)
         if isinstance(said, bool):
             return Tying(said)
-        kinds = (config or {}).get("architectures") or ["LM"]
-        has_head = any("LM" in str(kind) or "Generation" in str(kind) for kind in kinds)
+        kinds = (config or {}).get("architectures")
+        names = map(str, kinds) if isinstance(kinds, list) and kinds else ["LM"]
+        has_head = any("LM" in name or "Generation" in name for name in names)
         return Tying(has_head and not any(_part_of(key, _HEADS) for key in keys))
 
 

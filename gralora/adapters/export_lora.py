@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gralora.adapters.contents import BASE_LAYER
-from gralora.adapters.lora_names import write_pattern, write_targets
+from gralora.adapters.lora_names import check_lengths, write_pattern, write_targets
 from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
 from gralora.adapters.windows import scaled, window
 from gralora.storage.pair import write_pair
@@ -89,6 +89,7 @@ def export_lora(
         raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{WHO}: out must be a folder, got {folder}")
+    check_lengths(stored.layers, who=WHO)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
     for name, layer in stored.layers.items():

@@ -11,6 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from gralora.adapters.lora_config import WHO, LoraConfig, parse_lora_config
+from gralora.adapters.lora_names import check_lengths
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
 from gralora.injection.listing import some
@@ -124,6 +125,7 @@ def _sort(config: LoraConfig, entries: Mapping[str, Entry]) -> _Keys:
 
     """
     check_keys(entries)
+    check_lengths(entries, who=WHO)
     keys = _Keys({}, {}, {}, [])
     saved = names.saved_entries(
         GraLoRAConfig(modules_to_save=config.modules_to_save, task_type=config.task_type)

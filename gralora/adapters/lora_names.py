@@ -8,15 +8,28 @@ nobody vouches for are read as text and never run.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Generic, TypeVar
 
 from gralora.injection.paths import endings
 
 T = TypeVar("T")
 
+# Far beyond any model's names; the ends of a name together grow with the square of its length.
+_MAX_LENGTH = 1000
+
 _PLAIN = re.compile(r"[\w.\-]+")
 _ESCAPED = re.compile(r"(?:[\w.\-]|\\[^\w])+")
+
+
+def check_lengths(names: Iterable[str], *, who: str) -> None:
+    """Raise ValueError for a name that no module has."""
+    for name in names:
+        if len(name) > _MAX_LENGTH:
+            raise ValueError(
+                f"{who}: names of tensors must have at most {_MAX_LENGTH} characters, got "
+                f"{len(name)} in {name:.100}…"
+            )
 
 
 def write_targets(names: Collection[str], *, as_list: bool) -> list[str] | str:

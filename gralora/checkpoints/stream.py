@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -44,7 +44,7 @@ class HashingWriter:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._descriptor = os.open(path, flags, 0o666)
         self._hash = hashlib.sha256()
-        self._pool = ThreadPoolExecutor(1)
+        self._pool = ThreadPoolExecutor(2)
         self.size = 0
 
     def __enter__(self) -> HashingWriter:
@@ -59,18 +59,18 @@ class HashingWriter:
         self._pool.shutdown()
         os.close(self._descriptor)
 
-    def write(self, data: memoryview | bytes) -> None:
-        """Write all of it; it is hashed meanwhile and may change afterwards."""
+    def write(self, data: memoryview | bytes, *others: hashlib._Hash) -> None:
+        """Write all of it; it is hashed meanwhile, into `others` too, and may change afterwards."""
         view = memoryview(data)
         for start in range(0, len(view), CHUNK):
             rest = view[start : start + CHUNK]
-            hashing = self._pool.submit(self._hash.update, rest)
+            hashing = [self._pool.submit(to.update, rest) for to in (self._hash, *others)]
             try:
                 self.size += len(rest)
                 while rest:
                     rest = rest[os.write(self._descriptor, rest) :]
             finally:
-                hashing.result()
+                wait(hashing)
 
     def finish(self) -> str:
         """Force the file to the disk; return the digest."""
@@ -108,7 +108,7 @@ def write_shard(
         for plan in plans:
             if plan.copied:
                 assert plan.source is not None
-                _copy(file, shard.path, plan.source, output, read.update, advance)
+                _copy(file, shard.path, plan.source, output, read, advance)
                 continue
             base = None
             if plan.source is not None:
@@ -146,13 +146,12 @@ def _copy(
     path: Path,
     entry: Entry,
     output: HashingWriter,
-    update: Callable[[bytes], None],
+    read: hashlib._Hash,
     advance: Advance,
 ) -> None:
     for start in range(entry.start, entry.end, CHUNK):
         chunk = _read(file, path, start, min(CHUNK, entry.end - start))
-        update(chunk)
-        output.write(chunk)
+        output.write(chunk, read)
         advance(len(chunk))
 
 

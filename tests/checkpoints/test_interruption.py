@@ -257,6 +257,31 @@ def test_a_limit_of_the_operating_system_leaves_no_output(inputs: Path, tmp_path
     assert not list(tmp_path.rglob("*.part"))
 
 
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", place]
+    if shutil.which("mount") is None or subprocess.run(command, check=False).returncode:
+        pytest.skip("this user may not mount a small file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full_in_the_middle_keeps_what_is_finished(
+    inputs: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(OSError, match="room for what is still to be written"):
+        merge_checkpoint(inputs / "base", inputs / "adapter", small_disk / "out")
+    # Others may fill a disk meanwhile.
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: type("Usage", (), {"free": 1 << 40}))
+    with pytest.raises(OSError, match=r"No space left on device; . of 6 shards are kept in"):
+        merge_checkpoint(inputs / "base", inputs / "adapter", small_disk / "out")
+    assert [path.name for path in small_disk.iterdir()] == [".out.merging"]
+    assert len(shards(workspace(small_disk / "out"))) >= 1
+
+
 def test_a_disk_that_is_too_small_is_seen_before_anything_is_written(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

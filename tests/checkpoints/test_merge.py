@@ -68,6 +68,21 @@ def test_weights_are_those_of_merging_in_memory_to_the_bit(
         assert torch.equal(value, in_memory[key]), key
 
 
+def test_every_device_gives_the_same_but_for_rounding(
+    kernel_device: torch.device, tmp_path: Path
+) -> None:
+    model = llama(torch.bfloat16)
+    base = save_base(model, tmp_path / "base")
+    one = save_adapter(adapted(model, 2), tmp_path / "one")
+    two = save_adapter(adapted(model, 3, k=(2, 4)), tmp_path / "two")
+    for name, adapters in (("single", [one]), ("several", [(one, 0.5), (two, 2.0)])):
+        merge_checkpoint(base, adapters, tmp_path / name, device=kernel_device)
+        merge_checkpoint(base, adapters, tmp_path / f"{name} on the CPU")
+        wanted = tensors(tmp_path / f"{name} on the CPU")
+        for key, value in tensors(tmp_path / name).items():
+            torch.testing.assert_close(value, wanted[key], rtol=2.0**-7, atol=1e-5)
+
+
 def test_what_is_not_adapted_keeps_its_bytes(tmp_path: Path) -> None:
     model = llama()
     base = save_base(model, tmp_path / "base")

@@ -62,6 +62,7 @@ def select_project(
     outer: int = 2,
     x_row_stride: int | None = None,
     factor_block_stride: int | None = None,
+    factor_pitch: int | None = None,
     factor_transposed: bool = False,
     address: int = 0,
     half: bool = True,

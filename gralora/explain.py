@@ -82,11 +82,12 @@ def explain(
         reason = f"{choice['reason']}; onto the base product and its bias"
         return {"path": choice["path"], "possible": choice["possible"], "reason": reason}
 
-    # Rows of latents are padded; those of A, x and dy start on 16-byte boundaries in contiguous
-    # tensors where their length is a multiple of eight.
+    # Rows of latents and factors are padded; those of x and dy start on 16-byte boundaries in
+    # contiguous tensors where their length is a multiple of eight.
+    pitch = -(-columns // 8) * 8
     H = _C.select_project(
-        T=T, width=n, columns=columns, inner=k, outer=k, half=half, drops=dropout,
-        processors=processors, capability=capability,
+        T=T, width=n, columns=columns, inner=k, outer=k, factor_pitch=pitch, half=half,
+        drops=dropout, processors=processors, capability=capability,
     )  # fmt: skip
     of_output = _C.select_output_gradients(
         T=T, width=m, columns=columns, inner=k, outer=k, half=half, aligned=m % 8 == 0,
@@ -94,7 +95,7 @@ def explain(
     )  # fmt: skip
     of_input = _C.select_input_gradients(
         T=T, width=n, rank=columns, blocks=k, half=half, aligned=n % 8 == 0,
-        aligned_factor=columns % 8 == 0, drops=dropout, processors=processors,
+        drops=dropout, processors=processors,
         capability=capability,
     )  # fmt: skip
     remaining = {

@@ -55,7 +55,7 @@ Sizes::Sizes(const AdapterShape& shape)
 
 ComputeFactors::ComputeFactors(const Adapter& adapter, at::ScalarType compute, const Steps& steps)
     : A(adapter.A), B(adapter.B), lora_A(adapter.lora_A), lora_B(adapter.lora_B) {
-  steps.round({{&A, compute}, {&B, compute}, {&lora_A, compute}, {&lora_B, compute}});
+  steps.pack({{&A, compute}, {&B, compute}, {&lora_A, compute}, {&lora_B, compute}});
 }
 
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width) {

@@ -104,6 +104,9 @@ struct Steps {
 
   /// Replaces each tensor by one of its dtype.
   void (*round)(std::initializer_list<Rounding> roundings);
+
+  /// The same for factors, whose rows it may also pad.
+  void (*pack)(std::initializer_list<Rounding> factors);
 };
 
 /// Every step by library calls.

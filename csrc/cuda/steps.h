@@ -31,8 +31,16 @@ void sum_over_tokens(const aten::TokenSums& sums, const aten::AdapterInput& inpu
 
 void round(std::initializer_list<aten::Rounding> roundings);
 
-inline constexpr aten::Steps kKernelSteps{
-    project,          project_beside_sums, expand,          expand_dropped,
-    expand_onto_bias, expand_beside_sums,  sum_over_tokens, round};
+void pack(std::initializer_list<aten::Rounding> factors);
+
+inline constexpr aten::Steps kKernelSteps{project,
+                                          project_beside_sums,
+                                          expand,
+                                          expand_dropped,
+                                          expand_onto_bias,
+                                          expand_beside_sums,
+                                          sum_over_tokens,
+                                          round,
+                                          pack};
 
 }  // namespace gralora::cuda

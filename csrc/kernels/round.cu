@@ -1,12 +1,10 @@
-// to[e] = from[e] rounded to 16 bits, for up to four arrays in one launch: fp32 factors on their
-// way into a product, or summed gradients on their way to 16-bit factors.
+// to[row, e] = from[row, e] rounded to 16 bits, zero beyond the row's end, for up to four arrays in
+// one launch: factors on their way into a product, which reads rows that start on 16-byte
+// boundaries, or summed gradients on their way to 16-bit factors.
 //
 // The arrays are small (r times a layer's width), so a launch for each costs more than its bytes. A
-// block belongs to one array; a thread takes eight consecutive elements, 32 bytes in and 16 out
-// where both are aligned.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
+// block belongs to one array; a thread writes eight consecutive elements of a row, and reads them
+// as 16-byte words where they are aligned and all there.
 #include "kernels/launch.cuh"
 #include "kernels/round.h"
 
@@ -15,32 +13,61 @@ namespace {
 
 constexpr int kThreads = 128;
 constexpr int kGroup = 8;
-constexpr int kBlockElements = kThreads * kGroup;
 
 template <class T>
-__device__ void round_group(const RoundedArray& array, int64_t first) {
-  struct alignas(16) Group {
-    T element[kGroup];
+struct alignas(16) Group {
+  T element[kGroup];
+};
+
+template <class From, class To>
+__device__ Group<To> read_group(const From* from) {
+  struct alignas(16) Words {
+    From element[kGroup];
   };
-  const float* from = array.from + first;  // [elements]
-  T* to = static_cast<T*>(array.to) + first;
-  const bool aligned = reinterpret_cast<uintptr_t>(array.from) % 16 == 0 &&
-                       reinterpret_cast<uintptr_t>(array.to) % 16 == 0;
-  if (aligned && first + kGroup <= array.elements) {
-    const float4 low = reinterpret_cast<const float4*>(from)[0];
-    const float4 high = reinterpret_cast<const float4*>(from)[1];
-    *reinterpret_cast<Group*>(to) = {
-        {T(low.x), T(low.y), T(low.z), T(low.w), T(high.x), T(high.y), T(high.z), T(high.w)}};
+  const Words words = *reinterpret_cast<const Words*>(from);
+  Group<To> group;
+#pragma unroll
+  for (int e = 0; e < kGroup; ++e) group.element[e] = To(words.element[e]);
+  return group;
+}
+
+__device__ inline bool is_aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
+}
+
+template <class From, class To>
+__device__ void round_group(const RoundedArray& array, int64_t row, int64_t column) {
+  const From* from = static_cast<const From*>(array.from) + row * array.width + column;
+  To* to = static_cast<To*>(array.to) + row * array.pitch + column;
+  const int64_t there = array.width - column;
+  if (there >= kGroup && is_aligned(from) && is_aligned(to)) {
+    *reinterpret_cast<Group<To>*>(to) = read_group<From, To>(from);
     return;
   }
 #pragma unroll
   for (int e = 0; e < kGroup; ++e) {
-    if (first + e < array.elements) to[e] = T(from[e]);
+    if (column + e < array.pitch) to[e] = e < there ? To(from[e]) : To(0.0f);
   }
 }
 
+__host__ __device__ int64_t count_row_groups(const RoundedArray& array) {
+  return (array.pitch + kGroup - 1) / kGroup;
+}
+
 __host__ __device__ int64_t count_blocks(const RoundedArray& array) {
-  return (array.elements + kBlockElements - 1) / kBlockElements;
+  return (array.rows * count_row_groups(array) + kThreads - 1) / kThreads;
+}
+
+template <class To>
+__device__ void round_group(const RoundedArray& array, int64_t group) {
+  const int64_t row_groups = count_row_groups(array);
+  const int64_t row = group / row_groups, column = group % row_groups * kGroup;
+  if (row >= array.rows) return;
+  if (array.from_type == ElementType::kFloat32) {
+    round_group<float, To>(array, row, column);
+  } else {
+    round_group<To, To>(array, row, column);
+  }
 }
 
 __global__ void __launch_bounds__(kThreads) round_kernel(const RoundParams p) {
@@ -53,11 +80,11 @@ __global__ void __launch_bounds__(kThreads) round_kernel(const RoundParams p) {
     const RoundedArray& array = p.arrays[a];
     const int64_t blocks = count_blocks(array);
     if (block < blocks) {
-      const int64_t first = block * kBlockElements + static_cast<int64_t>(threadIdx.x) * kGroup;
+      const int64_t group = block * kThreads + static_cast<int64_t>(threadIdx.x);
       if (array.type == ElementType::kBFloat16) {
-        round_group<__nv_bfloat16>(array, first);
+        round_group<__nv_bfloat16>(array, group);
       } else {
-        round_group<__half>(array, first);
+        round_group<__half>(array, group);
       }
       return;
     }

@@ -11,12 +11,14 @@ namespace gralora {
 
 inline constexpr int kMaxRoundings = 4;  // an adapter has at most four factors
 
-/// One array: `to` = `from` rounded to nearest, ties to even.
+/// One array: `to` = `from` rounded to nearest, ties to even, its rows `pitch` apart with zeros
+/// between them.
 struct RoundedArray {
-  const float* from;
-  void* to;
-  int64_t elements;
-  ElementType type;  // of `to`: bf16 or fp16
+  const void* from;  // [rows, width], dense
+  void* to;          // [rows, pitch], dense
+  int64_t rows, width, pitch;
+  ElementType from_type;  // fp32, or that of `to`
+  ElementType type;       // bf16 or fp16
 };
 
 struct RoundParams {

@@ -76,8 +76,10 @@ py::dict describe_pair(const char* name, const Selection& first,
 
 py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner, int64_t outer,
                         std::optional<int64_t> x_row_stride,
-                        std::optional<int64_t> factor_block_stride, bool factor_transposed,
+                        std::optional<int64_t> factor_block_stride,
+                        std::optional<int64_t> factor_pitch, bool factor_transposed,
                         uint64_t address, bool half, bool drops, int processors, int capability) {
+  const int64_t pitch = factor_pitch.value_or(factor_transposed ? width : columns);
   const auto selection =
       gralora::select_project({.T = T,
                                .inner = inner,
@@ -85,9 +87,10 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                                .width = width,
                                .columns = columns,
                                .x_row_stride = x_row_stride.value_or(inner * width),
-                               .factor_block_stride = factor_block_stride.value_or(width * columns),
-                               .factor_width_stride = factor_transposed ? 1 : columns,
-                               .factor_column_stride = factor_transposed ? width : 1,
+                               .factor_block_stride = factor_block_stride.value_or(
+                                   pitch * (factor_transposed ? columns : width)),
+                               .factor_width_stride = factor_transposed ? 1 : pitch,
+                               .factor_column_stride = factor_transposed ? pitch : 1,
                                .x_address = address,
                                .factor_address = address,
                                .half = half,
@@ -209,8 +212,9 @@ void add_choosers(py::module_& m) {
       "select_project", &select_project, py::kw_only(), py::arg("T"), py::arg("width"),
       py::arg("columns"), py::arg("inner") = 2, py::arg("outer") = 2,
       py::arg("x_row_stride") = py::none(), py::arg("factor_block_stride") = py::none(),
-      py::arg("factor_transposed") = false, py::arg("address") = 0, py::arg("half") = true,
-      py::arg("drops") = false, py::arg("processors") = 132, py::arg("capability") = 90,
+      py::arg("factor_pitch") = py::none(), py::arg("factor_transposed") = false,
+      py::arg("address") = 0, py::arg("half") = true, py::arg("drops") = false,
+      py::arg("processors") = 132, py::arg("capability") = 90,
       "How an input [T, inner*width] meets a factor [inner, width, columns], or its transpose, to "
       "become a latent [outer, T, inner*columns/outer] on a GPU with so many multiprocessors, of "
       "that compute capability (90 for 9.0): {'path': 'kernel' | 'library', 'possible': whether "

@@ -46,8 +46,11 @@ void run(const Call& call, const Shared& shared, bool one_by_one) {
   constexpr ElementType kType = Traits<Half>::kType;
   constexpr int64_t kElements = kBlocks * kWidth * kRank;
   RoundParams round{};
-  round.arrays[round.count++] = {call.A.device(), shared.A.device(), kElements, kType};
-  round.arrays[round.count++] = {call.B.device(), shared.B.device(), kElements, kType};
+  const auto round_whole = [&](const float* from, Half* to) {
+    round.arrays[round.count++] = {from, to, 1, kElements, kElements, ElementType::kFloat32, kType};
+  };
+  round_whole(call.A.device(), shared.A.device());
+  round_whole(call.B.device(), shared.B.device());
   check_cuda(launch_round(round, nullptr), "round");
   settle();
   ProjectParams project{};

@@ -1,4 +1,5 @@
-// kernels/round.h: one to four arrays in a launch, empty ones among them, tails of a group.
+// kernels/round.h: one to four arrays in a launch, empty ones among them, tails of a group, rows
+// that are padded, fp32 sources and such of the result's own type.
 #include <memory>
 
 #include "kernels/round.h"
@@ -7,31 +8,43 @@
 namespace gralora::check {
 namespace {
 
-template <class T>
-void check_case(const std::vector<int64_t>& sizes) {
-  std::vector<std::unique_ptr<Array<float>>> from;
+struct RoundCase {
+  int64_t rows, width, pitch;
+};
+
+template <class From, class T>
+void check_case(ElementType from_type, const std::vector<RoundCase>& cases) {
+  std::vector<std::unique_ptr<Array<From>>> from;
   std::vector<std::unique_ptr<Array<T>>> to;
   RoundParams p{};
-  std::string name = std::string(Traits<T>::kName) + " round";
-  for (const int64_t size : sizes) {
-    from.push_back(std::make_unique<Array<float>>(size));
-    to.push_back(std::make_unique<Array<T>>(size));
+  std::string name = std::string(Traits<T>::kName) + " round" + (sizeof(From) == 4 ? " fp32" : "");
+  for (const RoundCase& c : cases) {
+    from.push_back(std::make_unique<Array<From>>(c.rows * c.width));
+    to.push_back(std::make_unique<Array<T>>(c.rows * c.pitch));
     from.back()->fill(1, 1);
     to.back()->poison();
-    RoundedArray& rounding = p.arrays[p.count++];
-    rounding.from = from.back()->device();
-    rounding.to = to.back()->device();
-    rounding.elements = size;
-    rounding.type = Traits<T>::kType;
-    name += " " + std::to_string(size);
+    p.arrays[p.count++] = {.from = from.back()->device(),
+                           .to = to.back()->device(),
+                           .rows = c.rows,
+                           .width = c.width,
+                           .pitch = c.pitch,
+                           .from_type = from_type,
+                           .type = Traits<T>::kType};
+    name += " " + std::to_string(c.rows) + "x" + std::to_string(c.width) + "/" +
+            std::to_string(c.pitch);
   }
   check_cuda(launch_round(p, nullptr), "round");
   int64_t wrong = 0;
-  for (size_t a = 0; a < sizes.size(); ++a) {
+  for (size_t a = 0; a < cases.size(); ++a) {
+    const RoundCase& c = cases[a];
     to[a]->fetch();
-    if (sizes[a] == 0) wrong += to[a]->count_written();
-    for (int64_t e = 0; e < sizes[a]; ++e) {
-      wrong += !((*to[a])[e] == static_cast<double>(float(T(from[a]->host[e]))));
+    if (c.rows * c.pitch == 0) wrong += to[a]->count_written();
+    for (int64_t row = 0; row < c.rows; ++row) {
+      for (int64_t e = 0; e < c.pitch; ++e) {
+        const double expected =
+            e < c.width ? float(T(float(from[a]->host[row * c.width + e]))) : 0.0;
+        wrong += !((*to[a])[row * c.pitch + e] == expected);
+      }
     }
   }
   report(name, wrong);
@@ -39,10 +52,12 @@ void check_case(const std::vector<int64_t>& sizes) {
 
 template <class T>
 void check_type() {
-  check_case<T>({0});
-  check_case<T>({1});
-  check_case<T>({0, 9, 0, 1024});
-  check_case<T>({4096, 1000, 7, 1025});
+  check_case<float, T>(ElementType::kFloat32, {{1, 0, 0}});
+  check_case<float, T>(ElementType::kFloat32, {{1, 1, 1}});
+  check_case<float, T>(ElementType::kFloat32, {{1, 0, 0}, {1, 9, 9}, {0, 6, 8}, {1, 1024, 1024}});
+  check_case<float, T>(ElementType::kFloat32,
+                       {{1, 4096, 4096}, {100, 6, 8}, {1, 7, 7}, {33, 41, 48}});
+  check_case<T, T>(Traits<T>::kType, {{100, 6, 8}, {5, 16, 16}, {33, 41, 48}});
 }
 
 }  // namespace

@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from gralora._extension import build_info
-from gralora.adapters.stored import StoredAdapter, read_adapter
+from gralora.adapters.stored import read_adapter
+from gralora.checkpoints.arguments import Adapters, PathLike, check_arguments, check_target
 from gralora.checkpoints.folder import Checkpoint, open_checkpoint
-from gralora.checkpoints.layout import LAYOUTS, Layout
+from gralora.checkpoints.layout import Layout
 from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.plan import MergePlan, make_plan
+from gralora.checkpoints.provenance import settings_of
 from gralora.checkpoints.side_files import SideFiles, sort_side_files, write_side_files
 from gralora.checkpoints.stream import write_shard
 from gralora.checkpoints.tensor_plan import fingerprint
 from gralora.checkpoints.workspace import Workspace, open_workspace
-from gralora.storage.tensor_file import _bytes_of
-
-PathLike = str | os.PathLike[str]
-Adapters = PathLike | Sequence[PathLike | tuple[PathLike, float]]
-# Times the largest scale that a config may have, it still is a float32.
-_MAX_WEIGHT = 1e6
-_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -130,13 +121,13 @@ def merge_checkpoint(
 
     """
     started = time.monotonic()
-    where, pairs = _check_arguments(device, adapters, dtype, layout)
-    target = _check_target(out, base)
+    where, pairs = check_arguments(device, adapters, dtype, layout)
+    target = check_target(out, base)
     checkpoint = open_checkpoint(base)
     stored = [(read_adapter(folder, safe=True), weight) for folder, weight in pairs]
     plan = make_plan(checkpoint, stored, dtype=dtype, layout=layout)
     files = sort_side_files(checkpoint, with_code=with_code)
-    with open_workspace(target, _settings(where, stored), plan.shards) as work:
+    with open_workspace(target, settings_of(where, stored), plan.shards) as work:
         try:
             resumed = _write_shards(work, checkpoint, plan, where, progress)
             write_side_files(work, checkpoint, plan, files, dtype)
@@ -148,86 +139,6 @@ def merge_checkpoint(
             work.finished.clear()
             raise
     return _report(target, checkpoint, plan, files, resumed, time.monotonic() - started)
-
-
-def _check_arguments(
-    device: object, adapters: Adapters, dtype: object, layout: object
-) -> tuple[torch.device, list[tuple[Path, float]]]:
-    if dtype is not None and dtype not in _DTYPES:
-        accepted = ", ".join(str(kind) for kind in _DTYPES)
-        raise TypeError(f"{WHO}: dtype must be None or one of {accepted}, got {dtype!r}")
-    if layout is not None and layout not in LAYOUTS:
-        raise ValueError(f"{WHO}: layout must be None or one of {LAYOUTS}, got {layout!r}")
-    where = torch.device(device)  # type: ignore[call-overload]
-    try:
-        torch.empty(0, device=where)
-    except (AssertionError, RuntimeError, NotImplementedError) as error:
-        first = str(error).partition("\n")[0]
-        raise RuntimeError(f"{WHO}: the device {where} cannot be used: {first}") from None
-    entries = [adapters] if isinstance(adapters, (str, os.PathLike)) else list(adapters)
-    if not entries:
-        raise ValueError(f"{WHO}: adapters must hold at least one, got none")
-    pairs = [entry if isinstance(entry, tuple) else (entry, 1.0) for entry in entries]
-    for folder, weight in pairs:
-        if isinstance(weight, bool) or not isinstance(weight, (int, float)):
-            raise TypeError(f"{WHO}: the weight of {folder} must be a number, got {weight!r}")
-        if not abs(weight) <= _MAX_WEIGHT:
-            raise ValueError(
-                f"{WHO}: the weight of {folder} must lie within {_MAX_WEIGHT:g}, got {weight}"
-            )
-    return where, [(Path(folder), float(weight)) for folder, weight in pairs]
-
-
-def _check_target(out: PathLike, base: PathLike) -> Path:
-    target = Path(os.path.abspath(out))
-    if os.path.lexists(target) and not (target.is_dir() and not os.listdir(target)):
-        raise FileExistsError(f"{WHO}: out must be absent or an empty folder, got {target}")
-    if target.is_symlink():
-        raise FileExistsError(f"{WHO}: out must be no link, got {target}")
-    source = os.path.realpath(base)
-    if Path(os.path.realpath(target)).is_relative_to(source):
-        raise ValueError(f"{WHO}: out must lie outside the base model, got {target}")
-    return target
-
-
-def _settings(
-    device: torch.device, adapters: Sequence[tuple[StoredAdapter, float]]
-) -> dict[str, Any]:
-    """What every shard depends on beside its source and its plan."""
-    kind = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    return {
-        "format": 1,
-        "gralora": build_info.VERSION,
-        "torch": torch.__version__,
-        "device": kind,
-        "adapters": [
-            {
-                "name": adapter.directory.resolve().name,
-                "weight": weight,
-                "sha256": _digest(adapter),
-            }
-            for adapter, weight in adapters
-        ],
-    }
-
-
-def _digest(adapter: StoredAdapter) -> str:
-    """Of everything in an adapter that a merge uses."""
-    total = hashlib.sha256()
-
-    def add(name: str, tensor: torch.Tensor | None) -> None:
-        if tensor is not None:
-            total.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-            total.update(_bytes_of(tensor))
-
-    for module, layer in sorted(adapter.layers.items()):
-        total.update(repr((module, astuple(layer.spec))).encode())
-        for factor in layer.factors:
-            add(module, factor)
-    for group in (adapter.biases, adapter.saved):
-        for name, tensor in sorted(group.items()):
-            add(name, tensor)
-    return total.hexdigest()
 
 
 def _write_shards(

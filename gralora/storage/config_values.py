@@ -7,7 +7,7 @@ from typing import Any, NoReturn, TypeVar
 
 WHO = "load_adapter"
 MAX_RANK = 1_000_000
-_MAX_NAME_LENGTH = 1000
+MAX_NAME_LENGTH = 1000
 _MAX_NAMES = 200_000
 # Beyond any scale that numbers survive; also keeps huge integers from overflowing a float.
 _MAX_NUMBER = 1e30
@@ -87,14 +87,14 @@ def module_name(field: str, value: Any) -> str:
     """A module's name or the end of one."""
     if (
         not isinstance(value, str)
-        or not 0 < len(value) <= _MAX_NAME_LENGTH
+        or not 0 < len(value) <= MAX_NAME_LENGTH
         or not value.isprintable()
         or ".." in value
         or "/" in value
         or "\\" in value
     ):
         refuse(
-            field, value, f'a module\'s name: printable, at most {_MAX_NAME_LENGTH} characters, no '
+            field, value, f'a module\'s name: printable, at most {MAX_NAME_LENGTH} characters, no '
             '"..", "/" or "\\"'
         )  # fmt: skip
     return value

@@ -17,12 +17,15 @@ from gralora.injection import names
 from gralora.injection.listing import some
 from gralora.injection.paths import Suffixes, is_inside
 from gralora.injection.survey import Survey, survey
-from gralora.storage.config_values import WHO
+from gralora.storage.config_values import MAX_NAME_LENGTH, WHO
 from gralora.storage.naming import list_or_expression
 from gralora.storage.stored_config import StoredConfig
 from gralora.storage.tensor_names import PREFIX, adapted_modules
 
 T = TypeVar("T")
+
+# A module's name at its longest, and what comes before and after it.
+MAX_KEY_LENGTH = MAX_NAME_LENGTH + 200
 
 _PLAIN_WORD = re.compile(r"[A-Za-z0-9_]+")
 
@@ -78,8 +81,13 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
 
 
 def check_keys(keys: Collection[str]) -> None:
-    """Raise ValueError for a key that no adapter has."""
+    """Raise ValueError for a key that no adapter has, or one longer than any module's."""
     for key in keys:
+        if len(key) > MAX_KEY_LENGTH:
+            raise ValueError(
+                f"{WHO}: the tensors' keys must have at most {MAX_KEY_LENGTH} characters, got one "
+                f"of {len(key)}"
+            )
         if not key.startswith(PREFIX) or not key.isprintable():
             raise ValueError(
                 f"{WHO}: the tensors' keys must be printable and begin with {PREFIX!r}, got "

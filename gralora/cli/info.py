@@ -9,8 +9,16 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from gralora.cli.options import examples
 
-@click.command()
+
+@click.command(
+    epilog=examples(
+        "gralora info",
+        "gralora info --json",
+        "gralora info --explain 8192 4096 4096 64 4 bf16",
+    )
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 @click.option(
     "--explain",
@@ -26,14 +34,7 @@ from rich.table import Table
 def info(
     as_json: bool, shape: tuple[int, int, int, int, int, str] | None, bias: bool, dropout: bool
 ) -> None:
-    r"""Show what was built, what runs and what is missing.
-
-    \b
-    Examples:
-      gralora info
-      gralora info --json
-      gralora info --explain 8192 4096 4096 64 4 bf16
-    """
+    """Show what was built, what runs and what is missing."""
     from gralora.info import collect
 
     if shape is not None:

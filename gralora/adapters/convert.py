@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from gralora.adapters.stored import StoredAdapter, read_adapter
-from gralora.adapters.write import _why_not_peft, write_adapter
+from gralora.adapters.write import why_not_peft, write_adapter
 from gralora.nn.spec import AdapterSpec
 from gralora.storage.config_values import WHO as READER
 from gralora.storage.pair import open_pair
@@ -108,4 +108,4 @@ def _refuse(folder: Path, content: Mapping[str, Any]) -> NoReturn:
 
 def _reason(stored: StoredAdapter) -> str:
     specs = {name: layer.spec for name, layer in stored.layers.items()}
-    return _why_not_peft(specs) or "it adapts layers that PEFT's GraLoRA does not"
+    return why_not_peft(specs) or "it adapts layers that PEFT's GraLoRA does not"

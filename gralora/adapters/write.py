@@ -18,7 +18,7 @@ from gralora.nn.spec import AdapterSpec, make_spec
 from gralora.storage.checked_file import Entry
 from gralora.storage.config_values import WHO as READER
 from gralora.storage.pair import write_pair
-from gralora.storage.peft_config import _alpha, _extension
+from gralora.storage.peft_config import config_alpha, extension_fields
 from gralora.storage.rslora import remember_alpha
 from gralora.storage.stored_config import EXTENDED_TYPE, PEFT_TYPE, parse_config
 from gralora.storage.tensor_names import PREFIX
@@ -73,7 +73,7 @@ def write_adapter(
         modules_to_save = {name.rpartition(".")[0] for name in saved}
     first = next(iter(specs.values()))
     content: dict[str, Any] = {
-        "alpha": _alpha(first),
+        "alpha": config_alpha(first),
         "auto_mapping": None,
         "base_model_name_or_path": base_model_name_or_path,
         "bias": _bias_setting(layers, biases) if bias is None else bias,
@@ -93,9 +93,9 @@ def write_adapter(
         "target_modules": sorted(specs),
         "task_type": task_type,
     }
-    reason = _why_not_peft(specs)
+    reason = why_not_peft(specs)
     if reason is not None:
-        content |= _extension(specs)
+        content |= extension_fields(specs)
     tensors = _tensors(layers, biases, saved)
     _check_readable(content, tensors)
     if reason is not None:
@@ -142,7 +142,8 @@ def _checked_specs(layers: Mapping[str, StoredLayer]) -> dict[str, AdapterSpec]:
     return specs
 
 
-def _why_not_peft(specs: Mapping[str, AdapterSpec]) -> str | None:
+def why_not_peft(specs: Mapping[str, AdapterSpec]) -> str | None:
+    """The reason why PEFT cannot reproduce these layers, or None where it can."""
     if any(spec.k_in != spec.k_out for spec in specs.values()):
         return "its grids are not square"
     for what, values in (

@@ -11,7 +11,7 @@ import torch
 
 from gralora._extension import build_info
 from gralora.adapters.stored import StoredAdapter
-from gralora.storage.tensor_file import _bytes_of
+from gralora.storage.tensor_file import bytes_of
 
 
 def settings_of(
@@ -42,7 +42,7 @@ def _digest(adapter: StoredAdapter) -> str:
     def add(name: str, tensor: torch.Tensor | None) -> None:
         if tensor is not None:
             total.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
-            total.update(_bytes_of(tensor))
+            total.update(bytes_of(tensor))
 
     for module, layer in sorted(adapter.layers.items()):
         total.update(repr((module, astuple(layer.spec))).encode())

@@ -20,7 +20,7 @@ from gralora.checkpoints.folder import Shard
 from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.tensor_plan import TensorPlan
 from gralora.storage.checked_file import DTYPES, Entry, open_regular
-from gralora.storage.tensor_file import _bytes_of
+from gralora.storage.tensor_file import bytes_of
 
 CHUNK = 8 << 20
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
@@ -113,11 +113,11 @@ def write_shard(
             base = None
             if plan.source is not None:
                 base = read_tensor(file, shard.path, plan.name, plan.source)
-                read.update(_bytes_of(base))
+                read.update(bytes_of(base))
             result = compute(plan, base, device)
             # Before the next one is read.
             del base
-            output.write(_bytes_of(result))
+            output.write(bytes_of(result))
             del result
             if plan.source is not None:
                 advance(plan.source.end - plan.source.start)
@@ -134,7 +134,7 @@ def read_tensor(file: BinaryIO, path: Path, name: str, entry: Entry) -> Tensor:
 
     """
     tensor = torch.empty(entry.shape, dtype=entry.dtype)
-    view = _bytes_of(tensor)
+    view = bytes_of(tensor)
     file.seek(entry.start)
     if file.readinto(view) != len(view):  # type: ignore[attr-defined]
         raise OSError(f"{WHO}: {path} ended within {name!r} while it was read")

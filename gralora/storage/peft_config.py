@@ -46,7 +46,7 @@ def describe(
     names = list(module_names)
     layers = [model.get_submodule(name) for name in specs]
     content: dict[str, Any] = {
-        "alpha": _alpha(first),
+        "alpha": config_alpha(first),
         "auto_mapping": _auto_mapping(model, record),
         "base_model_name_or_path": _base_name(model, record),
         "bias": record.config.bias,
@@ -69,7 +69,7 @@ def describe(
     }
     reason = _why_not_peft(record, layers)
     if reason is not None:
-        content |= _extension(specs)
+        content |= extension_fields(specs)
         warnings.warn(
             f"save_adapter: PEFT cannot load this adapter, since {reason}; it is saved with "
             f'peft_type "{EXTENDED_TYPE}", which gralora.load_adapter reads',
@@ -78,7 +78,8 @@ def describe(
     return content
 
 
-def _alpha(spec: AdapterSpec) -> float:
+def config_alpha(spec: AdapterSpec) -> float:
+    """The alpha from which PEFT computes the spec's scale."""
     if spec.use_rslora:
         return bake(spec.scaling, spec.r + spec.hybrid_r)
     return whole(spec.alpha)
@@ -131,7 +132,7 @@ def _why_not_peft(record: AdapterRecord, layers: Iterable[nn.Module]) -> str | N
     return None
 
 
-def _extension(specs: Mapping[str, AdapterSpec]) -> dict[str, Any]:
+def extension_fields(specs: Mapping[str, AdapterSpec]) -> dict[str, Any]:
     """The fields of a config that only this package reads; alphas are the given ones."""
     first = next(iter(specs.values()))
     ordered = sorted(specs.items())

@@ -57,7 +57,7 @@ def write_tensors(
     blob += b" " * (-len(blob) % 8)
     file.write(len(blob).to_bytes(8, "little") + blob)
     for name in ordered:
-        file.write(_bytes_of(tensors[name]))
+        file.write(bytes_of(tensors[name]))
 
 
 def read_tensors(file: BinaryIO, header: Header) -> dict[str, Tensor]:
@@ -72,7 +72,7 @@ def read_tensors(file: BinaryIO, header: Header) -> dict[str, Tensor]:
 
 def _read(file: BinaryIO, name: str, entry: Entry) -> Tensor:
     tensor = torch.empty(entry.shape, dtype=entry.dtype)
-    view = _bytes_of(tensor)
+    view = bytes_of(tensor)
     file.seek(entry.start)
     done = 0
     while done < len(view):
@@ -83,7 +83,7 @@ def _read(file: BinaryIO, name: str, entry: Entry) -> Tensor:
     return tensor
 
 
-def _bytes_of(tensor: Tensor) -> memoryview:
+def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor; the caller keeps the tensor alive."""
     size = tensor.numel() * tensor.element_size()
     if not size:

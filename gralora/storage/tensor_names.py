@@ -114,9 +114,8 @@ def bias_keys(record: AdapterRecord) -> list[str]:
 
 def adapted_modules(keys: Iterator[str]) -> set[str]:
     """Names of the modules whose factors are among the keys of a file."""
-    return {
-        key.removeprefix(PREFIX).removesuffix(FACTOR_A) for key in keys if key.endswith(FACTOR_A)
-    }
+    names = (key.removeprefix(PREFIX) for key in keys)
+    return {name.removesuffix(FACTOR_A) for name in names if name.endswith(FACTOR_A)}
 
 
 def _present_factors(spec: AdapterSpec) -> list[tuple[str, str]]:

@@ -51,7 +51,7 @@ def test_variant_is_refused_in_one_line(tmp_path: Path) -> None:
     _write(tmp_path / "a", use_dora=True)
     result = _run(tmp_path / "a", tmp_path / "b", "--k", "2")
     assert result.exit_code == 1
-    assert result.stderr.startswith("gralora import-lora: import_lora: ")
+    assert result.stderr.startswith(f"gralora import-lora: {tmp_path / 'a'}: ")
     assert "the adapter must be plain LoRA, got use_dora" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 

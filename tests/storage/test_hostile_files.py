@@ -145,6 +145,10 @@ TENSORS: dict[str, tuple[Callable[[Tensors], Tensors], str]] = {
         lambda tensors: {**tensors, f"base_model.model.{'a.' * 80_000}x.gralora_A": torch.zeros(1)},
         "keys must have at most 1200 characters, got one of 160028",
     ),
+    "a factor of no module": (
+        lambda tensors: {**tensors, "base_model.model.gralora_A": torch.zeros(1)},
+        "got 1 unexpected ('base_model.model.gralora_A')",
+    ),
     "a key with a path": (
         lambda tensors: {**tensors, "base_model.model.../../x.gralora_A": torch.zeros(1)},
         "got 1 of 5 adapted modules that the model does not have: ../../x",

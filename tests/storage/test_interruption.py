@@ -178,9 +178,9 @@ def test_a_full_disk_leaves_the_old_adapter_and_nothing_else(
             raise OSError(28, "No space left on device")
         return original(tensor)
 
-    original = tensor_file._bytes_of
+    original = tensor_file.bytes_of
     with monkeypatch.context() as patch:
-        patch.setattr(tensor_file, "_bytes_of", half)
+        patch.setattr(tensor_file, "bytes_of", half)
         with pytest.raises(OSError, match="No space left on device"):
             save_adapter(new, tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -4,6 +4,7 @@ A library is imported by its codec alone, and a codec is asked for only when a m
 library is met.
 """
 
-from gralora.nn.quantisation.codec import Codec, codec_of
+from gralora.nn.quantisation.codec import Codec
+from gralora.nn.quantisation.registry import codec_of
 
 __all__ = ["Codec", "codec_of"]

@@ -68,7 +68,7 @@ def select_project(
     half: bool = True,
     drops: bool = False,
     processors: int = 132,
-    capability: int = 90,
+    cluster: int = 8,
 ) -> ProjectSelection: ...
 def select_expand(
     *,
@@ -89,7 +89,7 @@ def select_weight_gradient(
     narrow: bool = True,
     drops: bool = False,
     processors: int = 132,
-    capability: int = 90,
+    cluster: int = 8,
 ) -> WeightGradientSelection: ...
 def select_output_gradients(
     *,
@@ -101,7 +101,7 @@ def select_output_gradients(
     half: bool = True,
     aligned: bool = True,
     processors: int = 132,
-    capability: int = 90,
+    cluster: int = 8,
 ) -> OutputGradientsSelection: ...
 def select_input_gradients(
     *,
@@ -114,7 +114,7 @@ def select_input_gradients(
     aligned_factor: bool = True,
     drops: bool = False,
     processors: int = 132,
-    capability: int = 90,
+    cluster: int = 8,
 ) -> InputGradientsSelection: ...
 def forced_path() -> str | None: ...
 def force_path(name: str | None) -> None: ...

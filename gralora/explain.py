@@ -10,7 +10,8 @@ from gralora import _C
 from gralora.nn.spec import check_int, make_spec
 
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
-_H100 = (132, 90)
+_CLUSTER = 8
+_H100 = (132, _CLUSTER)
 
 
 class Step(TypedDict):
@@ -29,7 +30,7 @@ def explain(
     k: int,
     dtype: str = "bf16",
     processors: int | None = None,
-    capability: int | None = None,
+    cluster: int | None = None,
     *,
     bias: bool = False,
     dropout: bool = False,
@@ -47,7 +48,8 @@ def explain(
         k: blocks per axis.
         dtype: of x, one of :data:`DTYPES`.
         processors: multiprocessors of the GPU; None means those of the first GPU, or of an H100.
-        capability: compute capability, 90 for 9.0; None as for `processors`.
+        cluster: blocks that may form a cluster there, 1 for none; given together with `processors`,
+            as the chip is one.
         bias: whether the layer has one.
         dropout: whether the adapter's input goes through dropout.
 
@@ -65,12 +67,15 @@ def explain(
         N, M, r=r, k=k, alpha=None, hybrid_r=0, dropout=0.0, use_rslora=False, who=who
     ).s  # fmt: skip
     half = dtype in ("bf16", "fp16")
-    if processors is None:
-        processors = _chip()[0]
-    if capability is None:
-        capability = _chip()[1]
+    if (processors is None) != (cluster is None):
+        raise ValueError(
+            f"{who}: processors and cluster must be given together, got processors={processors}, "
+            f"cluster={cluster}"
+        )
+    if processors is None or cluster is None:
+        processors, cluster = _chip()
     check_int(who, "processors", processors, 1)
-    check_int(who, "capability", capability, 1)
+    check_int(who, "cluster", cluster, 1)
     n, m, columns = N // k, M // k, k * s
 
     def expand_y() -> _C.Choice:
@@ -87,16 +92,16 @@ def explain(
     pitch = -(-columns // 8) * 8
     H = _C.select_project(
         T=T, width=n, columns=columns, inner=k, outer=k, factor_pitch=pitch, half=half,
-        drops=dropout, processors=processors, capability=capability,
+        drops=dropout, processors=processors, cluster=cluster,
     )  # fmt: skip
     of_output = _C.select_output_gradients(
         T=T, width=m, columns=columns, inner=k, outer=k, half=half, aligned=m % 8 == 0,
-        processors=processors, capability=capability,
+        processors=processors, cluster=cluster,
     )  # fmt: skip
     of_input = _C.select_input_gradients(
         T=T, width=n, rank=columns, blocks=k, half=half, aligned=n % 8 == 0,
         drops=dropout, processors=processors,
-        capability=capability,
+        cluster=cluster,
     )  # fmt: skip
     remaining = {
         name: shape
@@ -117,7 +122,7 @@ def explain(
             aligned=n % 8 == 0 and m % 8 == 0,
             drops=dropout,
             processors=processors,
-            capability=capability,
+            cluster=cluster,
         )
     return [
         {"step": step, "path": choice["path"], "reason": choice["reason"]}
@@ -138,8 +143,12 @@ def _pair(step: str, choice: _C.Choice, gradient: str, together: bool) -> dict[s
 
 
 def _chip() -> tuple[int, int]:
-    """Multiprocessors and compute capability of the first GPU, or of an H100."""
+    """Multiprocessors of the first GPU and its blocks to a cluster, or those of an H100."""
     if not torch.cuda.is_available():
         return _H100
     properties = torch.cuda.get_device_properties(0)
-    return properties.multi_processor_count, properties.major * 10 + properties.minor
+    # Newer chips run the code of an older one, unless the build was asked for theirs.
+    code = f"{properties.major}{properties.minor}"
+    built = any(name.rstrip("af") == code for name in _C.build_info()["cuda_architectures"])
+    has_clusters = built and properties.major >= 9
+    return properties.multi_processor_count, _CLUSTER if has_clusters else 1

@@ -55,7 +55,10 @@ Sizes::Sizes(const AdapterShape& shape)
 
 ComputeFactors::ComputeFactors(const Adapter& adapter, at::ScalarType compute, const Steps& steps)
     : A(adapter.A), B(adapter.B), lora_A(adapter.lora_A), lora_B(adapter.lora_B) {
-  steps.pack({{&A, compute}, {&B, compute}, {&lora_A, compute}, {&lora_B, compute}});
+  steps.pack({{&A, compute, /*rank_is_last=*/true},
+              {&B, compute},
+              {&lora_A, compute},
+              {&lora_B, compute, /*rank_is_last=*/true}});
 }
 
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width) {

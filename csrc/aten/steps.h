@@ -48,6 +48,7 @@ class AdapterInput {
 struct Rounding {
   at::Tensor* tensor;
   at::ScalarType dtype;
+  bool rank_is_last = false;  // of a factor: its rows are ranks, as many as it may be
 };
 
 /// *sum = left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q]: summed over the tokens in

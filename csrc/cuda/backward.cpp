@@ -19,7 +19,8 @@ bool project_beside_sums(at::Tensor& latent, const aten::AdapterInput& input,
   if (!takes_kernel("project", selection.choice) || input.dropout().drops()) return false;
   const aten::AdapterInput no_input;
   const WeightGradientSelection summing = select_sums(sums, no_input);
-  if (!takes_kernel("weight_gradient", summing.choice) || !share_launch(selection, summing)) {
+  if (!takes_kernel("weight_gradient", summing.choice) ||
+      !share_launch(input.rows().size(0), selection, summing)) {
     return false;
   }
   const GradientCall call(sums, no_input, summing);
@@ -37,7 +38,8 @@ bool expand_beside_sums(at::Tensor& rows, const aten::Latents& latents,
   const ExpandSelection selection = expansion.select();
   if (!takes_kernel("expand", selection.choice)) return false;
   const WeightGradientSelection summing = select_sums(sums, input);
-  if (!takes_kernel("weight_gradient", summing.choice) || !share_launch(selection, summing)) {
+  if (!takes_kernel("weight_gradient", summing.choice) ||
+      !share_launch(rows.size(0), selection, summing)) {
     return false;
   }
   const GradientCall call(sums, input, summing);

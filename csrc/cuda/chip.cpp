@@ -7,22 +7,18 @@
 #include <atomic>
 
 #include "cuda/launch.h"
+#include "kernels/cluster_size.h"
 
 namespace gralora::cuda {
 namespace {
 
-constexpr int kCapabilities = 1000;  // more than there are, so that both numbers fit one
-
-int read_attribute(cudaDeviceAttr attribute, int device) {
-  int value = 0;
-  C10_CUDA_CHECK(cudaDeviceGetAttribute(&value, attribute, device));
-  return value;
-}
+constexpr int kClusters = 64;  // more than there are, so that both numbers fit one
 
 int read_chip(int device) {
-  const int capability = read_attribute(cudaDevAttrComputeCapabilityMajor, device) * 10 +
-                         read_attribute(cudaDevAttrComputeCapabilityMinor, device);
-  return read_attribute(cudaDevAttrMultiProcessorCount, device) * kCapabilities + capability;
+  int processors = 0, cluster = 1;
+  C10_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
+  check_launch("project", find_cluster_size(cluster));
+  return processors * kClusters + cluster;
 }
 
 }  // namespace
@@ -37,7 +33,7 @@ Chip current_chip() {
     chip = read_chip(device);
     if (remembered) known[device].store(chip, std::memory_order_relaxed);
   }
-  return {.processors = chip / kCapabilities, .capability = chip % kCapabilities};
+  return {.processors = chip / kClusters, .cluster = chip % kClusters};
 }
 
 }  // namespace gralora::cuda

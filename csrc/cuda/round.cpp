@@ -42,6 +42,8 @@ class RoundCall {
   std::array<at::Tensor, kMaxRoundings> sources_;
 };
 
+constexpr uint64_t kAlignment = 16;
+
 bool is_half(at::ScalarType dtype) { return dtype == at::kBFloat16 || dtype == at::kHalf; }
 
 /// Dense memory in any order: the result takes over the strides, so the order does not matter.
@@ -55,31 +57,32 @@ void add_dense(RoundCall& call, at::Tensor& tensor, at::ScalarType dtype) {
   call.add(tensor, at::empty_like(tensor, tensor.options().dtype(dtype)), 1, elements, elements);
 }
 
-/// Whether kernels could not read the rows of `tensor` where they lie.
-bool has_odd_rows(const at::Tensor& tensor) {
-  const int64_t width = tensor.size(-1);
-  return tensor.is_contiguous() && tensor.numel() > width && width % kGroup != 0;
+/// Whether kernels could read the rows of a factor if they lay elsewhere: ranks of any number, side
+/// by side, where the other axis is whole groups; or memory that starts off a boundary.
+bool wants_other_rows(const at::Tensor& factor, bool rank_is_last) {
+  if (!factor.is_contiguous() || factor.numel() == 0) return false;
+  if (factor.size(-1) % kGroup != 0) return rank_is_last && factor.size(-2) % kGroup == 0;
+  return reinterpret_cast<uint64_t>(factor.const_data_ptr()) % kAlignment != 0;
 }
 
+/// Rows that start on boundaries.
 void add_padded(RoundCall& call, at::Tensor& tensor, at::ScalarType dtype) {
   if (tensor.scalar_type() != at::kFloat && tensor.scalar_type() != dtype) {
     tensor = tensor.to(dtype);
   }
   const int64_t width = tensor.size(-1), rows = tensor.numel() / width;
   const int64_t pitch = (width + kGroup - 1) / kGroup * kGroup;
-  auto strides = tensor.strides().vec();
-  for (size_t d = 0; d + 1 < strides.size(); ++d) strides[d] = strides[d] / width * pitch;
-  call.add(
-      tensor,
-      at::empty({rows * pitch}, tensor.options().dtype(dtype)).as_strided(tensor.sizes(), strides),
-      rows, width, pitch);
+  auto sizes = tensor.sizes().vec();
+  sizes.back() = pitch;
+  const at::Tensor whole = at::empty(sizes, tensor.options().dtype(dtype));
+  call.add(tensor, whole.narrow(-1, 0, width), rows, width, pitch);
 }
 
 }  // namespace
 
 void round(std::initializer_list<aten::Rounding> roundings) {
   RoundCall call;
-  for (const auto& [tensor, dtype] : roundings) {
+  for (const auto& [tensor, dtype, rank_is_last] : roundings) {
     if (tensor == nullptr || !tensor->defined() || tensor->scalar_type() == dtype) continue;
     add_dense(call, *tensor, dtype);
   }
@@ -88,9 +91,10 @@ void round(std::initializer_list<aten::Rounding> roundings) {
 
 void pack(std::initializer_list<aten::Rounding> factors) {
   RoundCall call;
-  for (const auto& [tensor, dtype] : factors) {
+  const bool kernels_may_read = forced_path() != ForcedPath::kAten;
+  for (const auto& [tensor, dtype, rank_is_last] : factors) {
     if (tensor == nullptr || !tensor->defined()) continue;
-    if (is_half(dtype) && has_odd_rows(*tensor)) {
+    if (kernels_may_read && is_half(dtype) && wants_other_rows(*tensor, rank_is_last)) {
       add_padded(call, *tensor, dtype);
     } else if (tensor->scalar_type() != dtype) {
       add_dense(call, *tensor, dtype);

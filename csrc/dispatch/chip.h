@@ -5,10 +5,7 @@ namespace gralora {
 
 struct Chip {
   int processors;  // multiprocessors
-  int capability;  // compute capability, 90 for 9.0
-
-  /// Whether blocks can form clusters; code compiled for an older chip does without them.
-  constexpr bool has_clusters() const { return capability >= 90; }
+  int cluster;     // blocks that may form a cluster there, 1 for none
 };
 
 }  // namespace gralora

@@ -25,14 +25,15 @@ struct Tiling {
   int splits;
 };
 
-/// As many CTAs share a tile as it takes to give most multiprocessors one, or as there may be.
+/// As many CTAs share a tile as it takes to give most multiprocessors one, or as find work.
 Tiling split_width(const ProjectProblem& problem, ProjectTile tile) {
   const int64_t steps = (problem.width + size_of(tile).depth - 1) / size_of(tile).depth;
+  const auto is_useful = [&](int splits) {
+    const int64_t split_steps = (steps + splits - 1) / splits;
+    return splits <= problem.chip.cluster && split_steps * (splits - 1) < steps;
+  };
   int splits = 1;
-  while (problem.chip.has_clusters() && !fills_chip(problem, tile, splits) &&
-         splits < kMostProjectSplits && splits * 2 <= steps) {
-    splits *= 2;
-  }
+  while (!fills_chip(problem, tile, splits) && is_useful(splits * 2)) splits *= 2;
   return {tile, splits};
 }
 

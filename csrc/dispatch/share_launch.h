@@ -9,13 +9,20 @@
 
 namespace gralora {
 
-/// Given that both take kernels. With few tokens neither fills the chip and their launches count;
-/// with many each is bound by its own reading, and takes the tiles that are best for that.
-constexpr bool share_launch(const ProjectSelection& project, const WeightGradientSelection& sums) {
-  return project.width_is_contiguous && sums.tile == GradientTile::k64x64 && sums.splits == 1;
+/// With so few tokens the start of a launch takes a good part of its time. Where the gain ends is
+/// not measured yet.
+inline constexpr int64_t kMostSharingTokens = 512;
+
+/// Given that both take kernels.
+constexpr bool share_launch(int64_t T, const ProjectSelection& project,
+                            const WeightGradientSelection& sums) {
+  return T <= kMostSharingTokens && project.width_is_contiguous &&
+         sums.tile == GradientTile::k64x64 && sums.splits == 1;
 }
-constexpr bool share_launch(const ExpandSelection& expand, const WeightGradientSelection& sums) {
-  return expand.tile == ExpandTile::k64x64 && sums.tile == GradientTile::k64x64 && sums.splits == 1;
+constexpr bool share_launch(int64_t T, const ExpandSelection& expand,
+                            const WeightGradientSelection& sums) {
+  return T <= kMostSharingTokens && expand.tile == ExpandTile::k64x64 &&
+         sums.tile == GradientTile::k64x64 && sums.splits == 1;
 }
 
 }  // namespace gralora

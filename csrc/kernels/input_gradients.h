@@ -1,5 +1,5 @@
 // The adapter's term of dx and the gradients of the input's factors in one launch:
-// csrc/cuda/backward.cpp fills and calls it where csrc/dispatch/select_backward.cpp says so.
+// csrc/cuda/backward.cpp fills and calls it where csrc/dispatch/share_launch.h says so.
 #pragma once
 
 #include <cuda_runtime_api.h>

@@ -5,8 +5,9 @@
 // for that kernel's results, which hides most of a launch's latency. The rules that make it safe:
 // every block of a kernel started here calls ptx::wait_for_earlier_kernels() before it touches
 // memory that the kernel just before it may have written, and ptx::release_next_kernel() only after
-// that. So when a kernel that follows one of these begins, all but that one are done, and what they
-// wrote may be read before the wait. Only the expansion makes use of it, where its caller says so.
+// that, or ends without touching memory, and at least one block of a kernel waits. So when a kernel
+// that follows one of these begins, all but that one are done, and what they wrote may be read
+// before the wait. Only the expansion makes use of it, where its caller says so.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -18,6 +19,10 @@
 #include "kernels/ptx.cuh"
 
 namespace gralora {
+
+// With few tokens the next kernel's blocks wait beside those that walk along an operand; with many
+// they would fill the processors unevenly, and come when the sums are done.
+inline constexpr int kOverlappingTokens = 1024;
 
 /// Whether the code of `kernel` that runs on the current device has the wait above: code compiled
 /// at run time from an older architecture's PTX has not, whatever the device could do.
@@ -49,12 +54,13 @@ cudaError_t prepare_kernel(bool& overlaps) {
   if constexpr (kSharedBytes > 0) {
     status =
         cudaFuncSetAttribute(kKernel, cudaFuncAttributeMaxDynamicSharedMemorySize, kSharedBytes);
-    if (status != cudaSuccess) return status;
   }
-  status = find_overlap<kKernel>(overlaps);
+  if (status == cudaSuccess) status = find_overlap<kKernel>(overlaps);
   if (status == cudaSuccess && device < kDevices) {
     states[device].store(overlaps ? kOverlapping : kSerial, std::memory_order_relaxed);
   }
+  // An error that is returned must not be found again by whoever asks for the last one.
+  if (status != cudaSuccess) (void)cudaGetLastError();
   return status;
 }
 
@@ -84,8 +90,6 @@ cudaError_t start_kernel(int64_t blocks, const Params& params, cudaStream_t stre
   config.attrs = attributes;
   config.numAttrs = count;
   if (status == cudaSuccess) status = cudaLaunchKernelEx(&config, kKernel, params);
-  // An error that is returned must not be found again by the next launch that asks for the last
-  // one.
   if (status != cudaSuccess) (void)cudaGetLastError();
   return status;
 }

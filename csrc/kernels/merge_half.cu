@@ -22,6 +22,7 @@
 // rows of a fragment lie in different banks. Called by kernels/merge.cu.
 #include "kernels/merge_launch.h"
 #include "kernels/merge_tile.cuh"
+#include "kernels/ptx.cuh"
 
 namespace gralora::merge {
 namespace {
@@ -36,15 +37,6 @@ constexpr int kStrip = 4;
 constexpr int kMaxParts = 3;
 
 using Operand = __nv_bfloat16;
-
-/// D += A B, A 16 x 16 row-major, B 16 x 8 column-major; fragments as the PTX manual lays them out.
-__device__ void multiply_add(float (&d)[4], const uint32_t (&a)[4], const uint32_t (&b)[2]) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-      "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
-}
 
 /// Splits a factor entry into parts that sum to it, the larger first. Truncation keeps the first
 /// part of a finite value finite. An Inf has no further parts; times the partner's zero parts it
@@ -98,7 +90,7 @@ __device__ void multiply_step(float (&sum)[2][4][4], const Operand (*rows)[kTile
         // The parts' places add up to fewer than kParts: what is left out is below 2^-24.
 #pragma unroll
         for (int other = 0; other + part < kParts; ++other)
-          multiply_add(sum[span][nt], a[other], b);
+          ptx::multiply_add<Operand>(sum[span][nt], a[other], b[0], b[1]);
       }
     }
   }

@@ -1,5 +1,5 @@
-// The launch of kernels/output_gradients.h: project.cuh's work and weight_gradient.cuh's, both
-// walking along the tokens of dy, side by side (together.cuh). Instantiated by
+// The launch of kernels/output_gradients.h: project.cuh's work, which walks along the columns of
+// dy, and weight_gradient.cuh's, along its tokens, side by side (together.cuh). Instantiated by
 // output_gradients_bf16.cu and output_gradients_fp16.cu, called by output_gradients.cu.
 #pragma once
 

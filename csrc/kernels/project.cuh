@@ -27,10 +27,6 @@
 
 namespace gralora::project {
 
-// With few tokens the next kernel's blocks wait beside this one's; with many they would fill the
-// processors unevenly, and come when the sums are done.
-inline constexpr int kOverlappingTokens = 1024;
-
 /// Puts sums in their places of the latent. A thread holds pairs of neighbouring columns; where s
 /// is even they are neighbours in memory too.
 template <class T, class Tile>

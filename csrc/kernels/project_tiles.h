@@ -12,7 +12,7 @@ struct ProjectTileSize {
   int depth;  // of the width, in one step
 };
 
-inline constexpr int kMostProjectSplits = 8;  // CTAs of a cluster, which every chip with them holds
+inline constexpr int kMostProjectSplits = 8;  // the portable size of a cluster
 
 constexpr ProjectTileSize size_of(ProjectTile tile) {
   switch (tile) {

@@ -110,11 +110,12 @@ __device__ inline uint32_t cluster_rank() {
   return rank;
 }
 
-/// Returns when all threads of the cluster have called it, with what they wrote visible.
+/// Returns when all threads of the cluster have called it, with what they wrote visible. The lanes
+/// of a warp may come one by one.
 __device__ inline void synchronize_cluster() {
 #if __CUDA_ARCH__ >= 900
-  asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory");
-  asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory");
+  asm volatile("barrier.cluster.arrive.release;" ::: "memory");
+  asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
 #endif
 }
 

@@ -1,5 +1,5 @@
 // Two kernels' work in one launch: where neither needs the other's results, their blocks share the
-// multiprocessors, and the reads of an operand that both have come from L2 the second time.
+// multiprocessors.
 #pragma once
 
 #include <algorithm>
@@ -8,8 +8,9 @@
 
 namespace gralora {
 
-/// The blocks of both lie evenly between each other in the order of the launch, so that work on the
-/// same tokens runs at the same time. They come in units of a cluster, which the first may use.
+/// The blocks of both lie evenly between each other in the order of the launch, so that no
+/// multiprocessor gets those of one kind alone. They come in units of a cluster, which the first
+/// may use.
 template <class First, class Second>
 struct Together {
   struct Params {

@@ -76,7 +76,7 @@ int64_t number_tiles(WeightGradientParams& p) {
 template <class Tile, class Out>
 __device__ void store_tile(const Sums<Tile>& sums, float* shared, const GradientSum& sum,
                            const TilePlace& at, float scale) {
-  constexpr int kPitch = Tile::kColumns + 1;  // lets rows and columns both spread over all banks
+  constexpr int kPitch = Tile::kColumns + 1;  // lets a line of either axis spread over all banks
   static_assert(Tile::kRows * kPitch * 4 <= Tile::kSharedBytes, "the ring holds the tile");
   const WarpPlace<Tile> place;
 #pragma unroll
@@ -124,6 +124,7 @@ struct Gradients {
 
   __device__ static void run(const Params& p, uint32_t index, unsigned char* ring) {
     ptx::wait_for_earlier_kernels();
+    if (p.T <= kOverlappingTokens) ptx::release_next_kernel();
     const auto tiles = static_cast<uint32_t>(p.first_tile[p.count]);
     const auto split = static_cast<int>(index / tiles);
     const TilePlace at = place_tile<Tile>(p, index % tiles);

@@ -65,10 +65,10 @@ py::dict describe(const WeightGradientSelection& selection) {
 
 /// Two steps, and whether they go in one launch.
 template <class Selection>
-py::dict describe_pair(const char* name, const Selection& first,
+py::dict describe_pair(const char* name, int64_t T, const Selection& first,
                        const WeightGradientSelection& sums) {
   py::dict result;
-  result["together"] = first.choice.kernel && sums.choice.kernel && share_launch(first, sums);
+  result["together"] = first.choice.kernel && sums.choice.kernel && share_launch(T, first, sums);
   result[name] = describe(first);
   result["sums"] = describe(sums);
   return result;
@@ -78,7 +78,7 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                         std::optional<int64_t> x_row_stride,
                         std::optional<int64_t> factor_block_stride,
                         std::optional<int64_t> factor_pitch, bool factor_transposed,
-                        uint64_t address, bool half, bool drops, int processors, int capability) {
+                        uint64_t address, bool half, bool drops, int processors, int cluster) {
   const int64_t pitch = factor_pitch.value_or(factor_transposed ? width : columns);
   const auto selection =
       gralora::select_project({.T = T,
@@ -96,7 +96,7 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                                .half = half,
                                .aligned_latent = true,
                                .drops = drops,
-                               .chip = {processors, capability}});
+                               .chip = {processors, cluster}});
   return describe(selection);
 }
 
@@ -115,14 +115,14 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
 py::dict select_weight_gradient(int64_t T,
                                 const std::vector<std::tuple<int64_t, int64_t, int64_t>>& gradients,
                                 bool half, bool aligned, bool narrow, bool drops, int processors,
-                                int capability) {
+                                int cluster) {
   WeightGradientProblem problem{.T = T,
                                 .gradients = {},
                                 .half = half,
                                 .aligned = aligned,
                                 .narrow = narrow,
                                 .drops = drops,
-                                .chip = {processors, capability}};
+                                .chip = {processors, cluster}};
   if (gradients.size() > problem.gradients.size()) {
     throw py::value_error("a call has at most four gradients, got " +
                           std::to_string(gradients.size()));
@@ -136,8 +136,8 @@ py::dict select_weight_gradient(int64_t T,
 
 py::dict select_output_gradients(int64_t T, int64_t width, int64_t columns, int64_t inner,
                                  int64_t outer, bool half, bool aligned, int processors,
-                                 int capability) {
-  const Chip chip{processors, capability};
+                                 int cluster) {
+  const Chip chip{processors, cluster};
   const auto project = gralora::select_project({.T = T,
                                                 .inner = inner,
                                                 .outer = outer,
@@ -161,12 +161,12 @@ py::dict select_output_gradients(int64_t T, int64_t width, int64_t columns, int6
                                 .drops = false,
                                 .chip = chip};
   problem.gradients[1] = {inner, width, columns};
-  return describe_pair("project", project, gralora::select_weight_gradient(problem));
+  return describe_pair("project", T, project, gralora::select_weight_gradient(problem));
 }
 
 py::dict select_input_gradients(int64_t T, int64_t width, int64_t rank, int64_t blocks, bool half,
                                 bool aligned, bool aligned_factor, bool drops, int processors,
-                                int capability) {
+                                int cluster) {
   const auto expand = gralora::select_expand({.T = T,
                                               .width = width,
                                               .blocks = blocks,
@@ -180,9 +180,9 @@ py::dict select_input_gradients(int64_t T, int64_t width, int64_t rank, int64_t 
                                 .aligned = aligned,
                                 .narrow = true,
                                 .drops = drops,
-                                .chip = {processors, capability}};
+                                .chip = {processors, cluster}};
   problem.gradients[0] = {blocks, width, rank};
-  return describe_pair("expand", expand, gralora::select_weight_gradient(problem));
+  return describe_pair("expand", T, expand, gralora::select_weight_gradient(problem));
 }
 
 std::optional<std::string> forced_path() {
@@ -214,10 +214,11 @@ void add_choosers(py::module_& m) {
       py::arg("x_row_stride") = py::none(), py::arg("factor_block_stride") = py::none(),
       py::arg("factor_pitch") = py::none(), py::arg("factor_transposed") = false,
       py::arg("address") = 0, py::arg("half") = true, py::arg("drops") = false,
-      py::arg("processors") = 132, py::arg("capability") = 90,
+      py::arg("processors") = 132, py::arg("cluster") = 8,
       "How an input [T, inner*width] meets a factor [inner, width, columns], or its transpose, to "
-      "become a latent [outer, T, inner*columns/outer] on a GPU with so many multiprocessors, of "
-      "that compute capability (90 for 9.0): {'path': 'kernel' | 'library', 'possible': whether "
+      "become a latent [outer, T, inner*columns/outer] on a GPU with so many multiprocessors, "
+      "where "
+      "so many blocks may form a cluster: {'path': 'kernel' | 'library', 'possible': whether "
       "the "
       "kernel can run, 'reason', 'tile': (tokens, columns), 'splits': of the width}.");
   m.def("select_expand", &select_expand, py::kw_only(), py::arg("T"), py::arg("width"),
@@ -228,20 +229,20 @@ void add_choosers(py::module_& m) {
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
         py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
         py::arg("narrow") = true, py::arg("drops") = false, py::arg("processors") = 132,
-        py::arg("capability") = 90,
+        py::arg("cluster") = 8,
         "How the factors' gradients, each (blocks, width, rank), are summed over T tokens: "
         "{'path', 'possible', 'reason', 'tile': (activations, latents), 'splits': of the tokens}.");
   m.def(
       "select_output_gradients", &select_output_gradients, py::kw_only(), py::arg("T"),
       py::arg("width"), py::arg("columns"), py::arg("inner") = 2, py::arg("outer") = 2,
       py::arg("half") = true, py::arg("aligned") = true, py::arg("processors") = 132,
-      py::arg("capability") = 90,
+      py::arg("cluster") = 8,
       "How G and dB come from dy [T, inner*width]: {'together': whether in one launch, 'project', "
       "'sums'}, the latter two as the choosers of the single steps give them.");
   m.def("select_input_gradients", &select_input_gradients, py::kw_only(), py::arg("T"),
         py::arg("width"), py::arg("rank"), py::arg("blocks") = 2, py::arg("half") = true,
         py::arg("aligned") = true, py::arg("aligned_factor") = true, py::arg("drops") = false,
-        py::arg("processors") = 132, py::arg("capability") = 90,
+        py::arg("processors") = 132, py::arg("cluster") = 8,
         "How the adapter's part of dx [T, blocks*width] and dA come from G: {'together', 'expand', "
         "'sums'}.");
   m.def("forced_path", &forced_path, "The forced path, or None.");

@@ -16,7 +16,7 @@ def _run(*arguments: str) -> Result:
 
 
 def test_few_tokens_take_the_kernels_throughout():
-    steps = explain(16, 4096, 4096, 64, 4, "bf16", processors=132)
+    steps = explain(16, 4096, 4096, 64, 4, "bf16", processors=132, cluster=8)
     assert [step["step"] for step in steps] == [
         "H = x A",
         "y = H B",
@@ -27,17 +27,17 @@ def test_few_tokens_take_the_kernels_throughout():
 
 
 def test_only_few_tokens_share_launches():
-    steps = explain(8192, 4096, 4096, 32, 2, "bf16", processors=132)
+    steps = explain(8192, 4096, 4096, 32, 2, "bf16", processors=132, cluster=8)
     assert [step["step"] for step in steps][2:] == ["G = dy B^T", "dx = G A^T", "dA, dB"]
 
 
 def test_older_chips_share_launches_too():
-    old = explain(512, 4096, 4096, 64, 4, "bf16", processors=108, capability=80)
+    old = explain(512, 4096, 4096, 64, 4, "bf16", processors=108, cluster=1)
     assert [step["step"] for step in old][2:] == ["G = dy B^T, dB", "dx = G A^T, dA"]
 
 
 def test_many_tokens_and_a_large_rank_take_library_products():
-    steps = explain(8192, 4096, 4096, 128, 4, "bf16", processors=132)
+    steps = explain(8192, 4096, 4096, 128, 4, "bf16", processors=132, cluster=8)
     assert {step["path"] for step in steps} == {"library"}
 
 
@@ -93,9 +93,14 @@ def test_options_reach_the_explanation():
 @pytest.mark.parametrize("processors", [0, -1])
 def test_a_chip_has_processors(processors):
     with pytest.raises(ValueError, match="processors must be at least 1"):
-        explain(8192, 4096, 4096, 64, 4, processors=processors)
-    with pytest.raises(ValueError, match="capability must be at least 1"):
-        explain(8192, 4096, 4096, 64, 4, capability=processors)
+        explain(8192, 4096, 4096, 64, 4, processors=processors, cluster=1)
+    with pytest.raises(ValueError, match="cluster must be at least 1"):
+        explain(8192, 4096, 4096, 64, 4, processors=132, cluster=processors)
+
+
+def test_a_chip_is_given_whole():
+    with pytest.raises(ValueError, match="processors and cluster must be given together"):
+        explain(8192, 4096, 4096, 64, 4, processors=132)
 
 
 def test_table_shows_every_step_with_its_reason():

@@ -28,7 +28,7 @@ from torch import Tensor
 import gralora.kernels
 from gralora import _C
 
-# Shapes that the kernels can address: widths, ranks of A's rows and r0 are multiples of 8.
+# Shapes that the kernels can address: widths are multiples of 8.
 GRIDS = {
     "lora_rank_16": Grid(k_in=1, k_out=1, n=72, m=40, s=16),
     "square": Grid(k_in=2, k_out=2, n=96, m=64, s=8),
@@ -39,6 +39,8 @@ GRIDS = {
     "rank_above_tiles": Grid(k_in=4, k_out=4, n=64, m=72, s=40),
     "hybrid": Grid(k_in=2, k_out=2, n=96, m=64, s=8, r0=24),
     "plain_pair_alone": Grid(k_in=1, k_out=1, n=136, m=72, s=0, r0=16),
+    "odd_ranks": Grid(k_in=2, k_out=2, n=96, m=64, s=3),
+    "odd_ranks_hybrid": Grid(k_in=2, k_out=4, n=96, m=64, s=1, r0=5),
 }
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 TOKENS = [1, 7, 64, 65, 200]

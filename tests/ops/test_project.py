@@ -284,7 +284,7 @@ def test_the_largest_tile_that_fills_the_chip_by_splitting_the_width(
     T: int, columns: int, tile: tuple[int, int], splits: int
 ) -> None:
     shape = {"width": 1024, "columns": columns, "inner": 4, "outer": 4}
-    choice = _C.select_project(T=T, processors=132, capability=90, **shape)
+    choice = _C.select_project(T=T, processors=132, cluster=8, **shape)
     assert (choice["tile"], choice["splits"]) == (tile, splits)
 
 
@@ -296,17 +296,24 @@ def test_a_chip_without_clusters_splits_nothing(
     T: int, columns: int, tile: tuple[int, int]
 ) -> None:
     shape = {"width": 1024, "columns": columns, "inner": 4, "outer": 4}
-    choice = _C.select_project(T=T, processors=132, capability=89, **shape)
+    choice = _C.select_project(T=T, processors=132, cluster=1, **shape)
     assert (choice["tile"], choice["splits"]) == (tile, 1)
 
 
-@pytest.mark.parametrize(("width", "splits"), [(64, 1), (128, 1), (136, 2), (512, 4), (4096, 8)])
-def test_a_split_has_at_least_one_step(width: int, splits: int) -> None:
+@pytest.mark.parametrize(
+    ("width", "splits"), [(64, 1), (128, 1), (136, 2), (512, 4), (640, 2), (4096, 8)]
+)
+def test_every_split_has_at_least_one_step(width: int, splits: int) -> None:
     choice = _C.select_project(T=1, width=width, columns=16, inner=1, outer=2)
     assert choice["splits"] == splits
 
 
+def test_a_cluster_is_no_larger_than_the_chip_holds() -> None:
+    shape = {"T": 1, "width": 4096, "columns": 16, "inner": 1, "outer": 2}
+    assert [_C.select_project(**shape, cluster=c)["splits"] for c in (1, 2, 4, 8)] == [1, 2, 4, 8]
+
+
 def test_a_smaller_chip_takes_the_larger_tile_earlier() -> None:
-    shape = {"T": 512, "width": 1024, "columns": 64, "inner": 4, "outer": 4, "capability": 80}
+    shape = {"T": 512, "width": 1024, "columns": 64, "inner": 4, "outer": 4, "cluster": 1}
     assert _C.select_project(**shape, processors=132)["tile"] == (16, 32)
     assert _C.select_project(**shape, processors=42)["tile"] == (64, 32)

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <map>
 
 #include "machine.h"
 
@@ -98,13 +99,32 @@ inline cudaError_t cudaMemcpy(void* to, const void* from, size_t bytes, cudaMemc
   std::memcpy(to, from, bytes);
   return cudaSuccess;
 }
-template <class Kernel>
-cudaError_t cudaFuncSetAttribute(Kernel, cudaFuncAttribute, int) {
+// What every kernel may use without asking, and what this one has asked for.
+inline constexpr size_t kSharedBytesUnasked = 48 << 10;
+template <class Params>
+std::map<void (*)(Params), size_t>& shared_bytes_of() {
+  static std::map<void (*)(Params), size_t> bytes;
+  return bytes;
+}
+template <class Params>
+cudaError_t cudaFuncSetAttribute(void (*kernel)(Params), cudaFuncAttribute, int bytes) {
+  shared_bytes_of<Params>()[kernel] = static_cast<size_t>(bytes);
   return cudaSuccess;
+}
+
+/// EMULATED_CAPABILITY=80 makes the code that of a chip without clusters and dependent launch.
+inline int emulated_capability() {
+  const char* const value = std::getenv("EMULATED_CAPABILITY");
+  return value == nullptr ? 90 : std::atoi(value);
 }
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel) {
-  attributes->ptxVersion = attributes->binaryVersion = 90;
+  attributes->ptxVersion = attributes->binaryVersion = emulated_capability();
+  return cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaOccupancyMaxPotentialClusterSize(int* size, Kernel, const cudaLaunchConfig_t*) {
+  *size = 8;
   return cudaSuccess;
 }
 
@@ -117,7 +137,15 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
       cluster = config->attrs[a].val.clusterDim.x;
     }
   }
-  if (config->gridDim.x % cluster != 0) return cudaErrorInvalidConfiguration;
+  size_t allowed = kSharedBytesUnasked;
+  if (const auto asked = shared_bytes_of<Params>().find(kernel);
+      asked != shared_bytes_of<Params>().end()) {
+    allowed = std::max(allowed, asked->second);
+  }
+  if (config->gridDim.x % cluster != 0 || cluster > (emulated_capability() < 90 ? 1 : 8) ||
+      config->dynamicSmemBytes > allowed) {
+    return cudaErrorInvalidConfiguration;
+  }
   emulator::run_grid(config->gridDim, config->blockDim.x, config->dynamicSmemBytes, cluster,
                      [&] { kernel(params); });
   return cudaSuccess;

@@ -43,6 +43,9 @@ GRIDS = {
     "k_16_by_1": Grid(k_in=1, k_out=16, n=200, m=8, s=3),
     "hybrid": Grid(k_in=2, k_out=2, n=96, m=64, s=8, r0=24),
     "plain_pair_alone": Grid(k_in=1, k_out=1, n=136, m=72, s=0, r0=16),
+    "odd_ranks": Grid(k_in=2, k_out=2, n=96, m=64, s=3),
+    "odd_ranks_hybrid": Grid(k_in=2, k_out=4, n=96, m=64, s=1, r0=5),
+    "odd_plain_pair_alone": Grid(k_in=1, k_out=1, n=136, m=72, s=0, r0=3),
 }
 grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 

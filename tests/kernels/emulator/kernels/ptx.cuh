@@ -5,12 +5,19 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <type_traits>
 
 namespace gralora::ptx {
 
 namespace detail {
+
+[[noreturn]] inline void fail(const char* why) {
+  std::fprintf(stderr, "emulator: %s\n", why);
+  std::abort();
+}
 
 inline unsigned char* memory_of(emulator::Block& block) {
   const auto address = reinterpret_cast<uintptr_t>(block.shared.get());
@@ -81,6 +88,7 @@ inline uint32_t shared_address(const void* pointer) {
 }
 
 inline void copy_16_bytes_async(uint32_t to, const void* from, int bytes) {
+  if (reinterpret_cast<uintptr_t>(from) % 16 != 0 || to % 16 != 0) detail::fail("unaligned copy");
   emulator::current().groups.back().push_back({detail::at(to), from, bytes});
 }
 

@@ -137,7 +137,7 @@ def read_tensor(file: BinaryIO, path: Path, name: str, entry: Entry) -> Tensor:
     view = bytes_of(tensor)
     file.seek(entry.start)
     if file.readinto(view) != len(view):  # type: ignore[attr-defined]
-        raise OSError(f"{WHO}: {path} ended within {name!r} while it was read")
+        raise OSError(f"{WHO}: {path} ended within {name!r:.200} while it was read")
     return tensor
 
 

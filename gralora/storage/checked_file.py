@@ -18,11 +18,14 @@ from typing import Any, BinaryIO, NoReturn
 
 import torch
 
-# safetensors' own limit; 16 bytes of JSON per byte of it would still fit a workstation.
+# safetensors' own limit. Parsed JSON takes up to 34 times its length (CPython 3.11), 3.4 GB here,
+# which a workstation still has.
 MAX_HEADER_BYTES = 100_000_000
 # Ten thousands of full module names, as mixtures of experts have them, stay far below.
 MAX_JSON_BYTES = 16 * 2**20
 _MAX_DIMENSIONS = 16
+# Of the sizes other than 0: torch computes strides and bytes of empty tensors, too, in any dtype.
+_MAX_PRODUCT = 2**60
 # Deeper values would exhaust the stack of whoever prints them.
 _MAX_NESTING = 8
 
@@ -125,6 +128,8 @@ def read_header(file: BinaryIO, path: Path) -> Header:
         isinstance(value, str) for value in metadata.values()
     ):
         _refuse(path, "must have metadata of strings alone")
+    for text in (*content, *metadata, *metadata.values()):
+        _check_text(path, text)
     start = 8 + length
     tensors = {name: _check_entry(path, name, entry, start) for name, entry in content.items()}
     return Header(_check_coverage(path, tensors, start, size), metadata)
@@ -171,7 +176,7 @@ def _refuse_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(content) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {twice!r} is given twice")
+        raise ValueError(f"the key {twice!r:.200} is given twice")
     return content
 
 
@@ -179,26 +184,40 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
 
 
+def _check_text(path: Path, text: str) -> None:
+    """Refuse what JSON can say with escapes and a file in UTF-8 cannot: half of a character."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        _refuse(path, f"must have names and metadata of whole characters, got {text!r:.200}")
+
+
 def _check_entry(path: Path, name: str, entry: object, start: int) -> Entry:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
-        _refuse(path, f"must give dtype, shape and data_offsets of {name!r}, got {entry!r:.200}")
+        _refuse(
+            path, f"must give dtype, shape and data_offsets of {name!r:.200}, got {entry!r:.200}"
+        )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         _refuse(
             path,
-            f"has an unsupported dtype for {name!r}, got {dtype!r:.50} "
+            f"has an unsupported dtype for {name!r:.200}, got {dtype!r:.50} "
             f"(supported: {', '.join(DTYPES)})",
         )
     if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
-        _refuse(path, f"must give {name!r} a shape of sizes, got {shape!r:.200}")
+        _refuse(path, f"must give {name!r:.200} a shape of sizes, got {shape!r:.200}")
     if not _are_sizes(offsets) or len(offsets) != 2:
-        _refuse(path, f"must give {name!r} two data_offsets, got {offsets!r:.200}")
+        _refuse(path, f"must give {name!r:.200} two data_offsets, got {offsets!r:.200}")
     wanted = math.prod(shape) * DTYPES[dtype].itemsize
     if offsets[1] - offsets[0] != wanted:
         _refuse(
             path,
-            f"gives {name!r} {offsets[1] - offsets[0]} bytes, but shape {shape} in {dtype} "
+            f"gives {name!r:.200} {offsets[1] - offsets[0]} bytes, but shape {shape} in {dtype} "
             f"takes {wanted}",
+        )
+    if math.prod(max(size, 1) for size in shape) >= _MAX_PRODUCT:
+        _refuse(
+            path, f"must give {name!r:.200} sizes of a product below 2^60, 0 aside, got {shape}"
         )
     return Entry(DTYPES[dtype], tuple(shape), start + offsets[0], start + offsets[1])
 
@@ -218,7 +237,7 @@ def _check_coverage(
     for name, entry in ordered.items():
         if entry.start != position:
             how = "overlaps" if entry.start < position else "leaves a gap after"
-            _refuse(path, f"is damaged: {name!r} {how} {before!r}")
+            _refuse(path, f"is damaged: {name!r:.200} {how} {before!r:.200}")
         position, before = entry.end, name
     if position > size:
         _refuse(path, f"is truncated: its tensors end at byte {position}, but it has {size} bytes")

@@ -78,7 +78,7 @@ def _read(file: BinaryIO, name: str, entry: Entry) -> Tensor:
     while done < len(view):
         count = file.readinto(view[done:])  # type: ignore[attr-defined]
         if not count:
-            raise OSError(f"load_adapter: the file ended within {name!r} while it was read")
+            raise OSError(f"load_adapter: the file ended within {name!r:.200} while it was read")
         done += count
     return tensor
 
@@ -87,5 +87,6 @@ def bytes_of(tensor: Tensor) -> memoryview:
     """The memory of a contiguous CPU tensor; the caller keeps the tensor alive."""
     size = tensor.numel() * tensor.element_size()
     if not size:
-        return memoryview(b"")
+        # Files are read into it, which needs one that may be written.
+        return memoryview(bytearray())
     return memoryview((ctypes.c_ubyte * size).from_address(tensor.data_ptr())).cast("B")

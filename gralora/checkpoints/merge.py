@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.plan import MergePlan, make_plan
 from gralora.checkpoints.provenance import settings_of
 from gralora.checkpoints.side_files import SideFiles, sort_side_files, write_side_files
+from gralora.checkpoints.space import check_space
 from gralora.checkpoints.stream import write_shard
 from gralora.checkpoints.tensor_plan import fingerprint
 from gralora.checkpoints.workspace import Workspace, open_workspace
@@ -118,6 +118,7 @@ def merge_checkpoint(
         ValueError: a damaged or hostile file, an adapter that does not fit the base, a result with
             an Inf or NaN.
         RuntimeError: the device cannot be used or has too little memory.
+        MemoryError: this machine has too little memory.
 
     """
     started = time.monotonic()
@@ -129,10 +130,10 @@ def merge_checkpoint(
     files = sort_side_files(checkpoint, with_code=with_code)
     with open_workspace(target, settings_of(where, stored), plan.shards) as work:
         try:
-            resumed = _write_shards(work, checkpoint, plan, where, progress)
+            resumed = _write_shards(work, checkpoint, plan, files, where, progress)
             write_side_files(work, checkpoint, plan, files, dtype)
             work.publish()
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, MemoryError) as error:
             raise _explained(error, work, len(checkpoint.shards)) from error
         except ValueError:
             # The next run would come to the same end.
@@ -145,6 +146,7 @@ def _write_shards(
     work: Workspace,
     base: Checkpoint,
     plan: MergePlan,
+    files: SideFiles,
     device: torch.device,
     progress: Callable[[Progress], None] | None,
 ) -> int:
@@ -158,42 +160,26 @@ def _write_shards(
         if progress is not None:
             progress(Progress(done, total, current, position, len(base.shards)))
 
-    _check_space(work, plan)
+    planned = {name: fingerprint(tensors) for name, tensors in plan.shards.items()}
+    check_space(work, plan, planned, files.size)
     for position, shard in enumerate(base.shards, 1):  # noqa: B007  (advance reads it)
-        tensors = plan.shards[shard.name]
-        current, before, planned = shard.name, done, fingerprint(tensors)
+        current, before, wanted = shard.name, done, planned[shard.name]
         advance(0)
-        if work.is_finished(shard.name, planned, shard.path):
+        if work.is_finished(shard.name, wanted, shard.path):
             resumed += 1
             advance(shard.size)
             continue
         work.finished.pop(shard.name, None)
         temporary = work.new_file()
-        digests = write_shard(shard, tensors, temporary, device, advance)
-        work.keep(temporary, shard.name, planned, digests)
+        digests = write_shard(shard, plan.shards[shard.name], temporary, device, advance)
+        work.keep(temporary, shard.name, wanted, digests)
         done = before + shard.size
     return resumed
 
 
-def _check_space(work: Workspace, plan: MergePlan) -> None:
-    """Fail early where the disk cannot hold what is still to be written."""
-    needed = sum(
-        tensor.size
-        for name, tensors in plan.shards.items()
-        if name not in work.finished
-        for tensor in tensors
-    )
-    free = shutil.disk_usage(work.path).free
-    if free < needed:
-        raise OSError(
-            f"{WHO}: the disk must have room for what is still to be written, got "
-            f"{free / 1e9:.2f} GB free for {needed / 1e9:.2f} GB"
-        )
-
-
 def _explained(error: Exception, work: Workspace, shards: int) -> Exception:
     """The error with what it leaves behind."""
-    reason = str(error).removeprefix(f"{WHO}: ")
+    reason = str(error).removeprefix(f"{WHO}: ") or "there is too little memory"
     left = "nothing was written"
     if work.finished:
         left = (

@@ -34,11 +34,13 @@ class SideFiles:
     Attributes:
         copied: names of those that go along.
         left_out: names of those that do not, with the reason.
+        size: bytes of all that go along.
 
     """
 
     copied: tuple[str, ...]
     left_out: Mapping[str, str]
+    size: int
 
 
 def sort_side_files(base: Checkpoint, *, with_code: bool) -> SideFiles:
@@ -54,17 +56,18 @@ def sort_side_files(base: Checkpoint, *, with_code: bool) -> SideFiles:
 
     """
     own = {*(shard.name for shard in base.shards), base.index_name, JOURNAL_NAME}
-    copied, left_out = [], {}
+    copied, left_out, size = [], {}, 0
     for name in sorted(os.listdir(base.directory)):
         if name in own:
             continue
         reason = _why_not(base.directory / name, with_code=with_code)
         if reason is None:
-            open_regular(locate(base.directory, name)).close()
+            with open_regular(locate(base.directory, name)) as file:
+                size += os.fstat(file.fileno()).st_size
             copied.append(name)
         else:
             left_out[name] = reason
-    return SideFiles(tuple(copied), left_out)
+    return SideFiles(tuple(copied), left_out, size)
 
 
 def _why_not(path: Path, *, with_code: bool) -> str | None:
@@ -102,27 +105,23 @@ def write_side_files(
 
     """
     for name in files.copied:
-        content = _read(base.directory, name)
-        if name == CONFIG_NAME and base.config is not None:
-            content = _config(base.config, content, dtype, untied=plan.untied)
-        work.write(name, content)
+        if name == CONFIG_NAME and base.config is not None and (dtype is not None or plan.untied):
+            work.write(name, _config(base.config, dtype, untied=plan.untied))
+        else:
+            _copy(work, base, name)
     if base.index_name is not None and base.index is not None:
-        content = _read(base.directory, base.index_name)
         if dtype is not None or plan.added:
-            content = _index(base.index, plan)
-        work.write(base.index_name, content)
+            work.write(base.index_name, _index(base.index, plan))
+        else:
+            _copy(work, base, base.index_name)
 
 
-def _read(directory: Path, name: str) -> bytes:
-    with open_regular(locate(directory, name)) as file:
-        return file.read()
+def _copy(work: Workspace, base: Checkpoint, name: str) -> None:
+    with open_regular(locate(base.directory, name)) as file:
+        work.copy(name, file)
 
 
-def _config(
-    config: Mapping[str, Any], content: bytes, dtype: torch.dtype | None, *, untied: bool
-) -> bytes:
-    if dtype is None and not untied:
-        return content
+def _config(config: Mapping[str, Any], dtype: torch.dtype | None, *, untied: bool) -> bytes:
     changed = dict(config)
     if dtype is not None:
         name = str(dtype).removeprefix("torch.")

@@ -11,16 +11,18 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import io
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from gralora.checkpoints.paths import WHO
-from gralora.checkpoints.stream import Digests
+from gralora.checkpoints.stream import CHUNK, Digests
 from gralora.storage.checked_file import open_regular, read_json
 
 JOURNAL_NAME = "gralora_merge.json"
@@ -48,6 +50,18 @@ class Workspace:
         """A fresh temporary name."""
         return self.path / f"{uuid.uuid4().hex}{_TEMPORARY}"
 
+    def is_noted(self, name: str, plan: str) -> bool:
+        """Whether an earlier run says that it wrote this shard by the same plan."""
+        noted = self.finished.get(name)
+        return noted is not None and bool(noted["plan"] == plan)
+
+    def size_of(self, name: str) -> int:
+        """Bytes that a shard takes on the disk; 0 where it is not there."""
+        try:
+            return (self.path / name).lstat().st_size
+        except FileNotFoundError:
+            return 0
+
     def is_finished(self, name: str, plan: str, source: Path) -> bool:
         """Whether an earlier run wrote this shard from the same source and plan, and it is whole.
 
@@ -55,9 +69,9 @@ class Workspace:
             OSError: the source cannot be read.
 
         """
-        noted = self.finished.get(name)
-        if noted is None or noted["plan"] != plan:
+        if not self.is_noted(name, plan):
             return False
+        noted = self.finished[name]
         try:
             if sha256(self.path / name) != noted["result"]:
                 return False
@@ -78,9 +92,13 @@ class Workspace:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file as a whole."""
+        self.copy(name, io.BytesIO(content))
+
+    def copy(self, name: str, source: BinaryIO) -> None:
+        """Write the rest of an open file as a whole, piece by piece."""
         temporary = self.new_file()
         with open(temporary, "xb") as file:
-            file.write(content)
+            shutil.copyfileobj(source, file, CHUNK)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.path / name)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pytest
 import torch
@@ -223,15 +223,15 @@ def test_a_full_disk_leaves_no_output_and_a_clear_message(
 def test_a_full_disk_under_the_small_files_leaves_no_output(
     inputs: Path, whole: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    out, write = tmp_path / "out", workspaces.Workspace.write
+    out, copy = tmp_path / "out", workspaces.Workspace.copy
 
-    def failing(self: Any, name: str, content: bytes) -> None:
+    def failing(self: Any, name: str, source: BinaryIO) -> None:
         if name == "config.json":
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(self, name, content)
+        copy(self, name, source)
 
     with monkeypatch.context() as patch:
-        patch.setattr(workspaces.Workspace, "write", failing)
+        patch.setattr(workspaces.Workspace, "copy", failing)
         with pytest.raises(OSError, match="6 of 6 shards are kept"):
             merge_checkpoint(inputs / "base", inputs / "adapter", out)
     assert not out.exists()

@@ -9,6 +9,7 @@ from typing import Any
 
 from gralora.adapters.heatmap_layout import Layout, arrange
 from gralora.adapters.inspection import AdapterReport, LayerReport
+from gralora.injection.listing import shown
 
 _TILE_INCHES = (1.05, 0.36)
 _GAP = 0.06
@@ -62,7 +63,7 @@ def save_heatmap(report: AdapterReport, path: str | os.PathLike[str]) -> Path:
     scale.set_label("root mean square of ΔW in a block")
     scale.ax.tick_params(labelsize=8)
     scale.outline.set_visible(False)
-    figure.suptitle(_title(report), fontsize=11, x=0.01, ha="left")
+    figure.suptitle(shown(_title(report)), fontsize=11, x=0.01, ha="left", parse_math=False)
     target = Path(path)
     target.parent.mkdir(parents=True, exist_ok=True)
     # Without the version of matplotlib in it the file changes only with the adapter.
@@ -102,10 +103,18 @@ def _draw_tiles(axis: Any, report: AdapterReport, layout: Layout) -> Any:
     axis.set_xlim(0, len(layout.columns))
     axis.set_ylim(len(layout.rows), 0)
     axis.set_xticks(
-        [column + 0.5 for column in range(len(layout.columns))], layout.columns, fontsize=8
+        [column + 0.5 for column in range(len(layout.columns))],
+        list(map(shown, layout.columns)),
+        fontsize=8,
+        parse_math=False,
     )
     axis.xaxis.tick_top()
-    axis.set_yticks([row + 0.5 for row in range(len(layout.rows))], layout.rows, fontsize=8)
+    axis.set_yticks(
+        [row + 0.5 for row in range(len(layout.rows))],
+        list(map(shown, layout.rows)),
+        fontsize=8,
+        parse_math=False,
+    )
     axis.set_ylabel("layer")
     axis.tick_params(length=0)
     for spine in axis.spines.values():

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.tensor_plan import Addition, TensorPlan
+from gralora.injection.listing import some
 
 
 @torch.no_grad()
@@ -32,7 +33,7 @@ def compute(plan: TensorPlan, base: Tensor | None, device: torch.device) -> Tens
         result = base.to(plan.dtype)
     if not is_finite(result) and (base is None or is_finite(base)):
         raise ValueError(
-            f"{WHO}: merged tensors must be finite, got an Inf or NaN in {plan.name} as "
+            f"{WHO}: merged tensors must be finite, got an Inf or NaN in {some([plan.name])} as "
             f"{str(plan.dtype).removeprefix('torch.')} (an adapter with such numbers or too large "
             "a weight, or a dtype with too small a range)"
         )

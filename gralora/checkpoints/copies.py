@@ -10,6 +10,7 @@ from gralora.checkpoints.names import Renaming
 from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.stream import read_tensor
 from gralora.checkpoints.tied import Tying
+from gralora.injection.listing import some
 from gralora.storage.checked_file import open_regular
 
 
@@ -31,8 +32,8 @@ def check_copies(
                 # The head, which the checkpoint has as the embedding only.
                 continue
             raise ValueError(
-                f"{WHO}: the base must have what the adapter has a copy of, got no {key} for "
-                f"{name} of {adapter.directory}"
+                f"{WHO}: the base must have what the adapter has a copy of, got no "
+                f"{some([key])} for {name} of {adapter.directory}"
             )
         shard = homes[key]
         with open_regular(shard.path) as file:

@@ -110,7 +110,7 @@ def _renaming(adapter: StoredAdapter, tensors: Mapping[str, Entry]) -> Renaming:
 def _check_floating(key: str, entry: Entry) -> None:
     if not entry.dtype.is_floating_point:
         raise TypeError(
-            f"{WHO}: weights to merge into must be floating, got {key} with {entry.dtype} "
+            f"{WHO}: weights to merge into must be floating, got {some([key])} with {entry.dtype} "
             "(merge into the model as it was before it was quantised)"
         )
 
@@ -149,7 +149,7 @@ def _check_replacement(key: str, entry: Entry, change: Replacement, *, alone: bo
     floating = entry.dtype.is_floating_point and change.value.is_floating_point()
     if not floating and not (alone and change.weight == 1 and entry.dtype == change.value.dtype):
         raise TypeError(
-            f"{WHO}: {key} cannot be added up, got {entry.dtype} in the base and "
+            f"{WHO}: {some([key])} cannot be added up, got {entry.dtype} in the base and "
             f"{change.value.dtype} in the adapter (only one adapter may have it, with weight 1)"
         )
 
@@ -172,8 +172,9 @@ def _add(
     for key, changes in sorted(new.items()):
         if len(changes) > 1 or changes[0].weight != 1:
             raise ValueError(
-                f"{WHO}: what the base lacks must come from one adapter with weight 1, got {key} "
-                f"from {len(changes)} with {', '.join(f'{c.weight:g}' for c in changes)}"
+                f"{WHO}: what the base lacks must come from one adapter with weight 1, got "
+                f"{some([key])} from {len(changes)} with "
+                f"{', '.join(f'{c.weight:g}' for c in changes)}"
             )
         value: Tensor = changes[0].value
         wanted = dtype if value.is_floating_point() else value.dtype

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import Blocks, examples, parse_blocks, plural
+from gralora.cli.options import Blocks, examples, literal, parse_blocks, plural
+from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
     from gralora.adapters.combine import Combined
@@ -103,10 +104,10 @@ def _print(result: Combined) -> None:
     for name, spec in result.specs.items():
         rank = f"{spec.r} + {spec.hybrid_r}" if spec.hybrid_r else str(spec.r)
         grid = str(spec.k_in) if spec.k_in == spec.k_out else f"{spec.k_out} x {spec.k_in}"
-        table.add_row(name, rank, grid, f"{result.errors[name]:.2g}")
+        table.add_row(literal(name), rank, grid, f"{result.errors[name]:.2g}")
     Console(stderr=True).print(table)
     worst = max(result.errors, key=result.errors.__getitem__)
     click.echo(
-        f"{result.directory}: {plural(len(result.specs), 'layer')}, largest relative error "
-        f"{result.errors[worst]:.2g} ({worst})"
+        f"{shown(str(result.directory))}: {plural(len(result.specs), 'layer')}, largest "
+        f"relative error {result.errors[worst]:.2g} ({shown(worst)})"
     )

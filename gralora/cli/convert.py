@@ -8,6 +8,7 @@ import click
 
 from gralora.cli.errors import shell_errors
 from gralora.cli.options import examples, plural
+from gralora.injection.listing import shown
 
 
 @click.command(
@@ -42,6 +43,7 @@ def convert(adapter: Path, out: Path, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
         return
     click.echo(
-        f"{result.directory}: {plural(result.layers, 'layer')}, r={result.total_rank} of the fork "
-        f"is PEFT's r={spec.r} with hybrid_r={spec.hybrid_r}, alpha={spec.alpha:g}"
+        f"{shown(str(result.directory))}: {plural(result.layers, 'layer')}, "
+        f"r={result.total_rank} of the fork is PEFT's r={spec.r} with hybrid_r={spec.hybrid_r}, "
+        f"alpha={spec.alpha:g}"
     )

@@ -10,6 +10,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from gralora.injection.listing import shown
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -73,7 +75,7 @@ def shell_errors(
 def _one_line(error: BaseException | str) -> str:
     # The function of the library that refused is not what was typed.
     text = re.sub(r"^[a-z]+(_[a-z0-9]+)+: ", "", " ".join(str(error).split()))
-    return text or type(error).__name__
+    return shown(text) or type(error).__name__
 
 
 def _as_line(command: str) -> Callable[..., None]:

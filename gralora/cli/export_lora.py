@@ -9,6 +9,7 @@ import click
 
 from gralora.cli.errors import shell_errors
 from gralora.cli.options import examples, plural
+from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
     from gralora.adapters.export_lora import LoraExport
@@ -70,7 +71,7 @@ def _print(result: LoraExport) -> None:
     ranks = ", ".join(
         f"{rank} ({plural(count, 'layer')})" for rank, count in sorted(counts.items())
     )
-    click.echo(f"{result.directory}: LoRA of rank {ranks}, {', '.join(result.dtypes)}")
+    click.echo(f"{shown(str(result.directory))}: LoRA of rank {ranks}, {', '.join(result.dtypes)}")
     if result.obstacles:
         for obstacle in result.obstacles:
             click.echo(f"vLLM cannot serve it: {obstacle}")

@@ -8,6 +8,7 @@ import click
 
 from gralora.cli.errors import shell_errors
 from gralora.cli.options import Blocks, examples, parse_blocks, plural
+from gralora.injection.listing import shown
 
 
 @click.command(
@@ -57,4 +58,4 @@ def import_lora(lora: Path, out: Path, k: Blocks, as_json: bool) -> None:
         click.echo(json.dumps(report, indent=2))
         return
     ranks = ", ".join(f"LoRA rank {rank} as rank {r}" for rank, r in pairs)
-    click.echo(f"{result.directory}: {plural(len(result.specs), 'layer')}, {ranks}")
+    click.echo(f"{shown(str(result.directory))}: {plural(len(result.specs), 'layer')}, {ranks}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gralora.cli.errors import CommandError, shell_errors
-from gralora.cli.options import examples, plural
+from gralora.cli.options import examples, literal, plural
 
 if TYPE_CHECKING:
     from gralora.adapters.inspection import AdapterReport, LayerReport
@@ -79,7 +79,7 @@ def _print(report: AdapterReport) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=_headline(report), title_justify="left")
+    table = Table(title=literal(_headline(report), "table.title"), title_justify="left")
     table.add_column("layer", overflow="fold")
     for column in ("M x N", "k", "r", "parameters", "‖ΔW‖", "blocks max/min"):
         table.add_column(column, justify="right", no_wrap=True)
@@ -87,7 +87,7 @@ def _print(report: AdapterReport) -> None:
         table.add_column(column, justify="right")
     for name, layer in report.layers.items():
         table.add_row(
-            name,
+            literal(name),
             f"{layer.out_features} x {layer.in_features}",
             _grid(layer),
             f"{layer.spec.r} + {layer.spec.hybrid_r}" if layer.spec.hybrid_r else str(layer.spec.r),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import examples
+from gralora.cli.options import examples, literal
 
 if TYPE_CHECKING:
     from gralora.checkpoints.merge import MergeReport, Progress
@@ -152,14 +152,15 @@ def _print(report: MergeReport) -> None:
     from rich.table import Table
 
     facts = as_dict(report)
-    table = Table(show_header=False, title=f"merged into {report.out}", title_justify="left")
+    title = literal(f"merged into {report.out}", "table.title")
+    table = Table(show_header=False, title=title, title_justify="left")
     table.add_row("weights merged into", str(report.layers))
     for what in ("replaced", "added"):
         if facts[what]:
-            table.add_row(f"tensors {what}", ", ".join(facts[what]))
+            table.add_row(f"tensors {what}", literal(", ".join(facts[what])))
     for rule in facts["renamed"]:
         ways = f"{rule['adapter'] or 'no prefix'} is {rule['base'] or 'no prefix'} in the base"
-        table.add_row("names", ways)
+        table.add_row("names", literal(ways))
     if report.untied:
         table.add_row("output head", "no longer tied to the embedding")
     resumed = f", {report.resumed} of them from an earlier run" if report.resumed else ""
@@ -168,8 +169,8 @@ def _print(report: MergeReport) -> None:
         "read",
         f"{report.bytes / 1e9:.2f} GB in {report.seconds:.1f} s ({facts['gb_per_s']:.2f} GB/s)",
     )
-    table.add_row("copied", ", ".join(report.copied) or "nothing")
+    table.add_row("copied", literal(", ".join(report.copied) or "nothing"))
     console = Console(stderr=True)
     console.print(table)
     for name, reason in report.left_out.items():
-        console.print(f"left out: {name} ({reason})", soft_wrap=True, markup=False)
+        console.print(literal(f"left out: {name} ({reason})"), soft_wrap=True)

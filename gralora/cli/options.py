@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+
+from gralora.injection.listing import shown
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 Blocks = int | tuple[int, int]
 
@@ -23,6 +30,13 @@ def parse_blocks(
 def plural(count: int, noun: str) -> str:
     """``"1 layer"``, ``"2 layers"``."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def literal(words: str, style: str = "") -> Text:
+    """Words from outside for a table: rich prints them as they are, without markup in them."""
+    from rich.text import Text
+
+    return Text(shown(words), style)
 
 
 def examples(*lines: str) -> str:

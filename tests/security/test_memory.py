@@ -23,6 +23,7 @@ from security_memory import growth
 
 from gralora.adapters.stored import read_adapter
 from gralora.checkpoints.folder import open_checkpoint
+from gralora.checkpoints.merge import merge_checkpoint
 
 MIB = 2**20
 # What the interpreter takes for the refusal itself, an import of a codec included.
@@ -104,3 +105,16 @@ def test_json_takes_a_bounded_multiple_of_its_length(tmp_path: Path) -> None:
             read_adapter(tmp_path)
 
     assert growth(refuse) <= 40 * len(bomb) + SLACK
+
+
+def test_files_beside_the_weights_take_no_memory(tmp_path: Path) -> None:
+    write_base(tmp_path / "base")
+    write_adapter(tmp_path / "adapter")
+    with (tmp_path / "base" / "tokenizer.json").open("wb") as file:
+        file.truncate(256 * MIB)
+
+    def merge() -> None:
+        merge_checkpoint(tmp_path / "base", tmp_path / "adapter", tmp_path / "out")
+
+    assert growth(merge) < 64 * MIB
+    assert (tmp_path / "out" / "tokenizer.json").stat().st_size == 256 * MIB

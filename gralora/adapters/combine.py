@@ -76,6 +76,7 @@ def combine(
         ValueError: as :func:`read_adapter`; different grids without `rank`; layers of one name and
             different widths; trained biases or whole modules, which are values and no differences,
             so that their sum is not defined; an Inf or NaN.
+        MemoryError: too little memory is free for a block's factors side by side.
 
     Warns:
         UserWarning: the adapters name different base models, or PEFT cannot load the result.

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from gralora.adapters.spectrum import spectrum
+from gralora.adapters.room import check_room
+from gralora.adapters.spectrum import memory_of_spectrum, spectrum
 from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
 from gralora.nn.spec import AdapterSpec
 
@@ -104,9 +105,12 @@ def inspect_adapter(
     Raises:
         OSError: a file is missing or cannot be read.
         ValueError: as :func:`read_adapter`; factors with an Inf or NaN.
+        MemoryError: too little memory is free for the decompositions of a layer.
 
     """
     stored = adapter if isinstance(adapter, StoredAdapter) else read_adapter(adapter, safe=True)
+    needed = max(map(memory_of_spectrum, stored.layers.values()))
+    check_room(needed, "the singular values of each layer", who="inspect_adapter")
     layers = {}
     for done, name in enumerate(sorted(stored.layers, key=_by_numbers), 1):
         layers[name] = _measured(stored.layers[name])

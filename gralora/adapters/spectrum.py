@@ -23,6 +23,9 @@ from torch import Tensor
 from gralora.adapters.stored import StoredLayer
 
 _ENERGY = 0.99
+# Of float64, and how many matrices of C's size, the factors' and the block norms' exist at a time:
+# at most 4.4 of C's were measured.
+_BYTES, _COPIES = 8, 5
 
 
 @dataclass(frozen=True)
@@ -62,6 +65,15 @@ class Spectrum:
         if not len(energy) or not energy[-1] > 0:
             return 0
         return int(torch.searchsorted(energy, _ENERGY * energy[-1])) + 1
+
+
+def memory_of_spectrum(layer: StoredLayer) -> int:
+    """Bytes that :func:`spectrum` takes at its peak, at most."""
+    spec, n, m = layer.spec, layer.A.shape[1], layer.B.shape[2]
+    height = spec.k_out * min(m, spec.k_in * spec.s + spec.hybrid_r)
+    width = spec.k_in * min(n, spec.k_out * spec.s + spec.hybrid_r)
+    factors = sum(factor.numel() for factor in layer.factors if factor is not None)
+    return _BYTES * _COPIES * (height * width + factors + spec.k_out * spec.k_in)
 
 
 def spectrum(layer: StoredLayer) -> Spectrum:

@@ -8,14 +8,17 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from gralora.adapters.room import check_room
 from gralora.adapters.stored import StoredLayer
-from gralora.adapters.windows import blocks, window
+from gralora.adapters.windows import blocks, rank_of_window, window
 
 # A layer and the factor of its ΔW in a sum.
 Part = tuple[float, StoredLayer]
 
 # Below this share of its parts' norms a sum is what their cancellation leaves of rounding.
 _CANCELLED = 1e-12
+# Of each number at a time: as it is stored, in float64, scaled, beside the others, decomposed.
+_BYTES = 40
 
 
 def sum_window(parts: Sequence[Part], rows: range, columns: range) -> tuple[Tensor, Tensor]:
@@ -25,8 +28,14 @@ def sum_window(parts: Sequence[Part], rows: range, columns: range) -> tuple[Tens
         ``(left [len(rows), rank], right [rank, len(columns)])`` in float64; the rank is the sum of
         the ranks of :func:`gralora.adapters.windows.window`.
 
+    Raises:
+        MemoryError: too little memory is free for them and their decompositions.
+
     """
     lefts, rights = [], []
+    ranks = sum(rank_of_window(layer, rows, columns) for _, layer in parts)
+    needed = _BYTES * ranks * (len(rows) + len(columns))
+    check_room(needed, "the factors of a block", who="combine")
     for weight, layer in parts:
         left, right = window(layer, rows, columns)
         lefts.append(weight * layer.spec.scaling * left.double())

@@ -31,7 +31,7 @@ def window(layer: StoredLayer, rows: range, columns: range) -> tuple[Tensor, Ten
     """
     s, (_, n, _), m = layer.spec.s, layer.A.shape, layer.B.shape[2]
     spans = [(out, inner) for out in _spans(rows, m) for inner in _spans(columns, n)]
-    rank = s * len(spans) + layer.spec.hybrid_r
+    rank = rank_of_window(layer, rows, columns)
     left = layer.B.new_zeros(len(rows), rank)
     right = layer.A.new_zeros(rank, len(columns))
     for position, ((i, across), (j, along)) in enumerate(spans):
@@ -47,6 +47,12 @@ def window(layer: StoredLayer, rows: range, columns: range) -> tuple[Tensor, Ten
         left[:, plain:] = layer.lora_B[rows.start : rows.stop]
         right[plain:] = layer.lora_A[:, columns.start : columns.stop]
     return left, right
+
+
+def rank_of_window(layer: StoredLayer, rows: range, columns: range) -> int:
+    """The rank that :func:`window` gives."""
+    across, along = _spans(rows, layer.B.shape[2]), _spans(columns, layer.A.shape[1])
+    return layer.spec.s * len(across) * len(along) + layer.spec.hybrid_r
 
 
 def blocks(length: int, count: int) -> Iterator[range]:

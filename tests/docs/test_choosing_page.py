@@ -5,21 +5,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from docs_commands import blocks_of, run_commands
 from docs_pages import Block, Reading, anchors
+from docs_readers import ROOT, check_block, open_page
 
 import gralora
 
-ROOT = Path(__file__).parents[2]
-PATH = ROOT / "docs" / "choosing.md"
-PAGE = PATH.read_text(encoding="utf-8")
-WORDS = " ".join(PAGE.split())
-BLOCKS = blocks_of(PAGE)
+PAGE = open_page("choosing")
+WORDS = PAGE.words
 MIB = 2**20
 VARIANTS = ("gralora", "peft_lora", "peft_gralora_fp32")
 
@@ -31,16 +27,13 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
     folder = tmp_path_factory.mktemp("choosing-page")
     model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Linear(16, 8))
     gralora.save_adapter(gralora.inject(model, gralora.GraLoRAConfig(r=4)), folder / "adapter")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield Reading(PATH, BLOCKS, {"run_commands": run_commands})
+    with PAGE.read_in(folder) as reading:
+        yield reading
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", PAGE.blocks, ids=str)
 def test_block_runs_and_prints_what_the_page_says(block: Block, reading: Reading) -> None:
-    printed = reading.run(block)
-    if block.printed is not None:
-        assert printed == block.printed
+    check_block(block, reading)
 
 
 def _results(name: str) -> dict[str, Any]:
@@ -53,7 +46,7 @@ def _is_case(case: dict[str, Any], sizes: tuple[int, int], r: int, k: int) -> bo
     return (case["in_features"], case["out_features"], case["rank"], case["grid"]) == (*sizes, r, k)
 
 
-ROWS = re.findall(r"^\| (\d+)→(\d+) \| (\d+) \| (\d+) \| (.+) \|$", PAGE, re.MULTILINE)
+ROWS = re.findall(r"^\| (\d+)→(\d+) \| (\d+) \| (\d+) \| (.+) \|$", PAGE.text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:4]))
@@ -114,7 +107,7 @@ def test_peaks_are_those_of_the_results(variant: str, r: int, k: int, words: str
 def test_bytes_of_the_example_follow_from_the_formulae() -> None:
     n = m = 4096
     r, k, tokens, width = 128, 4, 8192, 2
-    column = re.findall(r"\| (\d+) MiB \|$", PAGE, re.MULTILINE)
+    column = re.findall(r"\| (\d+) MiB \|$", PAGE.text, re.MULTILINE)
     wanted = [16 * r * (n + m), width * tokens * n, width * k * r * tokens]
     assert [int(cell) * MIB for cell in column] == [*wanted, wanted[-1]]
 
@@ -129,11 +122,11 @@ def test_losses_are_those_of_the_recorded_runs() -> None:
     ) in WORDS
 
 
-LINKS = sorted(set(re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]*))?\)", PAGE)))
+LINKS = sorted(set(re.findall(r"\]\((?!http)([^)#]+)(?:#([^)]*))?\)", PAGE.text)))
 
 
 @pytest.mark.parametrize(("link", "anchor"), LINKS, ids=[f"{a}#{b}" for a, b in LINKS])
 def test_links_lead_to_headings_of_pages(link: str, anchor: str) -> None:
-    target = PATH.parent / link
+    target = PAGE.path.parent / link
     assert target.exists()
     assert not anchor or anchor in anchors(target.read_text(encoding="utf-8"))

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
-import re
 import statistics
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,14 +15,11 @@ pytest.importorskip("peft")
 pytest.importorskip("matplotlib")
 
 from docs_adapters import save_ours
-from docs_commands import blocks_of, run_commands
 from docs_models import save_tiny_llama
 from docs_pages import Block, Reading, anchors
+from docs_readers import ROOT, check_block, open_page
 
-ROOT = Path(__file__).parents[2]
-PATH = ROOT / "docs" / "inspect.md"
-PAGE = PATH.read_text(encoding="utf-8")
-BLOCKS = blocks_of(PAGE)
+PAGE = open_page("inspect")
 
 
 @pytest.fixture(scope="module")
@@ -35,19 +30,16 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
     for seed, name in enumerate(("maths", "code")):
         save_ours(folder / "base", folder / name, seed, r=16, k=4)
     torch._dynamo.reset()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
+    with PAGE.read_in(folder) as reading, pytest.MonkeyPatch.context() as patch:
         # The default backend calls a C++ compiler for most of a minute.
         patch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
-        yield Reading(PATH, BLOCKS, {"run_commands": run_commands})
+        yield reading
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", PAGE.blocks, ids=str)
 def test_block_runs_and_prints_what_the_page_says(block: Block, reading: Reading) -> None:
-    printed = reading.run(block)
-    if block.printed is not None:
-        assert printed == block.printed
+    check_block(block, reading)
 
 
 def test_numbers_of_the_picture_are_the_recorded_ones() -> None:
@@ -55,7 +47,7 @@ def test_numbers_of_the_picture_are_the_recorded_ones() -> None:
     layers = json.loads(path.read_text(encoding="utf-8"))["layers"].values()
     entropies = [layer["entropy_rank"] for layer in layers]
     above = sum(layer["entropy_rank"] > layer["r"] for layer in layers)
-    text = " ".join(PAGE.split())
+    text = PAGE.words
     assert f"above r in {above} of {len(layers)} layers" in text
     assert f"median of {statistics.median(entropies):.1f} of at most 32" in text
     assert {layer["largest_rank"] for layer in layers} == {32}
@@ -65,11 +57,11 @@ def test_numbers_of_the_picture_are_the_recorded_ones() -> None:
     assert f"at most a factor of {spread:.2f}" in text
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", PAGE))))
+@pytest.mark.parametrize("link", PAGE.links)
 def test_links_lead_to_files(link: str) -> None:
-    assert (PATH.parent / link).exists()
+    assert (PAGE.path.parent / link).exists()
 
 
-@pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", PAGE))))
+@pytest.mark.parametrize("anchor", PAGE.inner_links)
 def test_links_within_the_page_lead_to_headings(anchor: str) -> None:
-    assert anchor in anchors(PAGE)
+    assert anchor in anchors(PAGE.text)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -14,15 +13,13 @@ pytest.importorskip("peft")
 
 import peft
 from docs_adapters import make_forks, save_ours, save_pefts
-from docs_commands import blocks_of, run_commands
 from docs_models import save_tiny_llama
 from docs_pages import Block, Reading, anchors
+from docs_readers import check_block, open_page
 
 from gralora import GraLoRAConfig
 
-PATH = Path(__file__).parents[2] / "docs" / "migrate.md"
-PAGE = PATH.read_text(encoding="utf-8")
-BLOCKS = blocks_of(PAGE)
+PAGE = open_page("migrate")
 
 
 @pytest.fixture(scope="module")
@@ -38,20 +35,17 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
     make_forks(folder / "fork-adapter")
     save_pefts(base, folder / "lora", "LoraConfig", r=8, lora_alpha=16)
     save_ours(base, folder / "extended", r=8, k=2, rank_pattern={"v_proj": 16})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield Reading(PATH, BLOCKS, {"run_commands": run_commands})
+    with PAGE.read_in(folder) as reading:
+        yield reading
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", PAGE.blocks, ids=str)
 def test_block_runs_and_prints_what_the_page_says(block: Block, reading: Reading) -> None:
-    printed = reading.run(block)
-    if block.printed is not None:
-        assert printed == block.printed
+    check_block(block, reading)
 
 
 def test_names_in_the_table_of_fields_exist() -> None:
-    table = PAGE[PAGE.index("| PEFT's `GraloraConfig` |") :].split("\n\n")[0]
+    table = PAGE.text[PAGE.text.index("| PEFT's `GraloraConfig` |") :].split("\n\n")[0]
     rows = [row.split("|")[1:3] for row in table.splitlines()[2:]]
     theirs = {field.name for field in dataclasses.fields(peft.GraloraConfig)}
     ours = {field.name for field in dataclasses.fields(GraLoRAConfig)}
@@ -61,11 +55,11 @@ def test_names_in_the_table_of_fields_exist() -> None:
         assert set(names if "the same" in right else re.findall(r"`(\w+)`", right)) <= ours
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", PAGE))))
+@pytest.mark.parametrize("link", PAGE.links)
 def test_links_lead_to_files(link: str) -> None:
-    assert (PATH.parent / link).exists()
+    assert (PAGE.path.parent / link).exists()
 
 
-@pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", PAGE))))
+@pytest.mark.parametrize("anchor", PAGE.inner_links)
 def test_links_within_the_page_lead_to_headings(anchor: str) -> None:
-    assert anchor in anchors(PAGE)
+    assert anchor in anchors(PAGE.text)

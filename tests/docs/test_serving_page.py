@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,16 +13,13 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from docs_adapters import save_ours
-from docs_commands import blocks_of, run_commands
 from docs_models import save_tiny_llama
 from docs_pages import Block, Reading, anchors
+from docs_readers import ROOT, check_block, open_page
 
 from gralora.adapters.export_lora import VLLM_RANKS
 
-ROOT = Path(__file__).parents[2]
-PATH = ROOT / "docs" / "serving.md"
-PAGE = PATH.read_text(encoding="utf-8")
-BLOCKS = blocks_of(PAGE)
+PAGE = open_page("serving")
 
 
 @pytest.fixture(scope="module")
@@ -32,25 +28,22 @@ def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
     folder = tmp_path_factory.mktemp("serving-page")
     save_tiny_llama(folder / "base")
     save_ours(folder / "base", folder / "adapter", r=16, k=2)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield Reading(PATH, BLOCKS, {"run_commands": run_commands})
+    with PAGE.read_in(folder) as reading:
+        yield reading
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", PAGE.blocks, ids=str)
 def test_block_runs_and_prints_what_the_page_says(block: Block, reading: Reading) -> None:
-    printed = reading.run(block)
-    if block.printed is not None:
-        assert printed == block.printed
+    check_block(block, reading)
 
 
 def test_flag_for_vllm_is_the_one_that_is_printed() -> None:
-    (flag,) = re.findall(r"^vllm serve .*--max-lora-rank (\d+)", PAGE, re.MULTILINE)
-    assert f"vLLM needs --max-lora-rank {flag}\n" in PAGE
+    (flag,) = re.findall(r"^vllm serve .*--max-lora-rank (\d+)", PAGE.text, re.MULTILINE)
+    assert f"vLLM needs --max-lora-rank {flag}\n" in PAGE.text
 
 
 def test_ranks_of_vllm_are_those_of_the_export() -> None:
-    (found,) = re.findall(r"`--max-lora-rank` of vLLM takes ([\d, and]+)\.", PAGE)
+    (found,) = re.findall(r"`--max-lora-rank` of vLLM takes ([\d, and]+)\.", PAGE.text)
     assert [int(number) for number in re.findall(r"\d+", found)] == list(VLLM_RANKS)
 
 
@@ -61,7 +54,7 @@ def _record() -> dict[str, Any]:
 
 def test_table_is_that_of_the_recorded_run() -> None:
     rows = re.findall(
-        r"^\| (\d+) x (\d+) \| (.+) \| (\d+) \| (\S+) \| (\S+) \|$", PAGE, re.MULTILINE
+        r"^\| (\d+) x (\d+) \| (.+) \| (\d+) \| (\S+) \| (\S+) \|$", PAGE.text, re.MULTILINE
     )
     expected = [
         (
@@ -79,7 +72,7 @@ def test_table_is_that_of_the_recorded_run() -> None:
 
 def test_conditions_are_those_of_the_recorded_run() -> None:
     found = _record()["environment"]
-    text = " ".join(PAGE.split())
+    text = PAGE.words
     for name in ("torch", "peft"):
         title = {"torch": "torch", "peft": "PEFT"}[name]
         assert f"{title} {found['packages'][name]}" in text
@@ -87,11 +80,11 @@ def test_conditions_are_those_of_the_recorded_run() -> None:
     assert f"{found['cpu']}, {found['cpu_threads']} threads" in text
 
 
-@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#:]+)\)", PAGE))))
+@pytest.mark.parametrize("link", PAGE.links)
 def test_links_lead_to_files(link: str) -> None:
-    assert (PATH.parent / link).exists()
+    assert (PAGE.path.parent / link).exists()
 
 
-@pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", PAGE))))
+@pytest.mark.parametrize("anchor", PAGE.inner_links)
 def test_links_within_the_page_lead_to_headings(anchor: str) -> None:
-    assert anchor in anchors(PAGE)
+    assert anchor in anchors(PAGE.text)

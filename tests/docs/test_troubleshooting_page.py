@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
-from docs_commands import blocks_of, run_commands
 from docs_pages import Block, Reading, anchors
 from docs_quotes import is_said
+from docs_readers import check_block, open_page
 
-PATH = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
-PAGE = PATH.read_text(encoding="utf-8")
-BLOCKS = blocks_of(PAGE)
+PAGE = open_page("troubleshooting")
 QUOTES = [
     quote
-    for cell in re.findall(r"^\| (`.+?`)(?: \(a warning\))? \|", PAGE, re.MULTILINE)
+    for cell in re.findall(r"^\| (`.+?`)(?: \(a warning\))? \|", PAGE.text, re.MULTILINE)
     for quote in re.findall(r"`([^`]+)`", cell)
 ]
 
@@ -25,20 +22,17 @@ QUOTES = [
 def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
     """A reader in an empty folder."""
     pytest.importorskip("peft")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("troubleshooting-page"))
-        yield Reading(PATH, BLOCKS, {"run_commands": run_commands})
+    with PAGE.read_in(tmp_path_factory.mktemp("troubleshooting-page")) as reading:
+        yield reading
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=str)
+@pytest.mark.parametrize("block", PAGE.blocks, ids=str)
 def test_block_runs_and_prints_what_the_page_says(block: Block, reading: Reading) -> None:
-    printed = reading.run(block)
-    if block.printed is not None:
-        assert printed == block.printed
+    check_block(block, reading)
 
 
 def test_every_row_of_the_tables_has_a_quote() -> None:
-    rows = [row for row in PAGE.splitlines() if row.startswith("| ") and "---" not in row]
+    rows = [row for row in PAGE.text.splitlines() if row.startswith("| ") and "---" not in row]
     assert len(QUOTES) == len(rows) - rows.count("| message | what to do |") - rows.count(
         "| message | what it means | what to do |"
     )
@@ -54,16 +48,16 @@ def test_a_sentence_that_nobody_says_is_noticed() -> None:
     assert not is_said("a target must be a … of cheese")
 
 
-LINKS = sorted(set(re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", PAGE)))
+LINKS = sorted(set(re.findall(r"\]\(([^)#:]+)(?:#([^)]*))?\)", PAGE.text)))
 
 
 @pytest.mark.parametrize(("link", "anchor"), LINKS, ids=[f"{a}#{b}" for a, b in LINKS])
 def test_links_lead_to_headings_of_pages(link: str, anchor: str) -> None:
-    target = PATH.parent / link
+    target = PAGE.path.parent / link
     assert target.exists()
     assert not anchor or anchor in anchors(target.read_text(encoding="utf-8"))
 
 
-@pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", PAGE))))
+@pytest.mark.parametrize("anchor", PAGE.inner_links)
 def test_links_within_the_page_lead_to_headings(anchor: str) -> None:
-    assert anchor in anchors(PAGE)
+    assert anchor in anchors(PAGE.text)

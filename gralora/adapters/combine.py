@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from gralora.adapters.concatenation import concatenate
+from gralora.adapters.destination import check_out
 from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
 from gralora.adapters.sums import Part, relative_error
 from gralora.adapters.truncation import truncate
@@ -49,6 +50,7 @@ def combine(
     weights: Sequence[float] | None = None,
     rank: int | None = None,
     k: int | tuple[int, int] | None = None,
+    overwrite: bool = False,
 ) -> Combined:
     """Write one adapter whose ΔW is ``Σ weights[a] * ΔW_a``.
 
@@ -61,17 +63,19 @@ def combine(
 
     Args:
         adapters: folders, or what :func:`read_adapter` gave; at least one.
-        out: the result's folder, created where it is missing; it may be one of the adapters'.
+        out: the result's folder, absent or empty.
         weights: one for each adapter; None means 1 for each.
         rank: r of the result, a multiple of its ``k_in``.
         k: its grid, with `rank` only; None keeps that of each layer, and where the adapters differ
             takes the finest of their grids per axis.
+        overwrite: replace the adapter that `out` holds, which may be one of `adapters`; never in
+            the folder of a model.
 
     Returns:
         The result's ranks and errors.
 
     Raises:
-        OSError: files cannot be read or written.
+        OSError: files cannot be read or written; `out` holds files.
         TypeError: wrong kinds of arguments.
         ValueError: as :func:`read_adapter`; different grids without `rank`; layers of one name and
             different widths; trained biases or whole modules, which are values and no differences,
@@ -89,6 +93,7 @@ def combine(
     if rank is None and k is not None:
         raise ValueError(f"{WHO}: k must come with a rank, got k={k} and no rank")
     factors = _checked_weights(weights, len(adapters))
+    folder = check_out(out, overwrite=overwrite, who=WHO)
     stored = [a if isinstance(a, StoredAdapter) else read_adapter(a, safe=True) for a in adapters]
     _check_whole_values(stored)
     parts = _parts(stored, factors)
@@ -103,12 +108,12 @@ def combine(
         }
     errors = {name: relative_error(part, layers[name]) for name, part in parts.items()}
     write_adapter(
-        out,
+        folder,
         layers,
         base_model_name_or_path=_base(stored),
         task_type=_agreed([adapter.config.task_type for adapter in stored], None),
     )
-    return Combined(Path(out), {name: layer.spec for name, layer in layers.items()}, errors)
+    return Combined(folder, {name: layer.spec for name, layer in layers.items()}, errors)
 
 
 def _checked_weights(weights: Sequence[float] | None, count: int) -> Sequence[float]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gralora.adapters.destination import check_out
 from gralora.adapters.stored import StoredAdapter, read_adapter
 from gralora.adapters.write import why_not_peft, write_adapter
 from gralora.nn.spec import AdapterSpec
@@ -37,7 +38,9 @@ class Converted:
     layers: int
 
 
-def convert(adapter: str | os.PathLike[str], out: str | os.PathLike[str]) -> Converted:
+def convert(
+    adapter: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrite: bool = False
+) -> Converted:
     """Write an adapter of the authors' fork in PEFT's format, number by number.
 
     Both formats have the same tensors under the same keys. The fork's ``r`` is the total rank, of
@@ -47,10 +50,11 @@ def convert(adapter: str | os.PathLike[str], out: str | os.PathLike[str]) -> Con
 
     Args:
         adapter: its folder.
-        out: another folder, created where it is missing.
+        out: another folder, absent or empty.
+        overwrite: replace the adapter that `out` holds; never in the folder of a model.
 
     Raises:
-        OSError: files cannot be read or written.
+        OSError: files cannot be read or written; `out` holds files.
         ValueError: as :func:`gralora.adapters.stored.read_adapter`; an adapter that is not the
             fork's, with what to do about it; `out` is the adapter's own folder.
 
@@ -61,6 +65,7 @@ def convert(adapter: str | os.PathLike[str], out: str | os.PathLike[str]) -> Con
         _refuse(source, content)
     if folder.exists() and folder.samefile(source):
         raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
+    check_out(folder, overwrite=overwrite, who=WHO)
     stored = read_adapter(source)
     write_adapter(
         folder,

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gralora.adapters.contents import BASE_LAYER
+from gralora.adapters.destination import check_out
 from gralora.adapters.lora_names import check_lengths, write_pattern, write_targets
 from gralora.adapters.room import check_room
 from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
@@ -58,6 +59,7 @@ def export_lora(
     out: str | os.PathLike[str],
     *,
     dtype: torch.dtype | None = None,
+    overwrite: bool = False,
 ) -> LoraExport:
     """Write the LoRA whose ΔW is an adapter's, without any decomposition.
 
@@ -69,17 +71,18 @@ def export_lora(
 
     Args:
         adapter: its folder, or what :func:`read_adapter` gave.
-        out: the LoRA's folder, created where it is missing; a killed process leaves the earlier
-            LoRA of that folder or the new one.
+        out: the LoRA's folder, absent or empty; a killed process leaves the earlier LoRA of that
+            folder or the new one.
         dtype: of both factors. None keeps each factor's own, so that every number is the adapter's,
             but for lora_B in float32 where the dtype has 16 bits and does not hold the scaled
             numbers exactly.
+        overwrite: replace the LoRA or adapter that `out` holds; never in the folder of a model.
 
     Returns:
         Ranks, and what a server needs to know.
 
     Raises:
-        OSError: files cannot be read or written.
+        OSError: files cannot be read or written; `out` holds files.
         TypeError: `dtype` is not floating.
         ValueError: as :func:`read_adapter`; `out` is the adapter's own folder; numbers that
             overflow when they are scaled or rounded.
@@ -92,8 +95,7 @@ def export_lora(
     folder = Path(out)
     if folder.exists() and folder.samefile(stored.directory):
         raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{WHO}: out must be a folder, got {folder}")
+    check_out(folder, overwrite=overwrite, who=WHO)
     check_lengths(stored.layers, who=WHO)
     check_room(_memory(stored, dtype), "the LoRA", who=WHO)
     tensors: dict[str, Tensor] = {}

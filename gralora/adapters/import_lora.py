@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from gralora.adapters.destination import check_out
 from gralora.adapters.lora_config import WHO
 from gralora.adapters.lora_files import LoraLayer, StoredLora, read_lora
 from gralora.adapters.stored import StoredLayer
@@ -36,6 +37,7 @@ def import_lora(
     out: str | os.PathLike[str],
     *,
     k: int | tuple[int, int],
+    overwrite: bool = False,
 ) -> LoraImport:
     """Write a LoRA of rank r as an adapter with a ``k x k`` grid of rank ``k*r``.
 
@@ -58,11 +60,12 @@ def import_lora(
 
     Args:
         lora: its folder, as PEFT writes it, or what :func:`read_lora` gave.
-        out: the adapter's folder, created where it is missing.
+        out: the adapter's folder, absent or empty.
         k: blocks per axis, or ``(k_out, k_in)``.
+        overwrite: replace the adapter that `out` holds; never in the folder of a model.
 
     Raises:
-        OSError: files cannot be read or written.
+        OSError: files cannot be read or written; `out` holds files.
         TypeError: `k` is no int or pair of them.
         ValueError: as :func:`read_lora`; a layer whose widths k does not divide; `out` is the
             LoRA's own folder.
@@ -75,6 +78,7 @@ def import_lora(
     folder = Path(out)
     if folder.exists() and folder.samefile(stored.directory):
         raise ValueError(f"{WHO}: out must be another folder than the LoRA's, got {folder}")
+    check_out(folder, overwrite=overwrite, who=WHO)
     layers = {
         name: _as_granular(name, layer, k, stored.config.dropout)
         for name, layer in stored.layers.items()

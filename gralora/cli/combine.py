@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import Blocks, examples, literal, parse_blocks, plural
+from gralora.cli.options import Blocks, examples, literal, overwrite_option, parse_blocks, plural
 from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def _parse_weights(
     metavar="K",
     help="With --rank: blocks per axis of the result, or K_OUT,K_IN.",
 )
+@overwrite_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 @shell_errors("combine")
 def combine(
@@ -59,6 +60,7 @@ def combine(
     weights: list[float] | None,
     rank: int | None,
     k: Blocks | None,
+    overwrite: bool,
     as_json: bool,
 ) -> None:
     """Write the weighted sum of adapters to OUT as one adapter.
@@ -69,7 +71,7 @@ def combine(
     """
     from gralora.adapters.combine import combine as run
 
-    result = run(adapters, out, weights=weights, rank=rank, k=k)
+    result = run(adapters, out, weights=weights, rank=rank, k=k, overwrite=overwrite)
     if as_json:
         import json
 

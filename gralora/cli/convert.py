@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import examples, plural
+from gralora.cli.options import examples, overwrite_option, plural
 from gralora.injection.listing import shown
 
 
@@ -16,9 +16,10 @@ from gralora.injection.listing import shown
 )
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
+@overwrite_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 @shell_errors("convert")
-def convert(adapter: Path, out: Path, as_json: bool) -> None:
+def convert(adapter: Path, out: Path, overwrite: bool, as_json: bool) -> None:
     """Write an adapter of the GraLoRA authors' fork of PEFT to OUT in PEFT's own format.
 
     The fork writes the same tensors with another meaning of r and alpha, and PEFT would load them
@@ -26,7 +27,7 @@ def convert(adapter: Path, out: Path, as_json: bool) -> None:
     """
     from gralora.adapters.convert import convert as run
 
-    result = run(adapter, out)
+    result = run(adapter, out, overwrite=overwrite)
     spec = result.spec
     if as_json:
         import json

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import examples, plural
+from gralora.cli.options import examples, overwrite_option, plural
 from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
@@ -30,9 +30,12 @@ if TYPE_CHECKING:
     type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
     help="Round the factors to this dtype. Without it every number is kept exactly.",
 )
+@overwrite_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 @shell_errors("export-lora")
-def export_lora(adapter: Path, out: Path, dtype: str | None, as_json: bool) -> None:
+def export_lora(
+    adapter: Path, out: Path, dtype: str | None, overwrite: bool, as_json: bool
+) -> None:
     """Write the plain LoRA that computes the same as ADAPTER to OUT.
 
     No singular value decomposition, nothing is lost: the LoRA's rank is k*r, plus that of a
@@ -42,7 +45,8 @@ def export_lora(adapter: Path, out: Path, dtype: str | None, as_json: bool) -> N
 
     from gralora.adapters.export_lora import export_lora as export
 
-    result = export(adapter, out, dtype=None if dtype is None else getattr(torch, dtype))
+    wanted = None if dtype is None else getattr(torch, dtype)
+    result = export(adapter, out, dtype=wanted, overwrite=overwrite)
     if as_json:
         import json
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import Blocks, examples, parse_blocks, plural
+from gralora.cli.options import Blocks, examples, overwrite_option, parse_blocks, plural
 from gralora.injection.listing import shown
 
 
@@ -27,9 +27,10 @@ from gralora.injection.listing import shown
     metavar="K",
     help="Blocks per axis, or K_OUT,K_IN for a rectangle.",
 )
+@overwrite_option
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
 @shell_errors("import-lora")
-def import_lora(lora: Path, out: Path, k: Blocks, as_json: bool) -> None:
+def import_lora(lora: Path, out: Path, k: Blocks, overwrite: bool, as_json: bool) -> None:
     """Write a LoRA of PEFT to OUT as a GraLoRA adapter that computes the same.
 
     A LoRA of rank r becomes an adapter of rank k*r, number by number, ready to be trained further.
@@ -37,7 +38,7 @@ def import_lora(lora: Path, out: Path, k: Blocks, as_json: bool) -> None:
     """
     from gralora.adapters.import_lora import import_lora as run
 
-    result = run(lora, out, k=k)
+    result = run(lora, out, k=k, overwrite=overwrite)
     pairs = sorted({(result.ranks[name], spec.r) for name, spec in result.specs.items()})
     if as_json:
         import json

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
 
 Blocks = int | tuple[int, int]
 
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace the adapter in OUT; a model there is never touched."
+)
+
 
 def parse_blocks(
     context: click.Context, parameter: click.Parameter, value: str | None

@@ -255,5 +255,5 @@ def test_different_base_models_are_told(tmp_path: Path) -> None:
 def test_result_may_replace_one_of_the_adapters(tmp_path: Path) -> None:
     path = _save(tmp_path / "a", x=random_layer())
     before = dense(_layer(path))
-    combine([path, path], path)
+    combine([path, path], path, overwrite=True)
     torch.testing.assert_close(dense(_layer(path)), 2 * before)

@@ -69,6 +69,25 @@ def test_different_grids_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert not (tmp_path / "c").exists()
 
 
+def test_forgotten_out_does_not_cost_an_adapter(tmp_path: Path) -> None:
+    for name in ("maths", "code"):
+        _write(tmp_path / name)
+    before = (tmp_path / "code" / "adapter_model.safetensors").read_bytes()
+    result = _run(tmp_path / "maths", tmp_path / "code")
+    assert result.exit_code == 1
+    assert "out must be absent or an empty folder, got" in result.stderr
+    assert (tmp_path / "code" / "adapter_model.safetensors").read_bytes() == before
+
+
+def test_overwrite_replaces_an_adapter(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        _write(tmp_path / name)
+    expected = 3 * read_adapter(tmp_path / "a").layers["up"].delta()
+    result = _run(tmp_path / "a", tmp_path / "b", "--weights", "3", "--overwrite")
+    assert result.exit_code == 0, result.stderr
+    torch.testing.assert_close(read_adapter(tmp_path / "b").layers["up"].delta(), expected)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [["a"], ["a", "b", "--weights", "x"], ["a", "b", "--rank", "0"], ["a", "b", "--k", "1,2,3"]],

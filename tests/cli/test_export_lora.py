@@ -94,6 +94,13 @@ def test_missing_adapter_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     assert "none" in result.stderr
 
 
+def test_overwrite_replaces_what_was_written_before(tmp_path: Path) -> None:
+    _write(tmp_path / "a", 8, 8)
+    runs = [_run(tmp_path / "a", tmp_path / "b", *more) for more in ([], [], ["--overwrite"])]
+    assert [run.exit_code for run in runs] == [0, 1, 0]
+    assert "out must be absent or an empty folder" in runs[1].stderr
+
+
 @pytest.mark.parametrize(
     "arguments", [["a"], ["a", "b", "--dtype", "int8"], ["a", "b", "c"]], ids=" ".join
 )

@@ -67,5 +67,15 @@ def test_k_is_required(tmp_path: Path) -> None:
     assert _run(tmp_path, tmp_path / "b").exit_code == 2
 
 
+def test_overwrite_replaces_what_was_written_before(tmp_path: Path) -> None:
+    _write(tmp_path / "a")
+    runs = [
+        _run(tmp_path / "a", tmp_path / "b", "--k", "2", *more)
+        for more in ([], [], ["--overwrite"])
+    ]
+    assert [run.exit_code for run in runs] == [0, 1, 0]
+    assert "out must be absent or an empty folder" in runs[1].stderr
+
+
 def test_help_has_examples() -> None:
     assert "gralora import-lora lora adapter --k 2,4" in _run("--help").stdout

@@ -57,7 +57,8 @@ def combine(
     Without `rank`, the ranks of each block are put side by side: exact, and the result's r and
     hybrid_r are the sums of the parts'. That needs equal grids. With `rank`, each block becomes the
     best approximation of sub-rank ``rank / k_in`` (Eckart and Young), a plain part included, by a
-    decomposition of the block's factors; one that has no more ranks than that loses nothing.
+    decomposition of the block's factors; one that has no more ranks than that loses nothing, and
+    zeros fill up the others, so that the result has a model's rank.
 
     A layer that only some of the adapters have is the sum of those.
 
@@ -65,7 +66,7 @@ def combine(
         adapters: folders, or what :func:`read_adapter` gave; at least one.
         out: the result's folder, absent or empty.
         weights: one for each adapter; None means 1 for each.
-        rank: r of the result, a multiple of its ``k_in``.
+        rank: exactly r of the result, a multiple of its ``k_in``; it may be above the sum of ranks.
         k: its grid, with `rank` only; None keeps that of each layer, and where the adapters differ
             takes the finest of their grids per axis.
         overwrite: replace the adapter that `out` holds, which may be one of `adapters`; never in

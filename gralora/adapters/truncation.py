@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
@@ -29,7 +28,7 @@ def truncate(
     Args:
         name: of the layer, for errors.
         parts: at least one, of one shape.
-        rank: r of the result, a multiple of its ``k_in``; less where all blocks have fewer ranks.
+        rank: r of the result, a multiple of its ``k_in``; ranks that a block lacks are zeros.
         grid: ``(k_out, k_in)``; None takes the finest of the parts' per axis.
         dropout: of the result.
         who: opens errors.
@@ -45,22 +44,22 @@ def truncate(
         max(layer.spec.k_in for _, layer in parts),
     )
 
-    spec_of_rank = partial(
-        make_spec,
+    spec = make_spec(
         in_features,
         out_features,
+        r=rank,
         k=(k_out, k_in),
+        alpha=rank,
         hybrid_r=0,
         dropout=dropout,
         use_rslora=False,
         who=f"{who}: {name}",
     )
-    s = spec_of_rank(r=rank, alpha=rank).s
+    s = spec.s
     found = [
         [_best(*sum_window(parts, rows, columns), s) for columns in blocks(in_features, k_in)]
         for rows in blocks(out_features, k_out)
     ]
-    s = min(s, max(left.shape[1] for row in found for left, _ in row))
     dtype = _common_dtype(parts)
     A = torch.zeros(k_in, in_features // k_in, k_out, s, dtype=dtype)
     B = torch.zeros(k_out, k_in, s, out_features // k_out, dtype=dtype)
@@ -68,7 +67,7 @@ def truncate(
         for j, (left, right) in enumerate(row):
             A[j, :, i, : right.shape[0]] = right.T.to(dtype)
             B[i, j, : left.shape[1]] = left.T.to(dtype)
-    return StoredLayer(spec_of_rank(r=s * k_in, alpha=s * k_in), A.flatten(2), B.flatten(1, 2))
+    return StoredLayer(spec, A.flatten(2), B.flatten(1, 2))
 
 
 def _best(left: Tensor, right: Tensor, s: int) -> tuple[Tensor, Tensor]:

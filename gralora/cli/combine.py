@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,9 @@ def _parse_weights(
     metavar="W,...",
     help="Factor of each adapter, with commas between them; 1 for each by default.",
 )
-@click.option("--rank", type=click.IntRange(min=1), help="Approximate the sum in this rank.")
+@click.option(
+    "--rank", type=click.IntRange(min=1), help="Rank of the result; the sum is approximated in it."
+)
 @click.option(
     "--k",
     callback=parse_blocks,
@@ -89,11 +92,16 @@ def _report(result: Combined) -> dict[str, object]:
                 "hybrid_r": spec.hybrid_r,
                 "k_out": spec.k_out,
                 "k_in": spec.k_in,
-                "relative_error": result.errors[name],
+                "relative_error": _finite(result.errors[name]),
             }
             for name, spec in result.specs.items()
         },
     }
+
+
+def _finite(error: float) -> float | None:
+    """The error, or None for what JSON has no number for."""
+    return error if math.isfinite(error) else None
 
 
 def _print(result: Combined) -> None:

@@ -14,6 +14,7 @@ from peft import PeftModel
 from torch import Tensor
 
 import gralora
+from gralora.adapters import load_into
 from gralora.adapters.combine import combine
 from gralora.adapters.stored import StoredLayer, read_adapter
 from gralora.adapters.sums import relative_error
@@ -132,10 +133,24 @@ def test_rank_that_suffices_loses_nothing(tmp_path: Path) -> None:
     assert result.errors["x"] < 1e-13
 
 
-def test_rank_beyond_that_of_every_block_is_not_filled_with_zeros(tmp_path: Path) -> None:
-    path = _save(tmp_path / "a", x=random_layer(r=4, k=2))
-    combine([path], tmp_path / "out", rank=20, k=2)
-    assert _layer(tmp_path / "out").spec.r == 4
+@pytest.mark.parametrize("rank", [20, 80], ids=["above the parts'", "above the blocks'"])
+def test_rank_beyond_that_of_every_block_is_filled_with_zeros(rank: int, tmp_path: Path) -> None:
+    layer = random_layer(r=4, k=2)
+    combine([_save(tmp_path / "a", x=layer)], tmp_path / "out", rank=rank, k=2)
+    result = _layer(tmp_path / "out")
+    assert (result.spec.r, result.A.shape[2], result.B.shape[1]) == (rank, rank, rank)
+    torch.testing.assert_close(dense(result), dense(layer), rtol=1e-12, atol=1e-12)
+
+
+def test_adapter_that_is_brought_to_the_rank_of_a_model_is_loaded_into_it(tmp_path: Path) -> None:
+    base = llama().double()
+    our_adapter(tmp_path / "small", base, r=4)
+    our_adapter(tmp_path / "large", base, r=16)
+    combine([tmp_path / "small"], tmp_path / "out", rank=16)
+    model = gralora.load_adapter(llama().double(), tmp_path / "large").eval()
+    load_into(model, tmp_path / "out")
+    expected = gralora.load_adapter(llama().double(), tmp_path / "small").eval()
+    torch.testing.assert_close(logits(model), logits(expected), rtol=1e-6, atol=1e-6)
 
 
 def test_without_k_the_finest_grid_is_taken(tmp_path: Path) -> None:

@@ -59,6 +59,14 @@ def test_json_has_rank_grid_and_error_of_each_layer(tmp_path: Path) -> None:
     assert layers["up"] == {"r": 4, "hybrid_r": 0, "k_out": 2, "k_in": 2}
 
 
+def test_error_that_json_has_no_number_for_is_null(tmp_path: Path) -> None:
+    _write(tmp_path / "a")
+    # The sum is zero, and the rounding of scaled numbers is not.
+    result = _run(*[tmp_path / "a"] * 3, tmp_path / "b", "--weights", "0.1,0.2,-0.3", "--json")
+    layers = json.loads(result.stdout, parse_constant=pytest.fail)["layers"]
+    assert [layer["relative_error"] for layer in layers.values()] == [None, None]
+
+
 def test_different_grids_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
     _write(tmp_path / "a")
     _write(tmp_path / "b", k=4)

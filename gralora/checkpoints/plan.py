@@ -10,6 +10,7 @@ from torch import Tensor
 
 from gralora.adapters.stored import StoredAdapter
 from gralora.checkpoints.copies import check_copies
+from gralora.checkpoints.coverage import check_coverage
 from gralora.checkpoints.folder import Checkpoint
 from gralora.checkpoints.layout import Layout, is_transposed
 from gralora.checkpoints.names import Renaming, find_renaming
@@ -73,6 +74,7 @@ def make_plan(
         check_targets(tying, adapter)
         renaming = _renaming(adapter, tensors)
         result.renamings.append(renaming)
+        check_coverage(adapter, renaming, tensors, base.config)
         check_copies(base, adapter, renaming, tying)
         for module, layer in adapter.layers.items():
             key = f"{renaming(module)}.weight"

@@ -16,7 +16,7 @@ from gralora.adapters.stored import StoredAdapter
 from gralora.checkpoints.paths import WHO
 
 _HEADS = frozenset({"lm_head", "embed_out"})
-_EMBEDDINGS = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings"})
+EMBEDDINGS = frozenset({"embed_tokens", "wte", "embed_in", "word_embeddings", "tok_embeddings"})
 _FLAG = "tie_word_embeddings"
 
 
@@ -57,7 +57,7 @@ def check_targets(tying: Tying, adapter: StoredAdapter) -> None:
     if not tying.tied:
         return
     for module in adapter.layers:
-        if module.rpartition(".")[2] in _HEADS | _EMBEDDINGS:
+        if module.rpartition(".")[2] in _HEADS | EMBEDDINGS:
             raise ValueError(
                 f"{WHO}: a weight that is merged into must not be shared, got {module}, which is "
                 "tied to the embedding in this model (untie them in the base first: clone the "
@@ -77,7 +77,7 @@ def settle_head(
     result = dict(trained)
     heads = [name for name in trained if name.endswith(".weight") and _part_of(name, _HEADS)]
     embeddings = [
-        name for name in trained if name.endswith(".weight") and _part_of(name, _EMBEDDINGS)
+        name for name in trained if name.endswith(".weight") and _part_of(name, EMBEDDINGS)
     ]
     if not tying.tied or not (heads or embeddings):
         return result, False

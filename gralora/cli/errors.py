@@ -61,7 +61,7 @@ def shell_errors(
                 except (OSError, TypeError, ValueError, RuntimeError, MemoryError) as error:
                     if isinstance(error, (click.exceptions.Exit, click.Abort)):
                         raise
-                    raise CommandError(command, _one_line(error)) from None
+                    raise CommandError(command, _one_line(error, command)) from None
                 except KeyboardInterrupt:
                     left = interrupted if isinstance(interrupted, str) else interrupted()
                     click.echo(f"gralora {command}: interrupted; {left}", err=True)
@@ -72,14 +72,15 @@ def shell_errors(
     return decorate
 
 
-def _one_line(error: BaseException | str) -> str:
-    # The function of the library that refused is not what was typed.
-    text = re.sub(r"^[a-z]+(_[a-z0-9]+)+: ", "", " ".join(str(error).split()))
+def _one_line(error: BaseException | str, command: str) -> str:
+    # The function of the library that refused is not what was typed, or was said already.
+    function = rf"[a-z]+(_[a-z0-9]+)+|{re.escape(command.replace('-', '_'))}"
+    text = re.sub(rf"^({function}): ", "", " ".join(str(error).split()))
     return shown(text) or type(error).__name__
 
 
 def _as_line(command: str) -> Callable[..., None]:
     def show(message: Warning | str, *_: Any, **__: Any) -> None:
-        click.echo(f"gralora {command}: warning: {_one_line(message)}", err=True)
+        click.echo(f"gralora {command}: warning: {_one_line(message, command)}", err=True)
 
     return show

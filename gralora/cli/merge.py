@@ -144,7 +144,9 @@ def _bar() -> Iterator[Callable[[Progress], None]]:
     try:
         yield update
     finally:
-        shown.stop()
+        # Stopping a bar that never started prints an empty line.
+        if shown.live.is_started:
+            shown.stop()
 
 
 def _print(report: MergeReport) -> None:

@@ -72,7 +72,7 @@ def test_different_grids_are_one_line_and_exit_code_1(tmp_path: Path) -> None:
     _write(tmp_path / "b", k=4)
     result = _run(tmp_path / "a", tmp_path / "b", tmp_path / "c")
     assert result.exit_code == 1
-    assert result.stderr.startswith("gralora combine: combine: ranks can be put side by side in")
+    assert result.stderr.startswith("gralora combine: ranks can be put side by side in")
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "c").exists()
 

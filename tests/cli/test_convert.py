@@ -56,7 +56,7 @@ def test_what_is_no_fork_is_one_line_and_exit_code_1(tmp_path: Path) -> None:
     _write(tmp_path / "a", alpha=16, r=6)
     result = _run(tmp_path / "a", tmp_path / "b")
     assert result.exit_code == 1
-    assert result.stderr.startswith("gralora convert: convert: the adapter must be one of the")
+    assert result.stderr.startswith("gralora convert: the adapter must be one of the")
     assert "PEFT's already" in result.stderr
     assert len(result.stderr.splitlines()) == 1
 

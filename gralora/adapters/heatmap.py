@@ -19,6 +19,30 @@ _COLOURS = "magma"
 _EMPTY = "0.93"
 
 
+def check_plot(path: str | os.PathLike[str]) -> None:
+    """Say before anything is measured that a plot could not be saved.
+
+    Raises:
+        ImportError: matplotlib is missing.
+        OSError: the path is a folder, or no file can be made at it.
+
+    """
+    try:
+        import matplotlib.figure  # noqa: F401
+    except ImportError:
+        raise ImportError(
+            "save_heatmap: a plot needs matplotlib (pip install matplotlib)"
+        ) from None
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"save_heatmap: path must be that of a file, got the folder {path}")
+    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if not folder.is_dir():
+        raise NotADirectoryError(f"save_heatmap: path must lie in a folder, got the file {folder}")
+    if not os.access(target if target.exists() else folder, os.W_OK):
+        raise PermissionError(f"save_heatmap: path must be one that can be written, got {path}")
+
+
 def save_heatmap(report: AdapterReport, path: str | os.PathLike[str]) -> Path:
     """Draw block norms, one tile for each layer, cut as its grid is.
 
@@ -36,14 +60,11 @@ def save_heatmap(report: AdapterReport, path: str | os.PathLike[str]) -> Path:
         OSError: the file cannot be written.
 
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import ScalarFormatter
-    except ImportError:
-        raise ImportError(
-            "save_heatmap: a plot needs matplotlib (pip install matplotlib)"
-        ) from None
+    check_plot(path)
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import ScalarFormatter
+
     layout = arrange(report.layers)
     height, width = len(layout.rows), len(layout.columns)
     size = (

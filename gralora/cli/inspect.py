@@ -11,6 +11,7 @@ import click
 
 from gralora.cli.errors import CommandError, shell_errors
 from gralora.cli.options import examples, literal, plural
+from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
     from gralora.adapters.inspection import AdapterReport, LayerReport
@@ -43,14 +44,19 @@ def inspect(adapter: Path, plot: Path | None, as_json: bool) -> None:
     its blocks differ (largest over smallest), and the effective rank of ΔW: by the entropy of its
     singular values, and how many of them hold 99% of its energy. All of it is exact.
     """
+    if plot is not None:
+        from gralora.adapters.heatmap import check_plot
+
+        try:
+            check_plot(plot)
+        except ImportError as error:
+            raise CommandError("inspect", str(error)) from None
     report = _measure(adapter)
     if plot is not None:
         from gralora.adapters.heatmap import save_heatmap
 
-        try:
-            save_heatmap(report, plot)
-        except ImportError as error:
-            raise CommandError("inspect", str(error)) from None
+        written = save_heatmap(report, plot)
+        click.echo(f"plot written to {shown(str(written))}", err=True)
     if as_json:
         import json
 
@@ -66,11 +72,11 @@ def _measure(adapter: Path) -> AdapterReport:
     from gralora.adapters.inspection import inspect_adapter
 
     console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task("layers")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("layers")
 
         def advance(done: int, of: int) -> None:
-            shown.update(task, completed=done, total=of)
+            bar.update(task, completed=done, total=of)
 
         return inspect_adapter(adapter, progress=advance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import sys
 from pathlib import Path
@@ -14,6 +15,8 @@ from gralora.adapters.stored import StoredLayer
 from gralora.adapters.write import write_adapter
 from gralora.cli import main
 from gralora.nn.spec import make_spec
+
+command = importlib.import_module("gralora.cli.inspect")
 
 
 @pytest.fixture
@@ -78,7 +81,9 @@ def test_json_is_one_object(adapter: Path) -> None:
 
 def test_plot_is_a_png(adapter: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    assert _run(adapter, "--plot", tmp_path / "a.png").exit_code == 0
+    result = _run(adapter, "--plot", tmp_path / "a.png")
+    assert result.exit_code == 0
+    assert result.stderr == f"plot written to {tmp_path / 'a.png'}\n"
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -86,10 +91,22 @@ def test_missing_matplotlib_is_one_line(
     adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.setattr(command, "_measure", pytest.fail)
     result = _run(adapter, "--plot", tmp_path / "a.png")
     assert result.exit_code == 1
     assert result.stderr.startswith("gralora inspect: save_heatmap: a plot needs matplotlib")
     assert len(result.stderr.splitlines()) == 1
+
+
+def test_plot_that_cannot_be_written_is_refused_before_anything_is_measured(
+    adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("matplotlib")
+    monkeypatch.setattr(command, "_measure", pytest.fail)
+    (tmp_path / "file").write_text("")
+    result = _run(adapter, "--plot", tmp_path / "file" / "a.png")
+    assert result.exit_code == 1
+    assert "must lie in a folder, got the file" in result.stderr
 
 
 def test_missing_adapter_is_one_line_and_exit_code_1(tmp_path: Path) -> None:

@@ -174,7 +174,14 @@ main(sys.argv[1:], prog_name="gralora")
 
 def test_control_c_in_a_shell_prints_no_traceback(base: Path, adapter: Path) -> None:
     command = [sys.executable, "-P", "-c", SLOW, "merge", base, adapter, base.parent / "out"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background of a shell hands down that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     assert process.stdout is not None
     assert process.stdout.readline() == "waiting\n"
     time.sleep(0.2)

@@ -79,7 +79,7 @@ def _measure(
         adapter, out = Path(folder, "adapter"), Path(folder, "lora")
         model.save_pretrained(adapter)
         ways: dict[str, Callable[[], object]] = {
-            "gralora export-lora": lambda: export_lora(adapter, out),
+            "gralora export-lora": lambda: export_lora(adapter, out, overwrite=True),
             "PEFT, rank k*r": lambda: save_as_lora(out, model, rank=k * r),
             "PEFT, rank r": lambda: save_as_lora(out, model, rank=r),
             f"PEFT, {_ENERGY:.0%} energy": lambda: save_as_lora(out, model, rank=_ENERGY),

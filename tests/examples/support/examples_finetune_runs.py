@@ -84,6 +84,7 @@ def finish(folder: Path, *options: str) -> Run:
 
 def finish_in_turn(runs: Mapping[Path, Sequence[str]]) -> dict[Path, Run]:
     """Run the script several times in one process, which shares its output among them."""
-    process = _start("-c", _IN_TURN, json.dumps([list(options) for options in runs.values()]))
+    # -P: the working directory may be the sources, whose package has no compiled part.
+    process = _start("-P", "-c", _IN_TURN, json.dumps([list(options) for options in runs.values()]))
     assert process.returncode == 0, process.stderr
     return {folder: Run(folder, process.stdout) for folder in runs}

@@ -87,7 +87,7 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
     steps.sum_over_tokens(sums, input);
     input_sums = {};
   };
-  // dx first with few tokens: its kernel starts while the projection ends. The factors' gradients
+  // dx first with few tokens: the sums that need G may go along with it. The factors' gradients
   // first with many: what the projection has read of dy last is still in the cache.
   if (dy_rows.size(0) <= kShortCall) {
     expand();

@@ -1,6 +1,5 @@
-// Thread block clusters (compute capability 9.0 and newer): CTAs of one cluster run at the same
-// time and read each other's shared memory. Here they share a tile of a product by splitting its
-// depth.
+// A tile of a product whose depth is split among the CTAs of a thread block cluster (compute
+// capability 9.0 and newer): they run at the same time and read each other's shared memory.
 #pragma once
 
 #include "kernels/block_product.cuh"

@@ -12,13 +12,15 @@ from torch import Tensor
 
 from gralora import functional
 from gralora.adapters.contents import Contents, sort_tensors
+from gralora.adapters.kinds import with_other_ways
 from gralora.injection.listing import some
 from gralora.nn.spec import AdapterSpec
-from gralora.storage.config_values import WHO
-from gralora.storage.pair import open_pair
+from gralora.storage.pair import in_folder, open_pair
 from gralora.storage.rslora import restore_alpha
 from gralora.storage.stored_config import StoredConfig, parse_config
 from gralora.storage.tensor_file import read_tensors
+
+WHO = "read_adapter"
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ def read_adapter(directory: str | os.PathLike[str], *, safe: bool = False) -> St
             contents = sort_tensors(config, pair.header.tensors)
             tensors = read_tensors(pair.file, pair.header)
     except (OSError, ValueError, TypeError) as error:
-        raise _renamed(error, folder) from None
+        raise with_other_ways(in_folder(error, folder, who=WHO), folder) from None
     if safe:
         _check_finite(folder, tensors)
     return _assemble(folder, config, contents, tensors)
@@ -150,16 +152,6 @@ def _assemble(
     )
 
 
-def _renamed(error: Exception, folder: Path) -> Exception:
-    """The error under the name of the function that was called, and with the folder."""
-    text = str(error)
-    if isinstance(error, OSError) and error.errno is not None:
-        return error
-    own = text.removeprefix(f"{WHO}: ")
-    where = "" if str(folder) in own else f"{folder}: "
-    return type(error)(f"read_adapter: {where}{own}")
-
-
 def _check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     broken = [
         key
@@ -168,6 +160,6 @@ def _check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     ]
     if broken:
         raise ValueError(
-            f"read_adapter: {folder}: all numbers must be finite, got an Inf or NaN in "
+            f"{WHO}: {folder}: all numbers must be finite, got an Inf or NaN in "
             f"{len(broken)} of {len(tensors)} tensors: {some(broken)}"
         )

@@ -18,7 +18,7 @@ from gralora.nn.spec import check_adapter_name
 from gralora.storage.agreement import check_agreement
 from gralora.storage.config_values import WHO
 from gralora.storage.extras import check_copies, split_extras
-from gralora.storage.pair import open_pair, write_pair
+from gralora.storage.pair import in_folder, open_pair, write_pair
 from gralora.storage.peft_config import describe
 from gralora.storage.resolution import check_keys, resolve
 from gralora.storage.rslora import remember_alpha, restore_alpha
@@ -120,7 +120,20 @@ def load_adapter(
 
     """
     _check_model(model, adapter_name)
-    with open_pair(_as_path(directory, WHO)) as pair:
+    folder = _as_path(directory, WHO)
+    try:
+        plan, values = _read(model, folder, adapter_name, adapter_dtype)
+    except (OSError, ValueError, TypeError) as error:
+        raise in_folder(error, folder, who=WHO) from None
+    apply_plan(model, plan, lambda modules: _fill(model, plan, modules, values))
+    return model
+
+
+def _read(
+    model: nn.Module, folder: Path, adapter_name: str, adapter_dtype: torch.dtype | None
+) -> tuple[Plan, dict[str, Tensor]]:
+    """What an adapter on disk makes of a model, and its numbers by key, all of it checked."""
+    with open_pair(folder) as pair:
         stored = restore_alpha(parse_config(pair.content), pair.header.metadata)
         config = resolve(model, stored, pair.header.tensors.keys())
         plan = make_plan(model, config, adapter_name, adapter_dtype=adapter_dtype, who=WHO)
@@ -131,9 +144,7 @@ def load_adapter(
         check_agreement(wanted, received, who=WHO)
         tensors = read_tensors(pair.file, pair.header)
     check_copies(copies, tensors)
-    values = {key: tensors[key] for key in received}
-    apply_plan(model, plan, lambda modules: _fill(model, plan, modules, values))
-    return model
+    return plan, {key: tensors[key] for key in received}
 
 
 def _write(

@@ -103,6 +103,22 @@ def open_pair(directory: Path) -> Iterator[OpenPair]:
         yield OpenPair(_find_config(directory, header.metadata.get(_DIGEST)), header, file)
 
 
+def in_folder(error: Exception, directory: Path, *, who: str) -> Exception:
+    """The refusal of an adapter with its folder, under the name of the function that was called.
+
+    Args:
+        error: of a reader, which opens with :data:`WHO`; the system's own is returned as it is.
+        directory: the adapter's.
+        who: opens the result.
+
+    """
+    if isinstance(error, OSError) and error.errno is not None:
+        return error
+    text = str(error).removeprefix(f"{WHO}: ")
+    where = "" if str(directory) in text else f"{directory}: "
+    return type(error)(f"{who}: {where}{text}")
+
+
 def _find_config(directory: Path, wanted: str | None) -> dict[str, Any]:
     path = directory / CONFIG_NAME
     content = _named(read_json, path) if path.exists() else None

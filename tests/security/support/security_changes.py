@@ -16,7 +16,11 @@ Change = Callable[[Path, str], None]
 
 def parts(path: Path) -> tuple[Header, bytes]:
     """Header and data of a valid file."""
-    blob = path.read_bytes()
+    return split(path.read_bytes())
+
+
+def split(blob: bytes) -> tuple[Header, bytes]:
+    """Header and data of what a valid file holds."""
     (length,) = struct.unpack("<Q", blob[:8])
     return json.loads(blob[8 : 8 + length]), blob[8 + length :]
 

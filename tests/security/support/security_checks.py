@@ -15,11 +15,17 @@ from typing import NoReturn
 _LONGEST = 3000
 
 
-def check_clean(error: BaseException, who: str) -> None:
-    """Fail unless the error is the product's own sentence, or the system's with its number."""
-    assert type(error) in (ValueError, TypeError) or isinstance(error, OSError), repr(error)
-    system = isinstance(error, OSError) and error.errno is not None
-    assert system or str(error).startswith(f"{who}: "), repr(error)
+def check_clean(error: BaseException, *who: str, named: str = "") -> None:
+    """Fail unless the error is a sentence of one of these functions, or the system's own.
+
+    The system's has a number and the name of the file; the product's says `named`.
+    """
+    assert type(error) in (ValueError, TypeError, RuntimeError) or isinstance(error, OSError), repr(
+        error
+    )
+    system = isinstance(error, OSError) and error.errno is not None and error.filename is not None
+    assert system or str(error).startswith(tuple(f"{name}: " for name in who)), repr(error)
+    assert named in str(error), repr(error)
     assert 0 < len(str(error)) < _LONGEST
     assert "\n" not in str(error)
 

@@ -10,7 +10,14 @@ from typing import Any
 
 from gralora.checkpoints.paths import WHO, check_plain, locate
 from gralora.injection.listing import some
-from gralora.storage.checked_file import Entry, Header, open_regular, read_header, read_json
+from gralora.storage.checked_file import (
+    MODEL_DTYPES,
+    Entry,
+    Header,
+    open_regular,
+    read_header,
+    read_json,
+)
 
 CONFIG_NAME = "config.json"
 INDEX_SUFFIX = ".index.json"
@@ -141,7 +148,8 @@ def _open_shard(folder: Path, name: str) -> Shard:
     try:
         with open_regular(path) as file:
             size = os.fstat(file.fileno()).st_size
-            return Shard(name, path, read_header(file, folder / name), size)
+            header = read_header(file, folder / name, dtypes=MODEL_DTYPES)
+            return Shard(name, path, header, size)
     except ValueError as error:
         raise ValueError(f"{WHO}: {error}") from None
 

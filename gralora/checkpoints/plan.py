@@ -15,6 +15,7 @@ from gralora.checkpoints.folder import Checkpoint
 from gralora.checkpoints.layout import Layout, is_transposed
 from gralora.checkpoints.names import Renaming, find_renaming
 from gralora.checkpoints.paths import WHO
+from gralora.checkpoints.quantised import COMPUTED, check_dtype, check_merged, check_replaced
 from gralora.checkpoints.tensor_plan import Addition, Replacement, TensorPlan
 from gralora.checkpoints.tied import Tying, check_targets, settle_head
 from gralora.injection.listing import some
@@ -61,11 +62,13 @@ def make_plan(
 
     Raises:
         OSError: a tensor that an adapter has a copy of cannot be read.
-        TypeError: a weight that is not floating, as a quantised one.
+        TypeError: a quantised weight to merge into or to replace, or a dtype for a quantised model.
         ValueError: an adapter that does not fit the base, or the others.
 
     """
     tensors = base.tensors
+    if dtype is not None:
+        check_dtype(base, dtype)
     tying = Tying.of(base.config, tensors)
     result = MergePlan()
     additions: dict[str, list[Addition]] = {}
@@ -79,7 +82,7 @@ def make_plan(
         for module, layer in adapter.layers.items():
             key = f"{renaming(module)}.weight"
             entry = tensors[key]
-            _check_floating(key, entry)
+            check_merged(key, entry)
             sizes = (layer.out_features, layer.in_features)
             transposed = is_transposed(module, sizes, entry.shape, base.config, layout)
             addition = Addition(place, module, layer, weight, transposed)
@@ -107,14 +110,6 @@ def _renaming(adapter: StoredAdapter, tensors: Mapping[str, Entry]) -> Renaming:
         return tensors[key].shape in (sizes, sizes[::-1])
 
     return find_renaming(adapter.layers.keys(), tensors.keys(), fits)
-
-
-def _check_floating(key: str, entry: Entry) -> None:
-    if not entry.dtype.is_floating_point:
-        raise TypeError(
-            f"{WHO}: weights to merge into must be floating, got {some([key])} with {entry.dtype} "
-            "(merge into the model as it was before it was quantised)"
-        )
 
 
 def _check_apart(
@@ -148,6 +143,7 @@ def _check_replacement(key: str, entry: Entry, change: Replacement, *, alone: bo
             f"got {list(change.value.shape)} (a model whose vocabulary was resized has to be "
             "merged in memory, with gralora.merge_and_unload)"
         )
+    check_replaced(key, entry)
     floating = entry.dtype.is_floating_point and change.value.is_floating_point()
     if not floating and not (alone and change.weight == 1 and entry.dtype == change.value.dtype):
         raise TypeError(
@@ -186,9 +182,9 @@ def _add(
 
 
 def _usual_dtype(tensors: Mapping[str, Entry]) -> torch.dtype:
-    """The floating dtype that most bytes of the base have."""
+    """The dtype to compute in that most bytes of the base have."""
     sizes: dict[torch.dtype, int] = {torch.float32: 0}
     for entry in tensors.values():
-        if entry.dtype.is_floating_point:
+        if entry.dtype in COMPUTED:
             sizes[entry.dtype] = sizes.get(entry.dtype, 0) + entry.end - entry.start
     return max(sizes, key=lambda dtype: sizes[dtype])

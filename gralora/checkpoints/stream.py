@@ -19,11 +19,11 @@ from gralora.checkpoints.arithmetic import compute
 from gralora.checkpoints.folder import Shard
 from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.tensor_plan import TensorPlan
-from gralora.storage.checked_file import DTYPES, Entry, open_regular
+from gralora.storage.checked_file import MODEL_DTYPES, Entry, open_regular
 from gralora.storage.tensor_file import bytes_of
 
 CHUNK = 8 << 20
-_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_NAMES = {dtype: name for name, dtype in MODEL_DTYPES.items()}
 
 Advance = Callable[[int], None]
 

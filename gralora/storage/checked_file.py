@@ -42,6 +42,20 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+# In models besides, most of them quantised ones: bytes to be copied. What packs several numbers
+# into a byte (F4, F6) is left out, since shape and dtype do not tell its bytes.
+MODEL_DTYPES: Mapping[str, torch.dtype] = {
+    **DTYPES,
+    "U64": torch.uint64,
+    "U32": torch.uint32,
+    "U16": torch.uint16,
+    "C64": torch.complex64,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+}
 
 
 @dataclass(frozen=True)
@@ -101,12 +115,15 @@ def read_json(path: Path) -> dict[str, Any]:
     return _parse_object(blob, str(path))
 
 
-def read_header(file: BinaryIO, path: Path) -> Header:
+def read_header(
+    file: BinaryIO, path: Path, *, dtypes: Mapping[str, torch.dtype] = DTYPES
+) -> Header:
     """Read and check the header of a safetensors file; the tensors themselves stay unread.
 
     Args:
         file: open for reading, at any position.
         path: named in errors.
+        dtypes: that tensors may have, by their names in the format.
 
     Raises:
         ValueError: the file is truncated, or its header is not what the format asks for.
@@ -131,7 +148,9 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     for text in (*content, *metadata, *metadata.values()):
         _check_text(path, text)
     start = 8 + length
-    tensors = {name: _check_entry(path, name, entry, start) for name, entry in content.items()}
+    tensors = {
+        name: _check_entry(path, name, entry, start, dtypes) for name, entry in content.items()
+    }
     return Header(_check_coverage(path, tensors, start, size), metadata)
 
 
@@ -192,23 +211,25 @@ def _check_text(path: Path, text: str) -> None:
         _refuse(path, f"must have names and metadata of whole characters, got {text!r:.200}")
 
 
-def _check_entry(path: Path, name: str, entry: object, start: int) -> Entry:
+def _check_entry(
+    path: Path, name: str, entry: object, start: int, dtypes: Mapping[str, torch.dtype]
+) -> Entry:
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         _refuse(
             path, f"must give dtype, shape and data_offsets of {name!r:.200}, got {entry!r:.200}"
         )
     dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
-    if not isinstance(dtype, str) or dtype not in DTYPES:
+    if not isinstance(dtype, str) or dtype not in dtypes:
         _refuse(
             path,
             f"has an unsupported dtype for {name!r:.200}, got {dtype!r:.50} "
-            f"(supported: {', '.join(DTYPES)})",
+            f"(supported: {', '.join(dtypes)})",
         )
     if not _are_sizes(shape) or len(shape) > _MAX_DIMENSIONS:
         _refuse(path, f"must give {name!r:.200} a shape of sizes, got {shape!r:.200}")
     if not _are_sizes(offsets) or len(offsets) != 2:
         _refuse(path, f"must give {name!r:.200} two data_offsets, got {offsets!r:.200}")
-    wanted = math.prod(shape) * DTYPES[dtype].itemsize
+    wanted = math.prod(shape) * dtypes[dtype].itemsize
     if offsets[1] - offsets[0] != wanted:
         _refuse(
             path,
@@ -219,7 +240,7 @@ def _check_entry(path: Path, name: str, entry: object, start: int) -> Entry:
         _refuse(
             path, f"must give {name!r:.200} sizes of a product below 2^60, 0 aside, got {shape}"
         )
-    return Entry(DTYPES[dtype], tuple(shape), start + offsets[0], start + offsets[1])
+    return Entry(dtypes[dtype], tuple(shape), start + offsets[0], start + offsets[1])
 
 
 def _are_sizes(values: object) -> bool:

@@ -5,8 +5,9 @@
 namespace gralora::aten {
 namespace {
 
-// Up to so many, an adapter's kernels take less time than their launches.
-constexpr int64_t kShortCall = 1024;
+// Up to so many tokens, what the base product brings into the cache does not push out what the sums
+// over tokens read.
+constexpr int64_t kShortCall = 512;
 
 /// dB and dlora_B, which need dy and what was saved.
 TokenSums sum_outputs(AdapterGradients& gradients, const AdapterMask& mask, const Adapter& adapter,
@@ -57,7 +58,7 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
                                   const at::Tensor& dy_rows, const OptionalTensor& x,
                                   const OptionalTensor& H, const OptionalTensor& lora_H,
                                   const OptionalTensor& rng_state, double scaling, double dropout_p,
-                                  AdapterMask mask, const Steps& steps) {
+                                  AdapterMask mask, AddBase add_base, const Steps& steps) {
   mask.dA &= adapter.has_grid();
   mask.dB &= adapter.has_grid();
   mask.dlora_A &= adapter.has_plain();
@@ -81,14 +82,17 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
     if (!mask.dx) return;
     gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
     expand_input(gradients.dx, latents, factors, input, input_sums, steps);
+    // At once, while the cache has what was written.
+    add_base(gradients.dx);
   };
   const auto sum = [&] {
     for (const size_t of_input : {0, 2}) sums[of_input] = input_sums[of_input];
     steps.sum_over_tokens(sums, input);
     input_sums = {};
   };
-  // dx first with few tokens: the sums that need G may go along with it. The factors' gradients
-  // first with many: what the projection has read of dy last is still in the cache.
+  // dx first with few tokens: the sums that need G may go along with it, or begin while the base
+  // product ends. The sums first with many: what the projection has read of dy last is still in the
+  // cache.
   if (dy_rows.size(0) <= kShortCall) {
     expand();
     sum();

@@ -69,12 +69,10 @@ ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
   const at::Tensor dy_rows = as_rows(dy, shape.M.expect_int());
   const AdapterGradients adapted = adapter_backward(
       "linear_backward", adapter, shape, dy_rows, x, H, lora_H, rng_state, scaling, dropout_p,
-      {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, steps);
+      {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B},
+      [&](at::Tensor& dx) { dx.addmm_(dy_rows, weight); }, steps);
   at::Tensor dx, dweight, dbias;
-  if (wants_dx) {
-    dx =
-        at::Tensor(adapted.dx).addmm_(dy_rows, weight).view(with_width(dy.sizes(), weight.size(1)));
-  }
+  if (wants_dx) dx = adapted.dx.view(with_width(dy.sizes(), weight.size(1)));
   if (wants_dweight) dweight = at::mm(dy_rows.t(), as_rows(*x, weight.size(1)));
   if (wants_dbias) dbias = dy_rows.sum(0);
   return {dx, dweight, dbias, adapted.dA, adapted.dB, adapted.dlora_A, adapted.dlora_B};

@@ -10,6 +10,11 @@ constexpr int64_t kAlignment = 16;
 constexpr int64_t kMostColumns = size_of(ProjectTile::k64x32).columns;
 constexpr int64_t kFewLatents = 1 << 16;
 
+// Measured on an H100, in layers 1024 and 4096 wide: bringing the sums of a split width together
+// costs more than it saves with more tokens, and with a narrower block.
+constexpr int64_t kMostSplitTokens = 128;
+constexpr int64_t kLeastSplitWidth = 512;
+
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
 
 /// Whether three quarters of the multiprocessors get a block.
@@ -25,7 +30,8 @@ struct Tiling {
   int splits;
 };
 
-/// As many CTAs share a tile as it takes to give most multiprocessors one, or as find work.
+/// As many CTAs share a tile as it takes to give most multiprocessors one, or as find work; one
+/// alone where the walk is short.
 Tiling split_width(const ProjectProblem& problem, ProjectTile tile) {
   const int64_t steps = (problem.width + size_of(tile).depth - 1) / size_of(tile).depth;
   const auto is_useful = [&](int splits) {
@@ -33,6 +39,7 @@ Tiling split_width(const ProjectProblem& problem, ProjectTile tile) {
     return splits <= problem.chip.cluster && split_steps * (splits - 1) < steps;
   };
   int splits = 1;
+  if (problem.T > kMostSplitTokens || problem.width < kLeastSplitWidth) return {tile, splits};
   while (!fills_chip(problem, tile, splits) && is_useful(splits * 2)) splits *= 2;
   return {tile, splits};
 }

@@ -22,7 +22,7 @@ def _count(profiler: profile) -> int:
 @pytest.mark.cuda_kernels
 @pytest.mark.parametrize("factor_dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
 @pytest.mark.parametrize("dropout_p", [0.0, 0.1], ids=["", "dropout"])
-@pytest.mark.parametrize("T", [1, 16, 64, 512])
+@pytest.mark.parametrize("T", [1, 16, 64])
 def test_two_launches_forward_and_two_backward(
     T: int, dropout_p: float, factor_dtype: torch.dtype, cuda: torch.device
 ) -> None:
@@ -32,8 +32,8 @@ def test_two_launches_forward_and_two_backward(
 
     def forward() -> torch.Tensor:
         return torch.ops.gralora.linear(
-            operands.x, operands.weight, None, operands.A, operands.B, scaling=0.5,
-            dropout_p=dropout_p,
+            operands.x, operands.weight, None, operands.A, operands.B, None, None,
+            scaling=0.5, dropout_p=dropout_p,
         )  # fmt: skip
 
     for tensor in (operands.x, operands.A, operands.B):

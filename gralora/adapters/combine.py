@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from gralora.adapters.concatenation import concatenate
 from gralora.adapters.destination import check_out
 from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
 from gralora.adapters.sums import Part, relative_error
 from gralora.adapters.truncation import truncate
+from gralora.adapters.words import by
 from gralora.adapters.write import write_adapter
 from gralora.injection.listing import some
 from gralora.nn.spec import AdapterSpec
@@ -51,11 +53,14 @@ def combine(
     rank: int | None = None,
     k: int | tuple[int, int] | None = None,
     overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Combined:
     """Write one adapter whose ΔW is ``Σ weights[a] * ΔW_a``.
 
     Without `rank`, the ranks of each block are put side by side: exact, and the result's r and
-    hybrid_r are the sums of the parts'. That needs equal grids. With `rank`, each block becomes the
+    hybrid_r are the sums of the parts'. That needs equal grids. Where all layers have one square
+    grid, those with a smaller sum than others are filled up with zeros, since PEFT's format has one
+    r for all; training does not move these. With `rank`, each block becomes the
     best approximation of sub-rank ``rank / k_in`` (Eckart and Young), a plain part included, by a
     decomposition of the block's factors; one that has no more ranks than that loses nothing, and
     zeros fill up the others, so that the result has a model's rank.
@@ -71,6 +76,7 @@ def combine(
             takes the finest of their grids per axis.
         overwrite: replace the adapter that `out` holds, which may be one of `adapters`; never in
             the folder of a model.
+        progress: called with the number of layers done and that of all.
 
     Returns:
         The result's ranks and errors.
@@ -99,15 +105,14 @@ def combine(
     _check_whole_values(stored)
     parts = _parts(stored, factors)
     dropout = _agreed([adapter.config.dropout for adapter in stored], 0.0)
-    if rank is None:
-        layers = _concatenated(parts, dropout)
-    else:
-        grid = (k, k) if isinstance(k, int) else k
-        layers = {
-            name: truncate(name, part, rank=rank, grid=grid, dropout=dropout, who=WHO)
-            for name, part in parts.items()
-        }
-    errors = {name: relative_error(part, layers[name]) for name, part in parts.items()}
+    grid = (k, k) if isinstance(k, int) else k
+    make = partial(truncate, rank=rank, grid=grid) if rank is not None else _concatenation(parts)
+    layers, errors = {}, {}
+    for done, (name, part) in enumerate(parts.items(), 1):
+        layers[name] = make(name, part, dropout=dropout, who=WHO)
+        errors[name] = relative_error(part, layers[name])
+        if progress is not None:
+            progress(done, len(parts))
     write_adapter(
         folder,
         layers,
@@ -155,20 +160,28 @@ def _parts(stored: Sequence[StoredAdapter], weights: Sequence[float]) -> dict[st
         if len(set(shapes)) > 1:
             raise ValueError(
                 f"{WHO}: the adapters must be of one base model, got {name} of shapes "
-                f"{', '.join(f'{m} x {n}' for m, n in shapes)}"
+                f"{', '.join(by(*shape) for shape in shapes)}"
             )
     return parts
 
 
-def _concatenated(parts: Mapping[str, Sequence[Part]], dropout: float) -> dict[str, StoredLayer]:
+def _concatenation(parts: Mapping[str, Sequence[Part]]) -> Callable[..., StoredLayer]:
+    """What puts ranks side by side, such that PEFT can load the result where it can be helped."""
+    ranks = {name: sum(layer.spec.r for _, layer in part) for name, part in parts.items()}
+    grids = {(layer.spec.k_out, layer.spec.k_in) for part in parts.values() for _, layer in part}
+    if len(grids) == 1 and all(k_out == k_in for k_out, k_in in grids):
+        ranks = dict.fromkeys(ranks, max(ranks.values()))
     hybrid_r = max(sum(layer.spec.hybrid_r for _, layer in part) for part in parts.values())
     scales = {layer.spec.scaling for part in parts.values() for _, layer in part}
     # One scale for all layers, so that PEFT can load them; the one they had, if they had one.
     scaling = (scales.pop() if len(scales) == 1 else 1.0) or 1.0
-    return {
-        name: concatenate(name, part, scaling=scaling, hybrid_r=hybrid_r, dropout=dropout, who=WHO)
-        for name, part in parts.items()
-    }
+
+    def make(name: str, part: Sequence[Part], **settings: Any) -> StoredLayer:
+        return concatenate(
+            name, part, r=ranks[name], scaling=scaling, hybrid_r=hybrid_r, **settings
+        )
+
+    return make
 
 
 def _base(stored: Sequence[StoredAdapter]) -> str | None:

@@ -10,12 +10,20 @@ from torch import Tensor
 from gralora.adapters.stored import StoredLayer
 from gralora.adapters.sums import Part
 from gralora.adapters.windows import scaled
+from gralora.adapters.words import by
 from gralora.nn.spec import make_spec
 from gralora.storage.scale import bake
 
 
 def concatenate(
-    name: str, parts: Sequence[Part], *, scaling: float, hybrid_r: int, dropout: float, who: str
+    name: str,
+    parts: Sequence[Part],
+    *,
+    r: int,
+    scaling: float,
+    hybrid_r: int,
+    dropout: float,
+    who: str,
 ) -> StoredLayer:
     """The layer whose blocks hold the ranks of all parts.
 
@@ -24,8 +32,9 @@ def concatenate(
     Args:
         name: of the layer, for errors.
         parts: at least one, of one shape.
+        r: of the result, a multiple of ``k_in``; ranks beyond those of the parts are zero.
         scaling: of the result.
-        hybrid_r: of the result; ranks beyond those of the parts are zero.
+        hybrid_r: of the result, likewise.
         dropout: of the result.
         who: opens errors.
 
@@ -37,7 +46,7 @@ def concatenate(
     if len(grids) > 1:
         raise ValueError(
             f"{who}: ranks can be put side by side in equal grids only, got "
-            f"{', '.join(f'{k_out} x {k_in}' for k_out, k_in in sorted(grids))} for {name} "
+            f"{', '.join(by(*grid) for grid in sorted(grids))} for {name} "
             "(give a rank to approximate the sum in one grid)"
         )
     ((k_out, k_in),) = grids
@@ -52,8 +61,10 @@ def concatenate(
         if layer.lora_A is not None and layer.lora_B is not None:
             plain_A.append(layer.lora_A)
             plain_B.append(scaled(layer.lora_B, factor))
+    more = r // k_in - sum(layer.spec.s for _, layer in parts)
+    granular_A.append(granular_A[0].new_zeros(k_in, n, k_out, more))
+    granular_B.append(granular_B[0].new_zeros(k_out, k_in, more, m))
     A, B = torch.cat(granular_A, 3).flatten(2), torch.cat(granular_B, 2).flatten(1, 2)
-    r = B.shape[1]
     spec = make_spec(
         in_features,
         out_features,

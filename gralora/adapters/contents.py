@@ -117,7 +117,7 @@ def _sort_other(
         trained = config.bias != "none" and rest == "bias"
         (contents.biases if trained else contents.frozen)[f"{module}.{rest}"] = key
         return
-    if any(saved.of(owner) for owner in _owners(path)):
+    if any(saved.of(owner) for owner in owners(path)):
         contents.saved[path] = key
     elif config.bias == "all" and "bias" in path.rpartition(".")[2]:
         contents.biases[path] = key
@@ -128,7 +128,7 @@ def _sort_other(
         _refuse_key(key)
 
 
-def _owners(path: str) -> Iterator[str]:
+def owners(path: str) -> Iterator[str]:
     """Names of the modules that a tensor lies in, the innermost first."""
     while path := path.rpartition(".")[0]:
         yield path

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from gralora.adapters.destination import check_out
+from gralora.adapters.kinds import LORA_TYPE, other_ways, with_other_ways
 from gralora.adapters.stored import StoredAdapter, read_adapter
 from gralora.adapters.write import why_not_peft, write_adapter
 from gralora.nn.spec import AdapterSpec
-from gralora.storage.config_values import WHO as READER
-from gralora.storage.pair import open_pair
+from gralora.storage.pair import in_folder, open_pair
 from gralora.storage.stored_config import EXTENDED_TYPE, PEFT_TYPE
 
 WHO = "convert"
@@ -39,7 +39,11 @@ class Converted:
 
 
 def convert(
-    adapter: str | os.PathLike[str], out: str | os.PathLike[str], *, overwrite: bool = False
+    adapter: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
     """Write an adapter of the authors' fork in PEFT's format, number by number.
 
@@ -52,6 +56,7 @@ def convert(
         adapter: its folder.
         out: another folder, absent or empty.
         overwrite: replace the adapter that `out` holds; never in the folder of a model.
+        progress: called with the number of steps done and that of all: reading, writing.
 
     Raises:
         OSError: files cannot be read or written; `out` holds files.
@@ -66,7 +71,9 @@ def convert(
     if folder.exists() and folder.samefile(source):
         raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
     check_out(folder, overwrite=overwrite, who=WHO)
+    advance = progress or (lambda done, of: None)
     stored = read_adapter(source)
+    advance(1, 2)
     write_adapter(
         folder,
         stored.layers,
@@ -77,6 +84,7 @@ def convert(
         base_model_name_or_path=stored.config.base_model_name_or_path,
         task_type=stored.config.task_type,
     )
+    advance(2, 2)
     spec = next(iter(stored.layers.values())).spec
     return Converted(folder, spec.r + spec.hybrid_r, spec, len(stored.layers))
 
@@ -86,9 +94,7 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         with open_pair(folder) as pair:
             return pair.content
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise type(error)(f"{WHO}: {str(error).removeprefix(f'{READER}: ')}") from None
+        raise with_other_ways(in_folder(error, folder, who=WHO), folder) from None
 
 
 def _refuse(folder: Path, content: Mapping[str, Any]) -> NoReturn:
@@ -101,8 +107,8 @@ def _refuse(folder: Path, content: Mapping[str, Any]) -> NoReturn:
             f"since {_reason(read_adapter(folder))}; gralora.load_adapter loads it, and "
             "gralora export-lora writes it as a LoRA that PEFT loads"
         )
-    elif kind == "LORA":
-        why = f"{folder} is a LoRA; gralora import-lora writes it as a GraLoRA adapter"
+    elif kind == LORA_TYPE:
+        why = f"{folder} is a LoRA; {other_ways(folder)}"
     else:
         why = f"peft_type of {folder} is {kind!r:.50}"
     raise ValueError(

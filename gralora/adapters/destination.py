@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from gralora.injection.listing import some
@@ -44,3 +46,22 @@ def check_out(out: str | os.PathLike[str], *, overwrite: bool, who: str) -> Path
         rule += ", or hold an adapter and no model"
     hint = " (overwrite replaces the adapter there)" if replaceable else ""
     raise FileExistsError(f"{who}: {rule}, got {folder} with {some(found)}{hint}")
+
+
+@contextlib.contextmanager
+def made(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; where the block fails, the empty ones go again.
+
+    Raises:
+        OSError: it cannot be made.
+
+    """
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):
+            for path in new:
+                path.rmdir()
+        raise

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from gralora.adapters.contents import BASE_LAYER
-from gralora.adapters.destination import check_out
+from gralora.adapters.destination import check_out, made
 from gralora.adapters.lora_names import check_lengths, write_pattern, write_targets
 from gralora.adapters.room import check_room
 from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
@@ -57,9 +57,11 @@ class LoraExport:
 def export_lora(
     adapter: str | os.PathLike[str] | StoredAdapter,
     out: str | os.PathLike[str],
+    adapter_name: str = "default",
     *,
     dtype: torch.dtype | None = None,
     overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> LoraExport:
     """Write the LoRA whose ΔW is an adapter's, without any decomposition.
 
@@ -73,10 +75,13 @@ def export_lora(
         adapter: its folder, or what :func:`read_adapter` gave.
         out: the LoRA's folder, absent or empty; a killed process leaves the earlier LoRA of that
             folder or the new one.
+        adapter_name: PEFT saves the adapter "default" in the folder itself, and one of another name
+            in a folder of that name within it.
         dtype: of both factors. None keeps each factor's own, so that every number is the adapter's,
             but for lora_B in float32 where the dtype has 16 bits and does not hold the scaled
             numbers exactly.
         overwrite: replace the LoRA or adapter that `out` holds; never in the folder of a model.
+        progress: called with the number of layers done and that of all.
 
     Returns:
         Ranks, and what a server needs to know.
@@ -91,7 +96,7 @@ def export_lora(
     """
     if dtype is not None and not dtype.is_floating_point:
         raise TypeError(f"{WHO}: dtype must be floating, got {dtype}")
-    stored = adapter if isinstance(adapter, StoredAdapter) else read_adapter(adapter)
+    stored = _opened(adapter, adapter_name)
     folder = Path(out)
     if folder.exists() and folder.samefile(stored.directory):
         raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
@@ -100,11 +105,13 @@ def export_lora(
     check_room(_memory(stored, dtype), "the LoRA", who=WHO)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for name, layer in stored.layers.items():
+    for done, (name, layer) in enumerate(stored.layers.items(), 1):
         lora_A, lora_B = _factors(name, layer, dtype)
         ranks[name] = lora_A.shape[0]
         tensors[f"{PREFIX}{name}.lora_A.weight"] = lora_A
         tensors[f"{PREFIX}{name}.lora_B.weight"] = lora_B
+        if progress is not None:
+            progress(done, len(stored.layers))
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
     for name, value in stored.biases.items():
         module, _, attribute = name.rpartition(".")
@@ -112,11 +119,21 @@ def export_lora(
         tensors[PREFIX + module + inner + attribute] = value
     for name, value in stored.saved.items():
         tensors[PREFIX + name] = value
-    folder.mkdir(parents=True, exist_ok=True)
-    write_pair(folder, _config(stored, ranks), tensors, {})
+    with made(folder):
+        write_pair(folder, _config(stored, ranks), tensors, {})
     return LoraExport(
         folder, ranks, tuple(dtypes), _max_lora_rank(ranks), _obstacles(stored, ranks)
     )
+
+
+def _opened(adapter: str | os.PathLike[str] | StoredAdapter, adapter_name: str) -> StoredAdapter:
+    if isinstance(adapter, StoredAdapter):
+        return adapter
+    if adapter_name == "default":
+        return read_adapter(adapter)
+    if Path(adapter_name).name != adapter_name:
+        raise ValueError(f"{WHO}: adapter_name must be the name of a folder, got {adapter_name!r}")
+    return read_adapter(Path(adapter) / adapter_name)
 
 
 def _memory(stored: StoredAdapter, dtype: torch.dtype | None) -> int:

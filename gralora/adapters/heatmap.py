@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from gralora.adapters.destination import made
 from gralora.adapters.heatmap_layout import Layout, arrange
 from gralora.adapters.inspection import AdapterReport, LayerReport
+from gralora.adapters.words import by
 from gralora.injection.listing import shown
+from gralora.storage.atomic import replace_files
 
 _TILE_INCHES = (1.05, 0.36)
 _GAP = 0.06
@@ -39,7 +43,7 @@ def check_plot(path: str | os.PathLike[str]) -> None:
     folder = next(parent for parent in target.absolute().parents if parent.exists())
     if not folder.is_dir():
         raise NotADirectoryError(f"save_heatmap: path must lie in a folder, got the file {folder}")
-    if not os.access(target if target.exists() else folder, os.W_OK):
+    if not os.access(folder, os.W_OK):
         raise PermissionError(f"save_heatmap: path must be one that can be written, got {path}")
 
 
@@ -85,20 +89,26 @@ def save_heatmap(report: AdapterReport, path: str | os.PathLike[str]) -> Path:
     scale.ax.tick_params(labelsize=8)
     scale.outline.set_visible(False)
     figure.suptitle(shown(_title(report)), fontsize=11, x=0.01, ha="left", parse_math=False)
-    target = Path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    picture = io.BytesIO()
     # Without the version of matplotlib in it the file changes only with the adapter.
-    figure.savefig(target, dpi=110, format="png", metadata={"Software": None})
+    figure.savefig(picture, dpi=110, format="png", metadata={"Software": None})
+    target = Path(path)
+    with made(target.parent):
+        replace_files(target.parent, [(target.name, lambda file: _write(file, picture))])
     return target
+
+
+def _write(file: BinaryIO, picture: io.BytesIO) -> None:
+    file.write(picture.getbuffer())
 
 
 def _title(report: AdapterReport) -> str:
     base = f" on {report.base_model}" if report.base_model else ""
     grids = sorted({(layer.spec.k_out, layer.spec.k_in) for layer in report.layers.values()})
-    shown = ", ".join(f"{k_out} x {k_in}" for k_out, k_in in grids[:3])
+    first = ", ".join(by(*grid) for grid in grids[:3])
     more = ", …" if len(grids) > 3 else ""
     return (
-        f"{report.directory.name}{base}: {len(report.layers)} layers, grid {shown}{more}, "
+        f"{report.directory.name}{base}: {len(report.layers)} layers, grid {first}{more}, "
         f"{report.parameters:,} parameters"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,7 @@ def import_lora(
     *,
     k: int | tuple[int, int],
     overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
 ) -> LoraImport:
     """Write a LoRA of rank r as an adapter with a ``k x k`` grid of rank ``k*r``.
 
@@ -63,6 +64,7 @@ def import_lora(
         out: the adapter's folder, absent or empty.
         k: blocks per axis, or ``(k_out, k_in)``.
         overwrite: replace the adapter that `out` holds; never in the folder of a model.
+        progress: called with the number of layers done and that of all.
 
     Raises:
         OSError: files cannot be read or written; `out` holds files.
@@ -79,10 +81,11 @@ def import_lora(
     if folder.exists() and folder.samefile(stored.directory):
         raise ValueError(f"{WHO}: out must be another folder than the LoRA's, got {folder}")
     check_out(folder, overwrite=overwrite, who=WHO)
-    layers = {
-        name: _as_granular(name, layer, k, stored.config.dropout)
-        for name, layer in stored.layers.items()
-    }
+    layers = {}
+    for done, (name, layer) in enumerate(stored.layers.items(), 1):
+        layers[name] = _as_granular(name, layer, k, stored.config.dropout)
+        if progress is not None:
+            progress(done, len(stored.layers))
     write_adapter(
         folder,
         layers,

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gralora.adapters.kinds import LORA_TYPE
 from gralora.adapters.lora_names import PatternReader
 from gralora.config import Bias
 from gralora.storage import config_values as values
+from gralora.storage.config_values import WHO as READER
 from gralora.storage.config_values import refuse, take
 
 WHO = "import_lora"
-PEFT_TYPE = "LORA"
 
 # Each of these makes another function of the same two factors, or needs more than them.
 _VARIANTS = {
@@ -35,7 +36,7 @@ _VARIANTS = {
     "velora_config": "VeLoRA changes how its activations are kept",
 }
 # Ways to start that leave the base model as it is.
-_STARTS = (True, False, None, "gaussian", "eva", "orthogonal", "mini")
+_STARTS = ("gaussian", "eva", "mica", "orthogonal")
 _KNOWN = frozenset(
     {
         "alpha_pattern", "auto_mapping", "base_model_name_or_path", "bias", "ensure_weight_tying",
@@ -98,8 +99,8 @@ def parse_lora_config(content: Mapping[str, Any]) -> LoraConfig:
 
     """
     kind = content.get("peft_type")
-    if kind != PEFT_TYPE:
-        raise ValueError(f"{WHO}: peft_type must be {PEFT_TYPE!r}, got {kind!r:.50}")
+    if kind != LORA_TYPE:
+        raise ValueError(f"{READER}: peft_type must be {LORA_TYPE!r}, got {kind!r:.50}")
     _check_variant(content)
     strange = sorted(name for name, value in content.items() if name not in _KNOWN and value)
     if strange:
@@ -125,11 +126,13 @@ def parse_lora_config(content: Mapping[str, Any]) -> LoraConfig:
 def _check_variant(content: Mapping[str, Any]) -> None:
     for field, why in _VARIANTS.items():
         if content.get(field):
-            raise ValueError(f"{WHO}: the adapter must be plain LoRA, got {field} ({why})")
+            raise ValueError(f"{READER}: the adapter must be plain LoRA, got {field} ({why})")
     start = content.get("init_lora_weights")
-    if start not in _STARTS:
+    # PEFT does not mind the case of some of them.
+    named = isinstance(start, str) and start.lower() in _STARTS
+    if not named and start not in (True, False, None):
         raise ValueError(
-            f"{WHO}: the LoRA must belong to the base model as it is, got init_lora_weights="
+            f"{READER}: the LoRA must belong to the base model as it is, got init_lora_weights="
             f"{start!r:.50}, which replaced the base weights (PEFT's save_pretrained with "
             "path_initial_model_for_weight_conversion gives the difference to the original ones)"
         )
@@ -140,7 +143,7 @@ def _pattern(content: Mapping[str, Any], field: str, check: Any) -> PatternReade
     if not isinstance(found, dict):
         refuse(field, found, "an object of layers' names")
     checked = {key: check(f"{field}[{key!r:.200}]", value) for key, value in found.items()}
-    return PatternReader(checked, field=field, who=WHO)
+    return PatternReader(checked, field=field, who=READER)
 
 
 def _bias(field: str, value: Any) -> Bias:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from torch import Tensor
 
+from gralora.adapters.contents import BASE_LAYER, owners
+from gralora.adapters.kinds import LORA_TYPE, with_other_ways
 from gralora.adapters.lora_config import WHO, LoraConfig, parse_lora_config
 from gralora.adapters.lora_names import check_lengths
 from gralora.config import GraLoRAConfig
@@ -17,13 +19,12 @@ from gralora.injection import names
 from gralora.injection.listing import some
 from gralora.storage.checked_file import Entry
 from gralora.storage.config_values import WHO as READER
-from gralora.storage.pair import open_pair
+from gralora.storage.pair import in_folder, open_pair
 from gralora.storage.resolution import check_keys
 from gralora.storage.tensor_file import read_tensors
 from gralora.storage.tensor_names import PREFIX
 
 _FACTORS = {".lora_A.weight": "lora_A", ".lora_B.weight": "lora_B"}
-_BASE_LAYER = ".base_layer."
 
 
 @dataclass(frozen=True)
@@ -91,9 +92,8 @@ def read_lora(directory: str | os.PathLike[str]) -> StoredLora:
                 _check_layer(config, name, factors, pair.header.tensors)
             tensors = read_tensors(pair.file, pair.header)
     except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise
-        raise type(error)(f"{WHO}: {folder}: {_without_name(str(error))}") from None
+        refusal = in_folder(error, folder, who=WHO)
+        raise with_other_ways(refusal, folder, wanted=LORA_TYPE) from None
     if keys.frozen:
         warnings.warn(
             f"{WHO}: copies of the base model's own weights are left out: {some(keys.frozen)}",
@@ -113,10 +113,6 @@ def read_lora(directory: str | os.PathLike[str]) -> StoredLora:
     )
 
 
-def _without_name(text: str) -> str:
-    return text.removeprefix(f"{READER}: ").removeprefix(f"{WHO}: ")
-
-
 def _sort(config: LoraConfig, entries: Mapping[str, Entry]) -> _Keys:
     """Say what each tensor of the file is.
 
@@ -125,7 +121,7 @@ def _sort(config: LoraConfig, entries: Mapping[str, Entry]) -> _Keys:
 
     """
     check_keys(entries)
-    check_lengths(entries, who=WHO)
+    check_lengths(entries, who=READER)
     keys = _Keys({}, {}, {}, [])
     saved = names.saved_entries(
         GraLoRAConfig(modules_to_save=config.modules_to_save, task_type=config.task_type)
@@ -133,13 +129,13 @@ def _sort(config: LoraConfig, entries: Mapping[str, Entry]) -> _Keys:
     for key in entries:
         path = key.removeprefix(PREFIX)
         suffix = next((end for end in _FACTORS if path.endswith(end) and path != end), None)
-        module, marker, rest = path.partition(_BASE_LAYER)
+        module, marker, rest = path.partition(BASE_LAYER)
         if suffix is not None:
             found = keys.factors.setdefault(path.removesuffix(suffix), {})
             found[_FACTORS[suffix]] = key
         elif marker and rest == "bias" and config.bias != "none":
             keys.biases[f"{module}.bias"] = key
-        elif any(saved.of(owner) for owner in _owners(path)):
+        elif any(saved.of(owner) for owner in owners(path)):
             keys.saved[path] = key
         elif config.bias == "all" and "bias" in path.rpartition(".")[2]:
             keys.biases[path] = key
@@ -147,18 +143,12 @@ def _sort(config: LoraConfig, entries: Mapping[str, Entry]) -> _Keys:
             keys.frozen.append(key)
         else:
             raise ValueError(
-                f"{WHO}: each tensor must be lora_A or lora_B of a linear layer, a trained bias or "
-                f"part of a module to save, got {key!r:.300}"
+                f"{READER}: each tensor must be lora_A or lora_B of a linear layer, a trained bias "
+                f"or part of a module to save, got {key!r:.300}"
             )
     if not keys.factors:
-        raise ValueError(f"{WHO}: the file must hold factors of a LoRA, got {some(entries)}")
+        raise ValueError(f"{READER}: the file must hold factors of a LoRA, got {some(entries)}")
     return keys
-
-
-def _owners(path: str) -> Iterator[str]:
-    """Names of the modules that a tensor lies in, the innermost first."""
-    while path := path.rpartition(".")[0]:
-        yield path
 
 
 def _check_layer(
@@ -166,7 +156,7 @@ def _check_layer(
 ) -> None:
     if len(factors) != len(_FACTORS):
         raise ValueError(
-            f"{WHO}: {name} must have lora_A and lora_B, got only {', '.join(factors)}"
+            f"{READER}: {name} must have lora_A and lora_B, got only {', '.join(factors)}"
         )
     rank = config.rank(name)
     shapes = {factor: entries[key].shape for factor, key in factors.items()}
@@ -174,13 +164,13 @@ def _check_layer(
         shape, entry = shapes[factor], entries[factors[factor]]
         if len(shape) != 2:
             raise ValueError(
-                f"{WHO}: {factors[factor]} must have two sizes, got {list(shape)} (convolutions "
+                f"{READER}: {factors[factor]} must have two sizes, got {list(shape)} (convolutions "
                 "have more, and are no linear layers)"
             )
         if shape[axis] != rank or 0 in shape:
             raise ValueError(
-                f"{WHO}: {factor} of {name} must have the config's rank {rank} at axis {axis} and "
-                f"no size 0, got {list(shape)}"
+                f"{READER}: {factor} of {name} must have the config's rank {rank} at axis {axis} "
+                f"and no size 0, got {list(shape)}"
             )
         if not entry.dtype.is_floating_point:
-            raise ValueError(f"{WHO}: {factors[factor]} must be floating, got {entry.dtype}")
+            raise ValueError(f"{READER}: {factors[factor]} must be floating, got {entry.dtype}")

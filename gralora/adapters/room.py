@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from gralora.adapters.words import size
+
 # Less is there, or the process would not have come so far; asking takes time.
 _ALWAYS = 2**28
 
@@ -31,8 +33,8 @@ def check_room(needed: int, what: str, *, who: str) -> None:
     free = free_memory()
     if free is not None and needed > free:
         raise MemoryError(
-            f"{who}: {what} must fit into memory, got {needed / 1e9:.1f} GB for {free / 1e9:.1f} "
-            "GB that are free (the size grows with k*r)"
+            f"{who}: {what} must fit into memory, got {size(needed)} for {size(free)} that "
+            "are free (the size grows with k*r)"
         )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gralora import functional
 from gralora.adapters.contents import Contents, sort_tensors
+from gralora.adapters.kinds import with_other_ways
 from gralora.injection.listing import some
 from gralora.nn.spec import AdapterSpec
 from gralora.storage.pair import in_folder, open_pair
@@ -126,7 +127,7 @@ def read_adapter(directory: str | os.PathLike[str], *, safe: bool = False) -> St
             contents = sort_tensors(config, pair.header.tensors)
             tensors = read_tensors(pair.file, pair.header)
     except (OSError, ValueError, TypeError) as error:
-        raise in_folder(error, folder, who=WHO) from None
+        raise with_other_ways(in_folder(error, folder, who=WHO), folder) from None
     if safe:
         _check_finite(folder, tensors)
     return _assemble(folder, config, contents, tensors)

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from gralora.adapters.contents import BASE_LAYER, FACTOR_SUFFIXES, sort_tensors
+from gralora.adapters.destination import made
 from gralora.adapters.stored import StoredLayer
 from gralora.config import Bias, GraLoRAConfig
 from gralora.injection.record import AdapterRecord
@@ -104,9 +105,9 @@ def write_adapter(
             f'"{EXTENDED_TYPE}", which gralora.load_adapter reads',
             stacklevel=2,
         )
-    folder.mkdir(parents=True, exist_ok=True)
     notes = remember_alpha(AdapterRecord(GraLoRAConfig(), specs, (), ()))
-    write_pair(folder, content, tensors, notes)
+    with made(folder):
+        write_pair(folder, content, tensors, notes)
 
 
 def _checked_specs(layers: Mapping[str, StoredLayer]) -> dict[str, AdapterSpec]:
@@ -186,4 +187,4 @@ def _check_readable(content: Mapping[str, Any], tensors: Mapping[str, Tensor]) -
     try:
         sort_tensors(parse_config(content), entries)
     except (TypeError, ValueError) as error:
-        raise type(error)(str(error).replace(READER, WHO, 1)) from None
+        raise type(error)(f"{WHO}: {str(error).removeprefix(f'{READER}: ')}") from None

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import click
 
-import gralora
 from gralora.cli.bench import bench
 from gralora.cli.combine import combine
 from gralora.cli.convert import convert
@@ -19,7 +18,7 @@ from gralora.cli.merge import merge
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(gralora.__version__, prog_name="gralora")
+@click.version_option(package_name="gralora", prog_name="gralora")
 def main() -> None:
     """Granular low-rank adapters for PyTorch."""
 

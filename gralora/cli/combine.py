@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import Blocks, examples, literal, overwrite_option, parse_blocks, plural
+from gralora.cli.options import (
+    Blocks,
+    emit,
+    examples,
+    json_option,
+    literal,
+    overwrite_option,
+    parse_blocks,
+    plural,
+)
+from gralora.cli.progress import counted
 from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
@@ -34,6 +44,7 @@ def _parse_weights(
         "gralora combine maths code both --weights 0.7,0.3",
         "gralora combine maths code both --weights 1,-0.5 --rank 64 --k 4",
     ),
+    short_help="Sum adapters, with weights, into one.",
 )
 @click.argument(
     "adapters", nargs=-1, required=True, metavar="ADAPTER...", type=click.Path(path_type=Path)
@@ -55,8 +66,8 @@ def _parse_weights(
     help="With --rank: blocks per axis of the result, or K_OUT,K_IN.",
 )
 @overwrite_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
-@shell_errors("combine")
+@json_option
+@shell_errors("combine", writes="out")
 def combine(
     adapters: tuple[Path, ...],
     out: Path,
@@ -74,11 +85,18 @@ def combine(
     """
     from gralora.adapters.combine import combine as run
 
-    result = run(adapters, out, weights=weights, rank=rank, k=k, overwrite=overwrite)
+    with counted("layers") as progress:
+        result = run(
+            adapters,
+            out,
+            weights=weights,
+            rank=rank,
+            k=k,
+            overwrite=overwrite,
+            progress=progress,
+        )
     if as_json:
-        import json
-
-        click.echo(json.dumps(_report(result), indent=2))
+        emit(_report(result))
     else:
         _print(result)
 
@@ -108,13 +126,14 @@ def _print(result: Combined) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from gralora.adapters import words
+
     table = Table()
     for column in ("layer", "r", "k", "relative error"):
         table.add_column(column, justify="left" if column == "layer" else "right")
     for name, spec in result.specs.items():
-        rank = f"{spec.r} + {spec.hybrid_r}" if spec.hybrid_r else str(spec.r)
-        grid = str(spec.k_in) if spec.k_in == spec.k_out else f"{spec.k_out} x {spec.k_in}"
-        table.add_row(literal(name), rank, grid, f"{result.errors[name]:.2g}")
+        error = f"{result.errors[name]:.2g}"
+        table.add_row(literal(name), words.rank(spec), words.grid(spec), error)
     Console(stderr=True).print(table)
     worst = max(result.errors, key=result.errors.__getitem__)
     click.echo(

@@ -7,18 +7,21 @@ from pathlib import Path
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import examples, overwrite_option, plural
+from gralora.cli.options import emit, examples, json_option, overwrite_option, plural
+from gralora.cli.progress import counted
 from gralora.injection.listing import shown
 
 
 @click.command(
-    "convert", epilog=examples("gralora convert fork-adapter adapter", "gralora convert a b --json")
+    "convert",
+    epilog=examples("gralora convert fork-adapter adapter", "gralora convert a b --json"),
+    short_help="Rewrite an adapter of the authors' fork for PEFT.",
 )
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @overwrite_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
-@shell_errors("convert")
+@json_option
+@shell_errors("convert", writes="out")
 def convert(adapter: Path, out: Path, overwrite: bool, as_json: bool) -> None:
     """Write an adapter of the GraLoRA authors' fork of PEFT to OUT in PEFT's own format.
 
@@ -27,11 +30,10 @@ def convert(adapter: Path, out: Path, overwrite: bool, as_json: bool) -> None:
     """
     from gralora.adapters.convert import convert as run
 
-    result = run(adapter, out, overwrite=overwrite)
+    with counted("steps") as progress:
+        result = run(adapter, out, overwrite=overwrite, progress=progress)
     spec = result.spec
     if as_json:
-        import json
-
         report = {
             "directory": str(result.directory),
             "layers": result.layers,
@@ -41,7 +43,7 @@ def convert(adapter: Path, out: Path, overwrite: bool, as_json: bool) -> None:
             "k": spec.k_in,
             "alpha": spec.alpha,
         }
-        click.echo(json.dumps(report, indent=2))
+        emit(report)
         return
     click.echo(
         f"{shown(str(result.directory))}: {plural(result.layers, 'layer')}, "

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 import re
 import warnings
 from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 import click
 
+from gralora.cli.wording import in_options
 from gralora.injection.listing import shown
 
 P = ParamSpec("P")
@@ -37,34 +41,42 @@ class CommandError(click.ClickException):
 
 
 def shell_errors(
-    command: str, *, interrupted: str | Callable[[], str] = "nothing was written"
+    command: str, *, writes: str | None = None, interrupted: str = "nothing was written"
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Decorate a command's function, below its click decorators.
+    """Decorate a command's function, below its click decorators; it may use the operators.
 
-    OSError, TypeError, ValueError, RuntimeError and MemoryError become one line and exit code 1,
-    Ctrl-C one line and 130; warnings are printed as lines, too. Faults of the product itself keep
-    their traceback.
+    OSError, TypeError, ValueError, RuntimeError, MemoryError and what an import has to say become
+    one line and exit code 1, Ctrl-C one line and 130; warnings are printed as lines, too. Faults of
+    the product itself keep their traceback.
 
     Args:
         command: its name, which opens each line.
-        interrupted: what Ctrl-C leaves on disk; a function is asked when it happens.
+        writes: the parameter that holds the path of what it writes, all of it at once.
+        interrupted: what to say of the disk after Ctrl-C where nothing was written there yet.
 
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         @functools.wraps(function)
         def run(*args: P.args, **kwargs: P.kwargs) -> R:
+            target = kwargs.get(writes) if writes else None
+            before = _state(target)
             with warnings.catch_warnings():
                 warnings.showwarning = _as_line(command)
                 try:
+                    import_module("gralora._api")
                     return function(*args, **kwargs)
                 except (OSError, TypeError, ValueError, RuntimeError, MemoryError) as error:
                     if isinstance(error, (click.exceptions.Exit, click.Abort)):
                         raise
                     raise CommandError(command, _one_line(error, command)) from None
+                except ImportError as error:
+                    if isinstance(error, ModuleNotFoundError):
+                        raise
+                    raise CommandError(command, _one_line(error, command)) from None
                 except KeyboardInterrupt:
-                    left = interrupted if isinstance(interrupted, str) else interrupted()
-                    click.echo(f"gralora {command}: interrupted; {left}", err=True)
+                    left = interrupted if _state(target) == before else f"{target} is complete"
+                    click.echo(f"gralora {command}: interrupted; {shown(left)}", err=True)
                     raise click.exceptions.Exit(INTERRUPTED) from None
 
         return run
@@ -72,11 +84,26 @@ def shell_errors(
     return decorate
 
 
+def _state(path: object) -> object:
+    """What tells a file, or the files of a folder, from those that replace them."""
+    if not isinstance(path, Path):
+        return None
+    try:
+        if path.is_dir():
+            entries = [entry for entry in os.scandir(path) if not entry.name.startswith(".")]
+            found = [(entry.name, entry.stat()) for entry in entries]
+        else:
+            found = [("", path.stat())]
+    except OSError:
+        return []
+    return sorted((name, stat.st_ino, stat.st_mtime_ns) for name, stat in found)
+
+
 def _one_line(error: BaseException | str, command: str) -> str:
     # The function of the library that refused is not what was typed, or was said already.
     function = rf"[a-z]+(_[a-z0-9]+)+|{re.escape(command.replace('-', '_'))}"
     text = re.sub(rf"^({function}): ", "", " ".join(str(error).split()))
-    return shown(text) or type(error).__name__
+    return shown(in_options(text)) or type(error).__name__
 
 
 def _as_line(command: str) -> Callable[..., None]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import examples, overwrite_option, plural
+from gralora.cli.options import dtypes, emit, examples, json_option, overwrite_option, plural
+from gralora.cli.progress import counted
 from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
@@ -22,17 +23,18 @@ if TYPE_CHECKING:
         "gralora export-lora adapter lora --dtype bfloat16",
         "vllm serve MODEL --enable-lora --max-lora-rank 64 --lora-modules mine=lora",
     ),
+    short_help="Write an adapter as plain LoRA, exactly.",
 )
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--dtype",
-    type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
+    type=dtypes,
     help="Round the factors to this dtype. Without it every number is kept exactly.",
 )
 @overwrite_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
-@shell_errors("export-lora")
+@json_option
+@shell_errors("export-lora", writes="out")
 def export_lora(
     adapter: Path, out: Path, dtype: str | None, overwrite: bool, as_json: bool
 ) -> None:
@@ -46,11 +48,10 @@ def export_lora(
     from gralora.adapters.export_lora import export_lora as export
 
     wanted = None if dtype is None else getattr(torch, dtype)
-    result = export(adapter, out, dtype=wanted, overwrite=overwrite)
+    with counted("layers") as progress:
+        result = export(adapter, out, dtype=wanted, overwrite=overwrite, progress=progress)
     if as_json:
-        import json
-
-        click.echo(json.dumps(_report(result), indent=2))
+        emit(_report(result))
     else:
         _print(result)
 

@@ -7,7 +7,16 @@ from pathlib import Path
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import Blocks, examples, overwrite_option, parse_blocks, plural
+from gralora.cli.options import (
+    Blocks,
+    emit,
+    examples,
+    json_option,
+    overwrite_option,
+    parse_blocks,
+    plural,
+)
+from gralora.cli.progress import counted
 from gralora.injection.listing import shown
 
 
@@ -17,6 +26,7 @@ from gralora.injection.listing import shown
         "gralora import-lora lora adapter --k 4",
         "gralora import-lora lora adapter --k 2,4",
     ),
+    short_help="Write a LoRA as a GraLoRA adapter, exactly.",
 )
 @click.argument("lora", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
@@ -28,8 +38,8 @@ from gralora.injection.listing import shown
     help="Blocks per axis, or K_OUT,K_IN for a rectangle.",
 )
 @overwrite_option
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
-@shell_errors("import-lora")
+@json_option
+@shell_errors("import-lora", writes="out")
 def import_lora(lora: Path, out: Path, k: Blocks, overwrite: bool, as_json: bool) -> None:
     """Write a LoRA of PEFT to OUT as a GraLoRA adapter that computes the same.
 
@@ -38,11 +48,10 @@ def import_lora(lora: Path, out: Path, k: Blocks, overwrite: bool, as_json: bool
     """
     from gralora.adapters.import_lora import import_lora as run
 
-    result = run(lora, out, k=k, overwrite=overwrite)
+    with counted("layers") as progress:
+        result = run(lora, out, k=k, overwrite=overwrite, progress=progress)
     pairs = sorted({(result.ranks[name], spec.r) for name, spec in result.specs.items()})
     if as_json:
-        import json
-
         report = {
             "directory": str(result.directory),
             "layers": {
@@ -56,7 +65,7 @@ def import_lora(lora: Path, out: Path, k: Blocks, overwrite: bool, as_json: bool
                 for name, spec in result.specs.items()
             },
         }
-        click.echo(json.dumps(report, indent=2))
+        emit(report)
         return
     ranks = ", ".join(f"LoRA rank {rank} as rank {r}" for rank, r in pairs)
     click.echo(f"{shown(str(result.directory))}: {plural(len(result.specs), 'layer')}, {ranks}")

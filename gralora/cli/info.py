@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
-from gralora.cli.options import examples
+from gralora.cli.errors import shell_errors
+from gralora.cli.options import emit, examples, json_option
 
 
 @click.command(
@@ -19,7 +17,7 @@ from gralora.cli.options import examples
         "gralora info --explain 8192 4096 4096 64 4 bf16",
     )
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
+@json_option
 @click.option(
     "--explain",
     "shape",
@@ -31,6 +29,7 @@ from gralora.cli.options import examples
 )
 @click.option("--bias", is_flag=True, help="With --explain: the layer has a bias.")
 @click.option("--dropout", is_flag=True, help="With --explain: dropout acts.")
+@shell_errors("info")
 def info(
     as_json: bool, shape: tuple[int, int, int, int, int, str] | None, bias: bool, dropout: bool
 ) -> None:
@@ -42,7 +41,7 @@ def info(
         return
     facts = collect()
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        emit(facts)
     else:
         _print_info(facts)
 
@@ -57,8 +56,11 @@ def _explain(
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="--explain") from error
     if as_json:
-        click.echo(json.dumps(steps, indent=2))
+        emit(steps)
         return
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(title="T {} N {} M {} r {} k {} {}".format(*shape), title_justify="left")
     for column in ("step", "path", "reason"):
         table.add_column(column)
@@ -68,6 +70,9 @@ def _explain(
 
 
 def _print_info(facts: dict[str, Any]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     table = Table(show_header=False, title=f"gralora {facts['version']}", title_justify="left")
     table.add_row("torch", f"{facts['torch']} (built for {facts['torch_built']})")
     if facts["cuda_built"]:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from gralora.cli.errors import CommandError, shell_errors
-from gralora.cli.options import examples, literal, plural
+from gralora.cli.errors import shell_errors
+from gralora.cli.options import emit, examples, json_option, plural
+from gralora.cli.progress import counted
 from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
     from gralora.adapters.inspection import AdapterReport, LayerReport
-
-# Of tables that go into a file or a pipe, which have no width of their own.
-_WIDTH = 140
 
 
 @click.command(
@@ -27,6 +24,7 @@ _WIDTH = 140
         "gralora inspect adapter --json > adapter.json",
         "gralora inspect adapter --plot blocks.png",
     ),
+    short_help="Show ranks, norms and blocks of an adapter.",
 )
 @click.argument("adapter", type=click.Path(path_type=Path))
 @click.option(
@@ -35,8 +33,8 @@ _WIDTH = 140
     metavar="FILE.png",
     help="Also draw the norm of each block of each layer (needs matplotlib).",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
-@shell_errors("inspect")
+@json_option
+@shell_errors("inspect", writes="plot")
 def inspect(adapter: Path, plot: Path | None, as_json: bool) -> None:
     """Show what ADAPTER consists of, and what its training has made of each layer.
 
@@ -47,10 +45,7 @@ def inspect(adapter: Path, plot: Path | None, as_json: bool) -> None:
     if plot is not None:
         from gralora.adapters.heatmap import check_plot
 
-        try:
-            check_plot(plot)
-        except ImportError as error:
-            raise CommandError("inspect", str(error)) from None
+        check_plot(plot)
     report = _measure(adapter)
     if plot is not None:
         from gralora.adapters.heatmap import save_heatmap
@@ -58,53 +53,24 @@ def inspect(adapter: Path, plot: Path | None, as_json: bool) -> None:
         written = save_heatmap(report, plot)
         click.echo(f"plot written to {shown(str(written))}", err=True)
     if as_json:
-        import json
-
-        click.echo(json.dumps(_as_json(report), indent=2))
+        emit(_as_json(report))
     else:
         _print(report)
 
 
 def _measure(adapter: Path) -> AdapterReport:
-    from rich.console import Console
-    from rich.progress import Progress
-
     from gralora.adapters.inspection import inspect_adapter
 
-    console = Console(stderr=True)
-    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("layers")
-
-        def advance(done: int, of: int) -> None:
-            bar.update(task, completed=done, total=of)
-
-        return inspect_adapter(adapter, progress=advance)
+    with counted("layers") as progress:
+        return inspect_adapter(adapter, progress=progress)
 
 
 def _print(report: AdapterReport) -> None:
     from rich.console import Console
-    from rich.table import Table
 
-    table = Table(title=literal(_headline(report), "table.title"), title_justify="left")
-    table.add_column("layer", overflow="fold")
-    for column in ("M x N", "k", "r", "parameters", "‖ΔW‖", "blocks max/min"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for column in ("rank at most", "entropy", "99% energy"):
-        table.add_column(column, justify="right")
-    for name, layer in report.layers.items():
-        table.add_row(
-            literal(name),
-            f"{layer.out_features} x {layer.in_features}",
-            _grid(layer),
-            f"{layer.spec.r} + {layer.spec.hybrid_r}" if layer.spec.hybrid_r else str(layer.spec.r),
-            f"{layer.parameters:,}",
-            f"{layer.norm:.4g}",
-            f"{layer.spread:.3g}",
-            str(layer.largest_rank),
-            f"{layer.entropy_rank:.1f}",
-            str(layer.energy_rank),
-        )
-    Console(width=None if sys.stdout.isatty() else _WIDTH).print(table)
+    from gralora.cli.layer_table import print_layers
+
+    print_layers(report, _headline(report), Console())
 
 
 def _headline(report: AdapterReport) -> str:
@@ -118,11 +84,6 @@ def _headline(report: AdapterReport) -> str:
         f"{report.directory}{base}: {plural(len(report.layers), 'layer')}, "
         f"{report.parameters:,} parameters{others}, ‖ΔW‖ {report.norm:.4g}"
     )
-
-
-def _grid(layer: LayerReport) -> str:
-    k_out, k_in = layer.spec.k_out, layer.spec.k_in
-    return str(k_in) if k_in == k_out else f"{k_out} x {k_in}"
 
 
 def _as_json(report: AdapterReport) -> dict[str, Any]:

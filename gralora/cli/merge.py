@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import examples, literal
+from gralora.cli.options import dtypes, emit, examples, json_option, literal
+from gralora.cli.progress import merging
 
 if TYPE_CHECKING:
-    from gralora.checkpoints.merge import MergeReport, Progress
+    from gralora.checkpoints.merge import MergeReport
 
 _LEFT = (
     "OUT was not made; shards that were finished are kept beside it, and the same command goes on "
@@ -28,7 +27,8 @@ _LEFT = (
         "gralora merge base-model adapter merged --device cuda --dtype bfloat16",
         "gralora merge base-model style:0.7 facts:0.5 both",
         "gralora merge merged adapter:-1 without --json",
-    )
+    ),
+    short_help="Merge adapters into a model on disk, shard by shard.",
 )
 @click.argument("base", type=click.Path(path_type=Path))
 @click.argument("adapters", metavar="ADAPTER[:WEIGHT]...", nargs=-1, required=True)
@@ -36,7 +36,7 @@ _LEFT = (
 @click.option("--device", default="cpu", show_default=True, help="Where weights are merged.")
 @click.option(
     "--dtype",
-    type=click.Choice(["float64", "float32", "bfloat16", "float16"]),
+    type=dtypes,
     help="Of all floating tensors; without it, each keeps its own.",
 )
 @click.option(
@@ -48,8 +48,8 @@ _LEFT = (
 @click.option(
     "--with-code", is_flag=True, help="Copy Python files too, which are left out otherwise."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for machines.")
-@shell_errors("merge", interrupted=_LEFT)
+@json_option
+@shell_errors("merge", writes="out", interrupted=_LEFT)
 def merge(
     base: Path,
     adapters: tuple[str, ...],
@@ -70,7 +70,7 @@ def merge(
 
     from gralora.checkpoints.merge import merge_checkpoint
 
-    with _bar() as progress:
+    with merging() as progress:
         report = merge_checkpoint(
             base,
             [parse_adapter(text) for text in adapters],
@@ -82,7 +82,7 @@ def merge(
             progress=progress,
         )
     if as_json:
-        click.echo(json.dumps(as_dict(report), indent=2))
+        emit(as_dict(report))
     else:
         _print(report)
 
@@ -115,43 +115,11 @@ def as_dict(report: MergeReport) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def _bar() -> Iterator[Callable[[Progress], None]]:
-    """A progress bar on stderr with bytes and bytes per second."""
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.DownloadColumn(),
-        bars.TransferSpeedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    shown = bars.Progress(*columns, console=Console(stderr=True))
-    task = shown.add_task("", total=None)
-
-    def update(step: Progress) -> None:
-        # Not before everything was checked, since a refusal needs no bar.
-        shown.start()
-        shown.update(
-            task,
-            description=f"shard {step.position} of {step.shards}",
-            completed=step.done,
-            total=step.total,
-        )
-
-    try:
-        yield update
-    finally:
-        # Stopping a bar that never started prints an empty line.
-        if shown.live.is_started:
-            shown.stop()
-
-
 def _print(report: MergeReport) -> None:
     from rich.console import Console
     from rich.table import Table
+
+    from gralora.adapters.words import size
 
     facts = as_dict(report)
     title = literal(f"merged into {report.out}", "table.title")
@@ -167,10 +135,8 @@ def _print(report: MergeReport) -> None:
         table.add_row("output head", "no longer tied to the embedding")
     resumed = f", {report.resumed} of them from an earlier run" if report.resumed else ""
     table.add_row("shards", f"{report.shards}{resumed}")
-    table.add_row(
-        "read",
-        f"{report.bytes / 1e9:.2f} GB in {report.seconds:.1f} s ({facts['gb_per_s']:.2f} GB/s)",
-    )
+    rate = size(round(report.bytes / max(report.seconds, 1e-9)))
+    table.add_row("read", f"{size(report.bytes)} in {report.seconds:.2f} s ({rate}/s)")
     table.add_row("copied", literal(", ".join(report.copied) or "nothing"))
     console = Console(stderr=True)
     console.print(table)

@@ -13,9 +13,20 @@ if TYPE_CHECKING:
 
 Blocks = int | tuple[int, int]
 
+dtypes = click.Choice(["float64", "float32", "bfloat16", "float16"])
+json_option = click.option(
+    "--json", "as_json", is_flag=True, help="Print one JSON object for machines."
+)
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace the adapter in OUT; a model there is never touched."
 )
+
+
+def emit(report: object) -> None:
+    """Print what ``--json`` asks for."""
+    import json
+
+    click.echo(json.dumps(report, indent=2))
 
 
 def parse_blocks(

@@ -59,4 +59,21 @@ def test_plot_without_matplotlib_is_an_error(monkeypatch):
 def test_help_lists_the_suites():
     result = invoke("--help")
     assert result.exit_code == 0
-    assert "{layer,kernels,show}" in result.stdout
+    assert "Usage: gralora bench {layer|kernels|show} [OPTIONS]" in result.stdout
+    for suite in ("layer    one", "kernels  each", "show     print"):
+        assert f"\n  {suite}" in result.stdout
+
+
+def test_help_shows_examples():
+    assert "  gralora bench show layer.json\n" in invoke("--help").stdout
+
+
+def test_suite_has_help_of_its_own():
+    result = invoke("layer", "--help")
+    assert result.exit_code == 0
+    assert "usage: gralora bench layer" in result.stdout
+
+
+@pytest.mark.parametrize("arguments", [[], ["weather"]], ids=["nothing", "no suite"])
+def test_wrong_usage_is_exit_code_2(arguments):
+    assert invoke(*arguments).exit_code == 2

@@ -83,7 +83,7 @@ def test_forgotten_out_does_not_cost_an_adapter(tmp_path: Path) -> None:
     before = (tmp_path / "code" / "adapter_model.safetensors").read_bytes()
     result = _run(tmp_path / "maths", tmp_path / "code")
     assert result.exit_code == 1
-    assert "out must be absent or an empty folder, got" in result.stderr
+    assert "OUT must be absent or an empty folder, got" in result.stderr
     assert (tmp_path / "code" / "adapter_model.safetensors").read_bytes() == before
 
 

@@ -74,7 +74,7 @@ def test_overwrite_replaces_what_was_written_before(tmp_path: Path) -> None:
         for more in ([], [], ["--overwrite"])
     ]
     assert [run.exit_code for run in runs] == [0, 1, 0]
-    assert "out must be absent or an empty folder" in runs[1].stderr
+    assert "OUT must be absent or an empty folder" in runs[1].stderr
 
 
 def test_help_has_examples() -> None:

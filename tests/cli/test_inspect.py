@@ -94,7 +94,7 @@ def test_missing_matplotlib_is_one_line(
     monkeypatch.setattr(command, "_measure", pytest.fail)
     result = _run(adapter, "--plot", tmp_path / "a.png")
     assert result.exit_code == 1
-    assert result.stderr.startswith("gralora inspect: save_heatmap: a plot needs matplotlib")
+    assert result.stderr.startswith("gralora inspect: a plot needs matplotlib")
     assert len(result.stderr.splitlines()) == 1
 
 

@@ -1,0 +1,45 @@
+"""Messages of the library in the words of the command line."""
+
+from __future__ import annotations
+
+import re
+
+import click
+
+# What the library calls by other names than an option's own: names within a grid and a rank.
+_ALSO = {"k": ("k_in", "k_out"), "rank": ("r",)}
+# Where a message names a parameter in the midst of a sentence.
+_PHRASES = {
+    "dtype": [(r"must fit dtype\b", "must fit --dtype")],
+    "overwrite": [(r"\(overwrite replaces\b", "(--overwrite replaces")],
+    "rank": [
+        (r"\bmust come with a rank\b", "must come with --rank"),
+        (r"\band no rank\b", "and no --rank"),
+        (r"\(give a rank\b", "(give --rank"),
+    ],
+}
+
+
+def in_options(text: str) -> str:
+    """A message with the names of the running command's options for those of parameters.
+
+    ``"weights must be …, got k=4"`` is ``"--weights must be …, got --k 4"``; an argument gets the
+    name that the command's usage has for it, ``OUT`` for ``out``.
+    """
+    context = click.get_current_context(silent=True)
+    for parameter in context.command.params if context else ():
+        option = _shown(parameter)
+        for name in (parameter.name or "", *_ALSO.get(parameter.name or "", ())):
+            text = re.sub(rf"(^|: ){name}(?= must\b)", rf"\g<1>{option}", text)
+            if isinstance(parameter, click.Option):
+                text = re.sub(rf"\bby {name}(?=,)", f"by {option}", text)
+                text = re.sub(rf'(?<![\w-]){name}=("?)([^\s,;()"]+)\1', rf"{option} \2", text)
+        for pattern, replacement in _PHRASES.get(parameter.name or "", ()):
+            text = re.sub(pattern, replacement, text)
+    return text
+
+
+def _shown(parameter: click.Parameter) -> str:
+    if isinstance(parameter, click.Argument):
+        return (parameter.name or "").upper()
+    return max(parameter.opts, key=len)

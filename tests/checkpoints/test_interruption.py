@@ -70,16 +70,26 @@ def _stopped(inputs: Path, out: Path, shard: int, **settings: Any) -> None:
     assert not out.exists()
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_after_kills_at_random_moments_the_result_is_the_same_to_the_byte(
-    seed: int, inputs: Path, whole: dict[str, bytes], tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    command = [sys.executable, SUPPORT / "checkpoints_killed_merge.py", inputs, out, str(seed)]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+SEEDS = [str(seed) for seed in range(6)]
+
+
+@pytest.fixture(scope="module")
+def killed(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """Merges that were killed again and again: their outputs and how often, by seed."""
+    outs = tmp_path_factory.mktemp("killed")
+    command = [sys.executable, SUPPORT / "checkpoints_killed_merge.py", inputs, outs, *SEEDS]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False)
     assert result.returncode == 0, result.stderr
-    assert json.loads(result.stdout)["kills"] > 0
-    assert contents(out) == whole
+    return outs, json.loads(result.stdout)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_after_kills_at_random_moments_the_result_is_the_same_to_the_byte(
+    seed: str, killed: tuple[Path, dict[str, Any]], whole: dict[str, bytes]
+) -> None:
+    outs, counts = killed
+    assert counts[seed]["kills"] > 0
+    assert contents(outs / seed) == whole
 
 
 @pytest.mark.parametrize("shard", [2, 4, 6])

@@ -1,19 +1,20 @@
-"""Kills a merging process at random moments until one has come to its end.
+"""Kills merging processes at random moments until one has come to its end, once for each seed.
 
-Arguments: folder with ``base`` and ``adapter``, the output, seed. After each kill the output
-must be absent, unless it is complete. Prints as JSON how many processes were killed, how many left
-temporary files, and how many shards the last one found finished.
+Arguments: folder with ``base`` and ``adapter``, folder of the outputs, seeds. After each kill the
+output must be absent, unless it is complete. Prints a JSON object that gives, for each seed, how
+many processes were killed, how many left temporary files, and how many shards the last one found
+finished. The output for a seed is the folder of that name.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import sys
 import time
 from pathlib import Path
+from random import Random
 
 import torch
 
@@ -42,10 +43,13 @@ def _run_once(root: Path, out: Path, report: Path, patience: float) -> bool:
     return out.exists()
 
 
-def main() -> None:
-    root, out, chance = Path(sys.argv[1]), Path(sys.argv[2]), random.Random(int(sys.argv[3]))
-    work, report = out.parent / f".{out.name}.merging", out.parent / "report.txt"
-    report.unlink(missing_ok=True)
+def _try(root: Path, out: Path, seed: int) -> dict[str, int | None]:
+    """Merge for one seed."""
+    work, report, chance = (
+        out.parent / f".{out.name}.merging",
+        out.with_suffix(".txt"),
+        Random(seed),
+    )
     kills, cut_off, patience = 0, 0, 0.01
     while not _run_once(root, out, report, chance.uniform(0, patience)):
         kills += 1
@@ -55,7 +59,12 @@ def main() -> None:
         assert kills < 400
     assert not work.exists()
     resumed = int(report.read_text()) if report.exists() else None
-    print(json.dumps({"kills": kills, "cut off": cut_off, "resumed": resumed}))
+    return {"kills": kills, "cut off": cut_off, "resumed": resumed}
+
+
+def main() -> None:
+    root, outs, seeds = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]
+    print(json.dumps({seed: _try(root, outs / seed, int(seed)) for seed in seeds}))
 
 
 if __name__ == "__main__":

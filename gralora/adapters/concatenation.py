@@ -53,14 +53,15 @@ def concatenate(
     first = parts[0][1]
     in_features, out_features = first.in_features, first.out_features
     n, m = in_features // k_in, out_features // k_out
+    where = f"{who}: {name}"
     granular_A, granular_B, plain_A, plain_B = [], [], [], []
     for weight, layer in parts:
         factor, s = weight * layer.spec.scaling / scaling, layer.spec.s
         granular_A.append(layer.A.reshape(k_in, n, k_out, s))
-        granular_B.append(scaled(layer.B, factor).reshape(k_out, k_in, s, m))
+        granular_B.append(scaled(layer.B, factor, who=where).reshape(k_out, k_in, s, m))
         if layer.lora_A is not None and layer.lora_B is not None:
             plain_A.append(layer.lora_A)
-            plain_B.append(scaled(layer.lora_B, factor))
+            plain_B.append(scaled(layer.lora_B, factor, who=where))
     more = r // k_in - sum(layer.spec.s for _, layer in parts)
     granular_A.append(granular_A[0].new_zeros(k_in, n, k_out, more))
     granular_B.append(granular_B[0].new_zeros(k_out, k_in, more, m))
@@ -74,7 +75,7 @@ def concatenate(
         hybrid_r=hybrid_r,
         dropout=dropout,
         use_rslora=False,
-        who=f"{who}: {name}",
+        who=where,
     )
     if not hybrid_r:
         return StoredLayer(spec, A, B)

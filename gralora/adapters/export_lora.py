@@ -157,7 +157,7 @@ def _factors(name: str, layer: StoredLayer, dtype: torch.dtype | None) -> tuple[
     """``lora_A [rank, N]`` and ``lora_B [M, rank]`` of one layer, the scale in lora_B."""
     left, right = window(layer, range(layer.out_features), range(layer.in_features))
     if dtype is None:
-        return right, scaled(left, layer.spec.scaling)
+        return right, scaled(left, layer.spec.scaling, who=f"{WHO}: {name}")
     lora_B = left.double() * layer.spec.scaling
     rounded = right.to(dtype), lora_B.to(dtype)
     for exact, result in zip((right, lora_B), rounded, strict=True):

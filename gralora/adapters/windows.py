@@ -61,8 +61,13 @@ def blocks(length: int, count: int) -> Iterator[range]:
     return (range(start, start + width) for start in range(0, length, width))
 
 
-def scaled(tensor: Tensor, factor: float) -> Tensor:
+def scaled(tensor: Tensor, factor: float, *, who: str) -> Tensor:
     """``factor * tensor``, in float32 where a 16-bit dtype does not hold the product exactly.
+
+    Args:
+        tensor: a factor of a layer.
+        factor: its scale.
+        who: opens errors: the function that was called, and the layer.
 
     Raises:
         ValueError: a number that was finite is not so any more.
@@ -76,7 +81,7 @@ def scaled(tensor: Tensor, factor: float) -> Tensor:
         rounded = product.float()
     if bool(tensor.isfinite().all()) and not bool(rounded.isfinite().all()):
         raise ValueError(
-            f"gralora.adapters: a scaled factor must stay finite, got a scale of {factor:g} on "
+            f"{who}: a scaled factor must stay finite, got a scale of {factor:g} on "
             f"numbers up to {float(tensor.abs().max()):g}"
         )
     return rounded

@@ -58,6 +58,8 @@ def test_what_16_bits_do_not_hold_becomes_float32(dtype: torch.dtype, factor: fl
 
 
 def test_products_beyond_float32_are_refused() -> None:
-    match = r"^export_lora: up: a scaled factor must stay finite, got a scale of 1e\+30 on numbers up"
+    match = (
+        r"^export_lora: up: a scaled factor must stay finite, got a scale of 1e\+30 on numbers up"
+    )
     with pytest.raises(ValueError, match=match):
         scaled(torch.tensor([1e10]), 1e30, who="export_lora: up")

@@ -17,7 +17,7 @@ from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
 from gralora.adapters.sums import Part, relative_error
 from gralora.adapters.truncation import truncate
 from gralora.adapters.words import by
-from gralora.adapters.write import write_adapter
+from gralora.adapters.write import why_not_peft, write_adapter
 from gralora.injection.listing import some
 from gralora.nn.spec import AdapterSpec
 
@@ -43,6 +43,11 @@ class Combined:
     directory: Path
     specs: Mapping[str, AdapterSpec]
     errors: Mapping[str, float]
+
+    @property
+    def peft_loads(self) -> bool:
+        """Whether the files are PEFT's own format, and not the extension of it."""
+        return why_not_peft(self.specs) is None
 
 
 def combine(

@@ -25,6 +25,11 @@ from gralora.injection.listing import shown
 if TYPE_CHECKING:
     from gralora.adapters.combine import Combined
 
+_FOR_PEFT = (
+    "for an adapter that PEFT loads, give --rank R and --k K, a number each; gralora export-lora "
+    "writes any as a LoRA"
+)
+
 
 def _parse_weights(
     context: click.Context, parameter: click.Parameter, value: str | None
@@ -80,8 +85,9 @@ def combine(
     """Write the weighted sum of adapters to OUT as one adapter.
 
     Adapters of one grid are summed exactly, their ranks side by side. With --rank each block of the
-    sum becomes its best approximation of that rank; that also serves adapters of different
-    grids. The relative error of each layer is measured and printed.
+    sum becomes its best approximation of that rank; that also serves adapters of different grids.
+    PEFT loads the result where all layers have one square grid. The relative error of each layer is
+    measured and printed.
     """
     from gralora.adapters.combine import combine as run
 
@@ -95,6 +101,8 @@ def combine(
             overwrite=overwrite,
             progress=progress,
         )
+    if not result.peft_loads:
+        click.echo(f"gralora combine: {_FOR_PEFT}", err=True)
     if as_json:
         emit(_report(result))
     else:
@@ -104,6 +112,7 @@ def combine(
 def _report(result: Combined) -> dict[str, object]:
     return {
         "directory": str(result.directory),
+        "peft": result.peft_loads,
         "layers": {
             name: {
                 "r": spec.r,

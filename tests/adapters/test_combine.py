@@ -72,6 +72,55 @@ def test_ranks_side_by_side_are_the_exact_sum(case: str, tmp_path: Path) -> None
     assert layer.spec.hybrid_r == sum(shape.get("hybrid_r", 0) for shape in EQUAL_GRIDS[case])
 
 
+PATTERNS: dict[str, list[dict[str, Any]]] = {
+    "other layers": [{"target_modules": ["q_proj"]}, {"target_modules": ["v_proj", "q_proj"]}],
+    "ranks of single layers": [{"rank_pattern": {"v_proj": 4}}, {"rank_pattern": {"q_proj": 12}}],
+    "a hybrid of one layer": [
+        {"target_modules": ["q_proj"], "hybrid_r": 2},
+        {"target_modules": ["v_proj"], "r": 4},
+    ],
+}
+
+
+@pytest.mark.parametrize("case", PATTERNS)
+def test_sums_with_one_square_grid_are_pefts(case: str, tmp_path: Path) -> None:
+    base, total = llama(), {}
+    for number, settings in enumerate(PATTERNS[case]):
+        our_adapter(tmp_path / str(number), **settings)
+        for name, layer in read_adapter(tmp_path / str(number)).layers.items():
+            total[name] = total.get(name, 0) + WEIGHTS[number] * dense(layer)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        result = combine([tmp_path / "0", tmp_path / "1"], tmp_path / "sum", weights=WEIGHTS[:2])
+    assert result.peft_loads
+    assert len({spec.r for spec in result.specs.values()}) == 1
+    loaded = PeftModel.from_pretrained(llama(), tmp_path / "sum").eval()
+    # The reference has no adapter: its weights are the sums.
+    with torch.no_grad():
+        for name, delta in total.items():
+            base.get_submodule(name).weight += delta.float()
+    torch.testing.assert_close(logits(loaded), logits(base), rtol=1e-4, atol=1e-4)
+    assert max(result.errors.values()) < 1e-6
+
+
+def test_ranks_that_a_layer_lacks_are_zeros(tmp_path: Path) -> None:
+    few, many = random_layer(r=4, alpha=4), random_layer(r=12, alpha=12, seed=1)
+    result = combine([_save(tmp_path / "a", few=few, many=many)], tmp_path / "b")
+    assert {spec.r for spec in result.specs.values()} == {12}
+    layer = _layer(tmp_path / "b", "few")
+    torch.testing.assert_close(dense(layer), dense(few), rtol=1e-13, atol=1e-13)
+    assert int((layer.A != 0).sum()) == few.A.numel()
+
+
+@pytest.mark.parametrize("k", [(2, 4), 4], ids=["rectangular", "different"])
+def test_grids_that_peft_lacks_keep_the_rank_of_each_layer(k: Any, tmp_path: Path) -> None:
+    other = random_layer(r=12, k=k) if k == 4 else random_layer(r=4, k=k)
+    first = random_layer(r=8, k=2) if k == 4 else random_layer(r=8, k=k)
+    result = combine([_save(tmp_path / "a", x=first, y=other)], tmp_path / "b")
+    assert not result.peft_loads
+    assert [result.specs[name].r for name in "xy"] == [first.spec.r, other.spec.r]
+
+
 def test_without_weights_each_counts_once(tmp_path: Path) -> None:
     paths, _, _ = _saved(tmp_path, [{}, {}])
     combine(paths, tmp_path / "out")

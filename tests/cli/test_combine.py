@@ -52,11 +52,25 @@ def test_json_has_rank_grid_and_error_of_each_layer(tmp_path: Path) -> None:
     result = _run(
         tmp_path / "a", tmp_path / "b", tmp_path / "c", "--rank", "4", "--k", "2", "--json"
     )
-    layers = json.loads(result.stdout)["layers"]
+    report = json.loads(result.stdout)
+    assert report["peft"] is True
+    layers = report["layers"]
     assert layers.keys() == {"up", "down"}
     error = layers["up"].pop("relative_error")
     assert 0.01 < error < 1
     assert layers["up"] == {"r": 4, "hybrid_r": 0, "k_out": 2, "k_in": 2}
+
+
+def test_result_that_peft_cannot_load_says_how_to_get_one(tmp_path: Path) -> None:
+    _write(tmp_path / "a")
+    options = ("--rank", "4", "--k", "2,4", "--json")
+    result = _run(tmp_path / "a", tmp_path / "b", *options)
+    assert json.loads(result.stdout)["peft"] is False
+    assert "PEFT cannot load this adapter, since its grids are not square" in result.stderr
+    assert "gralora combine: for an adapter that PEFT loads, give --rank R and --k K" in (
+        result.stderr
+    )
+    assert _run(tmp_path / "a", tmp_path / "c").stderr.count("PEFT") == 0
 
 
 def test_error_that_json_has_no_number_for_is_null(tmp_path: Path) -> None:

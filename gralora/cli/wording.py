@@ -6,8 +6,14 @@ import re
 
 import click
 
-# What the library calls by other names than an option's own: names within a grid and a rank.
-_ALSO = {"k": ("k_in", "k_out"), "rank": ("r",)}
+# What the library calls by other names than the command's own.
+_ALSO = {
+    "adapter": ("directory",),
+    "adapters": ("directory",),
+    "k": ("k_in", "k_out"),
+    "lora": ("directory",),
+    "rank": ("r",),
+}
 # Where a message names a parameter in the midst of a sentence.
 _PHRASES = {
     "dtype": [(r"must fit dtype\b", "must fit --dtype")],
@@ -40,6 +46,8 @@ def in_options(text: str) -> str:
 
 
 def _shown(parameter: click.Parameter) -> str:
-    if isinstance(parameter, click.Argument):
-        return (parameter.name or "").upper()
-    return max(parameter.opts, key=len)
+    if isinstance(parameter, click.Option):
+        return max(parameter.opts, key=len)
+    name = (parameter.name or "").upper()
+    found = re.match(r"[A-Z_]+", parameter.metavar or name)
+    return found[0] if found else name

@@ -13,6 +13,7 @@ from loose_layers import random_layer
 from safetensors.torch import load_file, save_file
 
 from gralora.adapters import combine, convert, export_lora, import_lora
+from gralora.adapters.destination import made
 from gralora.adapters.write import write_adapter
 
 Write = Callable[..., Any]
@@ -118,3 +119,31 @@ def test_file_in_the_place_of_the_folder_is_refused(write: Write, tmp_path: Path
     with pytest.raises(NotADirectoryError, match="out must be a folder"):
         write(tmp_path / "out", overwrite=True)
     assert (tmp_path / "out").read_text() == "mine"
+
+
+def _fail_in(folder: Path, path: Path) -> None:
+    """Make a folder, and be interrupted when a file `path` is there."""
+    with made(folder):
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("")
+        raise KeyboardInterrupt
+
+
+def test_failure_takes_away_the_folders_that_were_made(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        _fail_in(tmp_path / "there" / "new" / "out", tmp_path / "elsewhere" / "file")
+    assert list((tmp_path / "there").rglob("*")) == []
+
+
+def test_failure_keeps_a_folder_that_was_there(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    with pytest.raises(KeyboardInterrupt):
+        _fail_in(tmp_path / "there", tmp_path / "elsewhere" / "file")
+    assert (tmp_path / "there").is_dir()
+
+
+def test_failure_keeps_a_folder_that_holds_something(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _fail_in(tmp_path / "new" / "out", tmp_path / "new" / "somebody's")
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["somebody's"]

@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 import torch
 
+import gralora
+
 SOURCE = Path(__file__).parents[2] / "gralora"
 OTHER_TORCH = "1.99.0+cpu"
 
@@ -90,6 +92,47 @@ def test_import_leaves_the_benchmarks_alone(imported):
     assert not [name for name in imported[1]["modules"] if name.startswith("gralora.bench")]
 
 
+@pytest.mark.parametrize("package", ["gralora.adapters", "gralora.checkpoints", "gralora.cli"])
+def test_import_leaves_work_on_files_alone(imported, package):
+    assert package not in imported[1]["modules"]
+
+
+@pytest.mark.parametrize("name", gralora.__all__)
+def test_every_public_name_is_there_and_listed(name):
+    assert getattr(gralora, name) is not None
+    assert name in dir(gralora)
+
+
+def test_late_names_are_the_functions_of_their_modules():
+    from gralora.adapters.export_lora import export_lora
+    from gralora.checkpoints.merge import merge_checkpoint
+
+    assert gralora.export_lora is export_lora
+    assert gralora.merge_checkpoint is merge_checkpoint
+
+
+def test_unknown_name_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="module 'gralora' has no attribute 'exprot_lora'"):
+        _ = gralora.exprot_lora
+
+
+COMMAND = """
+import sys
+sys.argv = ["/usr/bin/gralora", "--help"]
+import gralora
+assert "torch" not in sys.modules
+from gralora import functional, inject
+import gralora.nn, torch
+assert gralora.functional is functional and gralora.inject is inject
+torch.ops.gralora.linear
+"""
+
+
+def test_process_of_the_command_has_everything_when_it_asks(python):
+    result = python("-c", COMMAND)
+    assert result.returncode == 0, result.stderr
+
+
 def test_import_without_a_visible_gpu(python):
     code = "import torch, gralora.nn as nn; nn.GraLoRALinear(4, 4, r=2)(torch.ones(4))"
     result = python("-c", code, env={"CUDA_VISIBLE_DEVICES": ""})
@@ -116,6 +159,16 @@ def mismatch(python, copy_installed) -> str:
 
 def test_torch_mismatch_is_an_import_error(mismatch):
     assert mismatch.startswith("ImportError: ")
+
+
+def test_torch_mismatch_is_one_line_of_a_command(python, copy_installed):
+    build_info = copy_installed() / "_build_info.py"
+    text = build_info.read_text()
+    build_info.write_text(re.sub(r'(TORCH_VERSION\b.*=\s*)"[^"]*"', rf'\1"{OTHER_TORCH}"', text))
+    result = python("-m", "gralora", "info", path=build_info.parents[1])
+    assert result.returncode == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith(f"gralora info: gralora was built for torch 1.99 ({OTHER_TORCH})")
 
 
 def test_torch_mismatch_names_both_versions(mismatch):

@@ -1,0 +1,88 @@
+"""Refusals in the words of the command line: options and arguments, not parameters."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from safetensors.torch import save_file
+
+from gralora.adapters.stored import StoredLayer
+from gralora.adapters.write import write_adapter
+from gralora.cli import main
+from gralora.nn.spec import make_spec
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working directory, with adapters ``a`` of grid 2, ``b`` of grid 4 and a LoRA."""
+    for name, k in (("a", 2), ("b", 4)):
+        spec = make_spec(8, 8, r=4, k=k, alpha=4, hybrid_r=0, dropout=0.0, use_rslora=False)
+        layer = StoredLayer(spec, torch.randn(k, 8 // k, 4), 1e6 * torch.randn(k, 4, 8 // k))
+        write_adapter(tmp_path / name, {"up": layer})
+    (tmp_path / "lora").mkdir()
+    tensors = {f"base_model.model.up.lora_{part}.weight": torch.randn(8, 8) for part in "AB"}
+    save_file(tensors, tmp_path / "lora" / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 8, "lora_alpha": 8, "target_modules": ["up"]}
+    (tmp_path / "lora" / "adapter_config.json").write_text(json.dumps(config))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def _run(*arguments: str) -> Result:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return CliRunner().invoke(main, arguments)
+
+
+CASES = {
+    "weights": (
+        "combine a b out --weights 1",
+        "--weights must be one for each adapter, got 1 for 2",
+    ),
+    "zero weight": (
+        "combine a b out --weights 1,0",
+        "--weights must be finite numbers other than zero",
+    ),
+    "k without rank": ("combine a out --k 2", "--k must come with --rank, got --k 2 and no --rank"),
+    "rank and k": (
+        "combine a out --rank 6 --k 4",
+        "up: --rank must be divisible by --k, got --rank 6, --k 4 (divisors: 1, 2, 3, 6)",
+    ),
+    "k and the layer": (
+        "combine a out --rank 6 --k 3",
+        "up: in_features must be divisible by --k, got in_features=8, --k 3",
+    ),
+    "rank of different grids": ("combine a b out", "for up (give --rank to approximate the sum"),
+    "k of an import": (
+        "import-lora lora out --k 3",
+        "in_features must be divisible by --k, got in_features=8, --k 3",
+    ),
+    "zero k": ("import-lora lora out --k 0", "--k must be at least 1, got --k 0"),
+    "out": ("export-lora a b", "OUT must be absent or an empty folder, got b with"),
+    "overwrite": ("export-lora a b", "(--overwrite replaces the adapter there)"),
+    "dtype": ("export-lora a out --dtype float16", "must fit --dtype, got numbers up to"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refusal_names_what_was_typed(case: str, folder: Path) -> None:
+    command, expected = CASES[case]
+    result = _run(*command.split())
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert expected in line
+    assert not (folder / "out").exists()
+
+
+def test_layout_is_asked_for_as_an_option(folder: Path) -> None:
+    (folder / "base").mkdir()
+    save_file({"up.weight": torch.randn(8, 8)}, folder / "base" / "model.safetensors")
+    result = _run("merge", "base", "a", "out")
+    assert "(pass --layout linear for torch.nn.Linear, [out, in], or --layout conv1d" in (
+        result.stderr
+    )

@@ -131,7 +131,7 @@ def _opened(adapter: str | os.PathLike[str] | StoredAdapter, adapter_name: str) 
         return adapter
     if adapter_name == "default":
         return read_adapter(adapter)
-    if Path(adapter_name).name != adapter_name:
+    if Path(adapter_name).name != adapter_name or adapter_name in ("", ".."):
         raise ValueError(f"{WHO}: adapter_name must be the name of a folder, got {adapter_name!r}")
     return read_adapter(Path(adapter) / adapter_name)
 

@@ -197,6 +197,22 @@ def test_setting_of_biases_goes_where_there_are_none(tmp_path: Path) -> None:
     assert _config(tmp_path / "lora")["bias"] == "none"
 
 
+def test_adapter_of_another_name_lies_in_its_folder(tmp_path: Path) -> None:
+    layer = random_layer()
+    write_adapter(tmp_path / "saved" / "maths", {"x": layer})
+    export_lora(tmp_path / "saved", tmp_path / "lora", "maths")
+    tensors = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    A, B = (tensors[f"base_model.model.x.lora_{part}.weight"] for part in "AB")
+    torch.testing.assert_close(B @ A, dense(layer))
+
+
+@pytest.mark.parametrize("name", ["../maths", "a/b", "..", ""])
+def test_adapter_name_that_leads_elsewhere_is_refused(name: str, tmp_path: Path) -> None:
+    write_adapter(tmp_path / "maths", {"x": random_layer()})
+    with pytest.raises(ValueError, match="adapter_name must be the name of a folder, got"):
+        export_lora(tmp_path / "saved", tmp_path / "lora", name)
+
+
 def test_own_folder_is_refused(tmp_path: Path) -> None:
     our_adapter(tmp_path)
     before = (tmp_path / "adapter_model.safetensors").read_bytes()

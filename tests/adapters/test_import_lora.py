@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
+import typing
 import warnings
 from pathlib import Path
 from typing import Any
@@ -154,6 +156,60 @@ def test_fields_of_variants_are_refused(field: str, tmp_path: Path) -> None:
     edit_config(tmp_path / "lora", **{field: [1]})
     with pytest.raises(ValueError, match=f"the adapter must be plain LoRA, got {field} "):
         import_lora(tmp_path / "lora", tmp_path / "adapter", k=2)
+
+
+# What each way of starting that PEFT names does to the base's weights.
+LEAVES_THE_BASE = {
+    "gaussian": True,
+    "eva": True,
+    "orthogonal": True,
+    "mica": True,
+    "olora": False,
+    "pissa": False,
+    "pissa_niter_[number of iters]": False,
+    "corda": False,
+    "loftq": False,
+}
+# These need data or more settings to start.
+NOT_STARTED_HERE = {"eva", "corda", "loftq"}
+
+
+def _pefts_starts() -> list[str]:
+    (field,) = (f for f in dataclasses.fields(LoraConfig) if f.name == "init_lora_weights")
+    kind = typing.get_type_hints(LoraConfig)[field.name]
+    return [name for part in typing.get_args(kind) for name in typing.get_args(part)]
+
+
+@pytest.mark.parametrize("start", _pefts_starts())
+def test_starts_that_peft_names_are_taken_where_they_leave_the_base(
+    start: str, tmp_path: Path
+) -> None:
+    _lora(tmp_path / "lora")
+    name = start.replace("[number of iters]", "4")
+    edit_config(tmp_path / "lora", init_lora_weights=name)
+    if LEAVES_THE_BASE[start]:
+        import_lora(tmp_path / "lora", tmp_path / "adapter", k=2)
+    else:
+        with pytest.raises(ValueError, match=f"got init_lora_weights='{name}', which replaced"):
+            import_lora(tmp_path / "lora", tmp_path / "adapter", k=2)
+
+
+@pytest.mark.parametrize("start", sorted(set(_pefts_starts()) - NOT_STARTED_HERE))
+def test_starts_do_to_the_base_what_is_said_here(start: str) -> None:
+    base = llama()
+    before = base.get_submodule(Q0).weight.detach().clone()
+    name = start.replace("[number of iters]", "4")
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=name)
+    model = get_peft_model(base, config).base_model.model
+    after = model.get_submodule(Q0).base_layer.weight
+    assert torch.equal(before, after) is LEAVES_THE_BASE[start]
+
+
+@pytest.mark.parametrize("start", ["Gaussian", "MiCA", True, False, None], ids=str)
+def test_starts_are_taken_as_peft_takes_them(start: Any, tmp_path: Path) -> None:
+    _lora(tmp_path / "lora")
+    edit_config(tmp_path / "lora", init_lora_weights=start)
+    import_lora(tmp_path / "lora", tmp_path / "adapter", k=2)
 
 
 def test_config_of_another_method_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,76 @@
+"""Commands that stand in the sentences and tables of documents, and those of shell blocks."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[3]
+DOCUMENTS = (
+    *sorted((ROOT / "docs").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
+    *(ROOT / name / "README.md" for name in ("benchmarks", "csrc", "examples")),
+)
+_BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
+_SHELLS = ("bash", "console")
+# What follows the name in a message of gralora that a page quotes.
+_QUOTED = "was"
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command of a document.
+
+    Attributes:
+        document: its path from the root of the repository.
+        text: as it stands there, on one line.
+        inline: whether it is in no block.
+
+    """
+
+    document: str
+    text: str
+    inline: bool
+
+    @property
+    def words(self) -> list[str]:
+        """What the shell makes of it, without settings of the environment before it."""
+        words = shlex.split(self.text, comments=True)
+        while words and re.match(r"[A-Z_]+=", words[0]):
+            del words[0]
+        return words
+
+    def __str__(self) -> str:
+        return f"{self.document}: {self.text}"
+
+
+def commands(program: str) -> list[Command]:
+    """All commands of a program, each once."""
+    found = (command for path in DOCUMENTS for command in _commands(path))
+    return list(dict.fromkeys(c for c in found if c.words[:1] == [program] and len(c.words) > 1))
+
+
+def _commands(path: Path) -> Iterator[Command]:
+    text, document = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))
+    for kind, code in _BLOCK.findall(text):
+        if kind in _SHELLS:
+            for line in code.replace("\\\n", " ").splitlines():
+                for part in re.split(r" && | \| ", line.strip()):
+                    yield from _command(document, part, inline=False)
+    for span in re.findall(r"`([^`]+)`", _BLOCK.sub("", text)):
+        for part in " ".join(span.split()).split(" && "):
+            yield from _command(document, part, inline=True)
+
+
+def _command(document: str, text: str, *, inline: bool) -> Iterator[Command]:
+    command = Command(document, text, inline)
+    try:
+        words = command.words
+    except ValueError:
+        # A quotation mark without its partner: no command.
+        return
+    if words and words[1:2] != [_QUOTED]:
+        yield command

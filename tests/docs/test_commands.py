@@ -1,0 +1,134 @@
+"""Commands in the sentences and tables of documents: gralora's run, those of others lead somewhere.
+
+Blocks of pages are run by the tests of the pages, those of README.md that `.ci/run` marks by it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shutil
+import tomllib
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from docs_adapters import make_forks, save_ours, save_pefts
+from docs_inline import ROOT, Command, commands
+from docs_models import save_tiny_llama
+
+from gralora.cli import main
+
+# Who reads a document puts names in the place of words in capitals.
+NAMES = {"BASE": "base", "LORA": "lora", "A": "maths", "B": "code", "K": "2", "R": "8"}
+GRALORA = [command for command in commands("gralora") if command.inline]
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with everything that the commands name."""
+    pytest.importorskip("transformers")
+    pytest.importorskip("peft")
+    folder = tmp_path_factory.mktemp("commands")
+    save_tiny_llama(folder / "base")
+    for name in ("adapter", "maths", "code"):
+        save_ours(folder / "base", folder / name, r=8, k=2)
+    save_pefts(folder / "base", folder / "lora", "LoraConfig", r=8)
+    save_pefts(folder / "base", folder / "fork", "GraloraConfig", r=8, gralora_k=2, alpha=8)
+    make_forks(folder / "fork")
+    return folder
+
+
+def _words(command: Command) -> list[str]:
+    adapter = ["fork"] if command.words[1] == "convert" else ["adapter"]
+    names = {**{word: [name] for word, name in NAMES.items()}, "ADAPTER": adapter,
+             "ADAPTER...": ["maths", "code"], "OUT": ["out"]}  # fmt: skip
+    return [name for word in command.words[1:] for name in names.get(word, [word])]
+
+
+@pytest.mark.parametrize("command", GRALORA, ids=str)
+def test_commands_of_gralora_run(
+    command: Command, things: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = shutil.copytree(things, tmp_path / "things")
+    monkeypatch.chdir(folder)
+    words = _words(command)
+    takes_nothing = words[0] == "info"
+    if not takes_nothing and (words[0] == "bench" or all(w.startswith("-") for w in words[1:])):
+        # A name without what it works on: the command, and the options that are named with it.
+        _check_help(words)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0, result.output
+
+
+def _check_help(words: list[str]) -> None:
+    names = [word for word in words if not word.startswith("-")]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        result = CliRunner().invoke(main, [*names, "--help"])
+    assert result.exit_code == 0, result.output
+    assert set(words) - set(names) <= set(re.findall(r"--[\w-]+", result.output))
+
+
+PYTHON = commands("python")
+SCRIPTS = [command for command in PYTHON if command.words[1].endswith(".py")]
+SNIPPETS = [command for command in PYTHON if command.words[1] == "-c"]
+
+
+@pytest.mark.parametrize("command", SCRIPTS, ids=str)
+def test_scripts_and_their_options_are_there(command: Command) -> None:
+    path = ROOT / command.words[1]
+    assert path.is_file()
+    sources = [*path.parent.rglob("*.py"), *(ROOT / "gralora" / "bench").glob("*.py")]
+    text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
+    for option in (word for word in command.words if word.startswith("--")):
+        assert f'"{option}"' in text
+
+
+@pytest.mark.parametrize("command", SNIPPETS, ids=str)
+def test_snippets_run_and_print(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
+    exec(compile(command.words[2], str(command), "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+INSTALLS = [*commands("pip"), *(c for c in commands("uv") if c.words[1] == "pip")]
+
+
+@pytest.mark.parametrize("command", INSTALLS, ids=str)
+def test_extras_and_settings_of_installations_are_there(
+    command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(ROOT / "cmake")
+    from gralora_build.settings import split
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for extras in re.findall(r"\.\[([\w,]+)\]", command.text):
+        assert set(extras.split(",")) <= set(project["optional-dependencies"])
+    settings = re.findall(r"-C (gralora\.\w+)=(\w+)", command.text)
+    assert split(dict(settings))[1] == {}
+    assert ("-C " in command.text) == bool(settings)
+
+
+def _paths() -> Iterator[tuple[Command, str]]:
+    """Files and folders of the repository that commands of other programs take."""
+    for command in commands("cmake"):
+        if "-S" in command.words:
+            yield command, f"{command.words[command.words.index('-S') + 1]}/CMakeLists.txt"
+    for command in (*commands("bash"), *commands("pytest"), *commands("benchmarks/gpu_check.sh")):
+        yield from ((command, word) for word in command.words if "/" in word)
+
+
+@pytest.mark.parametrize(("command", "path"), list(_paths()), ids=str)
+def test_files_that_commands_name_are_there(command: Command, path: str) -> None:
+    assert (ROOT / path).exists()
+
+
+def test_the_documents_have_commands_of_each_kind() -> None:
+    assert len(GRALORA) > 20
+    assert min(map(len, (SCRIPTS, SNIPPETS, INSTALLS, list(_paths())))) > 0

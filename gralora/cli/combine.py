@@ -139,7 +139,13 @@ def _print(result: Combined) -> None:
 
     table = Table()
     for column in ("layer", "r", "k", "relative error"):
-        table.add_column(column, justify="left" if column == "layer" else "right")
+        named = column == "layer"
+        table.add_column(
+            column,
+            justify="left" if named else "right",
+            overflow="fold" if named else "ignore",
+            no_wrap=not named,
+        )
     for name, spec in result.specs.items():
         error = f"{result.errors[name]:.2g}"
         table.add_row(literal(name), words.rank(spec), words.grid(spec), error)

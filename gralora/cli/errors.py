@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
+import signal
+import threading
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
+from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
 import click
@@ -64,7 +68,8 @@ def shell_errors(
             with warnings.catch_warnings():
                 warnings.showwarning = _as_line(command)
                 try:
-                    import_module("gralora._api")
+                    with _interruptible():
+                        import_module("gralora._api")
                     return function(*args, **kwargs)
                 except (OSError, TypeError, ValueError, RuntimeError, MemoryError) as error:
                     if isinstance(error, (click.exceptions.Exit, click.Abort)):
@@ -82,6 +87,35 @@ def shell_errors(
         return run
 
     return decorate
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Raise KeyboardInterrupt at the end where somebody within has swallowed it.
+
+    Packages that torch imports do, and the command would go on as if nobody had pressed Ctrl-C.
+    """
+    pressed = False
+
+    def press(number: int, frame: FrameType | None) -> None:
+        nonlocal pressed
+        pressed = True
+        signal.default_int_handler(number, frame)
+
+    # Only the main thread may ask for signals; who ignores or handles them goes on doing so.
+    if (
+        threading.current_thread() is not threading.main_thread()
+        or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
+    ):
+        yield
+        return
+    signal.signal(signal.SIGINT, press)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _state(path: object) -> object:

@@ -124,6 +124,8 @@ def _print(report: MergeReport) -> None:
     facts = as_dict(report)
     title = literal(f"merged into {report.out}", "table.title")
     table = Table(show_header=False, title=title, title_justify="left")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
     table.add_row("weights merged into", str(report.layers))
     for what in ("replaced", "added"):
         if facts[what]:

@@ -36,10 +36,12 @@ def in_options(text: str) -> str:
     for parameter in context.command.params if context else ():
         option = _shown(parameter)
         for name in (parameter.name or "", *_ALSO.get(parameter.name or "", ())):
-            text = re.sub(rf"(^|: ){name}(?= must\b)", rf"\g<1>{option}", text)
-            if isinstance(parameter, click.Option):
+            # Where the word stands alone, what follows an equals sign is no part of a path.
+            if isinstance(parameter, click.Option) and re.search(rf"(?<!\S){name}(?![^\s,])", text):
+                text = re.sub(rf'(?<=[\s(]){name}=("?)(\w+)\1(?=[\s,;)]|$)', rf"{option} \2", text)
                 text = re.sub(rf"\bby {name}(?=,)", f"by {option}", text)
-                text = re.sub(rf'(?<![\w-]){name}=("?)([^\s,;()"]+)\1', rf"{option} \2", text)
+            # Modules have factors; what is said of an argument is that it has to be something.
+            text = re.sub(rf"(^|: ){name}(?= must (?:be|come|hold|lie)\b)", rf"\g<1>{option}", text)
         for pattern, replacement in _PHRASES.get(parameter.name or "", ()):
             text = re.sub(pattern, replacement, text)
     return text

@@ -102,6 +102,36 @@ def test_nothing_is_left_and_one_line_says_so(case: str, folder: Path) -> None:
     assert _tree(folder) == before
 
 
+SWALLOWED = """
+import os, signal, sys
+from gralora.cli import errors, main
+def imported(name):
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        while True:
+            pass
+    except KeyboardInterrupt:
+        pass
+errors.import_module = imported
+main(sys.argv[1:], prog_name="gralora")
+"""
+
+
+def test_interruption_that_an_import_swallows_is_not_lost(folder: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-P", "-c", SWALLOWED, "combine", "adapter", "out"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert result.returncode == 130
+    assert result.stderr == "gralora combine: interrupted; nothing was written\n"
+    assert not (folder / "out").exists()
+
+
 def test_what_was_written_before_is_said(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

@@ -65,6 +65,10 @@ CASES = {
     "zero k": ("import-lora lora out --k 0", "--k must be at least 1, got --k 0"),
     "out": ("export-lora a b", "OUT must be absent or an empty folder, got b with"),
     "overwrite": ("export-lora a b", "(--overwrite replaces the adapter there)"),
+    "a path with equals signs": (
+        "inspect r=64,k=4/adapter",
+        "ADAPTER must be an existing folder, got r=64,k=4/adapter",
+    ),
     "dtype": ("export-lora a out --dtype float16", "must fit --dtype, got numbers up to"),
 }
 
@@ -77,6 +81,14 @@ def test_refusal_names_what_was_typed(case: str, folder: Path) -> None:
     (line,) = result.stderr.splitlines()
     assert expected in line
     assert not (folder / "out").exists()
+
+
+def test_names_of_modules_stay_as_they_are(folder: Path) -> None:
+    tensors = {"base_model.model.out.gralora_A": torch.ones(2, 4, 4)}
+    save_file(tensors, folder / "a" / "adapter_model.safetensors")
+    path = folder / "a" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "target_modules": ["out"]}))
+    assert ": out must have .gralora_A, .gralora_B" in _run("combine", "a", "b/new").stderr
 
 
 def test_layout_is_asked_for_as_an_option(folder: Path) -> None:

@@ -24,6 +24,7 @@ class Choice(TypedDict):
 class ProjectSelection(Choice):
     tile: tuple[int, int]
     splits: int
+    kernel: str
 
 class ExpandSelection(Choice):
     tile: tuple[int, int]
@@ -31,6 +32,7 @@ class ExpandSelection(Choice):
 class WeightGradientSelection(Choice):
     tile: tuple[int, int]
     splits: int
+    kernel: str
 
 class OutputGradientsSelection(TypedDict):
     together: bool
@@ -69,6 +71,7 @@ def select_project(
     drops: bool = False,
     processors: int = 132,
     cluster: int = 8,
+    sm90: bool = True,
 ) -> ProjectSelection: ...
 def select_expand(
     *,
@@ -90,6 +93,7 @@ def select_weight_gradient(
     drops: bool = False,
     processors: int = 132,
     cluster: int = 8,
+    sm90: bool = True,
 ) -> WeightGradientSelection: ...
 def select_output_gradients(
     *,
@@ -102,6 +106,7 @@ def select_output_gradients(
     aligned: bool = True,
     processors: int = 132,
     cluster: int = 8,
+    sm90: bool = True,
 ) -> OutputGradientsSelection: ...
 def select_input_gradients(
     *,
@@ -115,6 +120,7 @@ def select_input_gradients(
     drops: bool = False,
     processors: int = 132,
     cluster: int = 8,
+    sm90: bool = True,
 ) -> InputGradientsSelection: ...
 def forced_path() -> str | None: ...
 def force_path(name: str | None) -> None: ...

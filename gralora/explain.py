@@ -11,7 +11,7 @@ from gralora.nn.spec import check_int, make_spec
 
 DTYPES = ("bf16", "fp16", "fp32", "fp64")
 _CLUSTER = 8
-_H100 = (132, _CLUSTER)
+_H100 = (132, _CLUSTER, True)
 
 
 class Step(TypedDict):
@@ -32,6 +32,7 @@ def explain(
     processors: int | None = None,
     cluster: int | None = None,
     *,
+    sm90: bool = False,
     bias: bool = False,
     dropout: bool = False,
 ) -> list[Step]:
@@ -50,6 +51,7 @@ def explain(
         processors: multiprocessors of the GPU; None means those of the first GPU, or of an H100.
         cluster: blocks that may form a cluster there, 1 for none; given together with `processors`,
             as the chip is one.
+        sm90: whether kernels of compute capability 9.0a run there; of a chip that is given.
         bias: whether the layer has one.
         dropout: whether the adapter's input goes through dropout.
 
@@ -73,7 +75,7 @@ def explain(
             f"cluster={cluster}"
         )
     if processors is None or cluster is None:
-        processors, cluster = _chip()
+        processors, cluster, sm90 = _chip()
     check_int(who, "processors", processors, 1)
     check_int(who, "cluster", cluster, 1)
     n, m, columns = N // k, M // k, k * s
@@ -92,16 +94,15 @@ def explain(
     pitch = -(-columns // 8) * 8
     H = _C.select_project(
         T=T, width=n, columns=columns, inner=k, outer=k, factor_pitch=pitch, half=half,
-        drops=dropout, processors=processors, cluster=cluster,
+        drops=dropout, processors=processors, cluster=cluster, sm90=sm90,
     )  # fmt: skip
     of_output = _C.select_output_gradients(
         T=T, width=m, columns=columns, inner=k, outer=k, half=half, aligned=m % 8 == 0,
-        processors=processors, cluster=cluster,
+        processors=processors, cluster=cluster, sm90=sm90,
     )  # fmt: skip
     of_input = _C.select_input_gradients(
         T=T, width=n, rank=columns, blocks=k, half=half, aligned=n % 8 == 0,
-        drops=dropout, processors=processors,
-        cluster=cluster,
+        drops=dropout, processors=processors, cluster=cluster, sm90=sm90,
     )  # fmt: skip
     remaining = {
         name: shape
@@ -123,6 +124,7 @@ def explain(
             drops=dropout,
             processors=processors,
             cluster=cluster,
+            sm90=sm90,
         )
     return [
         {"step": step, "path": choice["path"], "reason": choice["reason"]}
@@ -142,8 +144,11 @@ def _pair(step: str, choice: _C.Choice, gradient: str, together: bool) -> dict[s
     }  # fmt: skip
 
 
-def _chip() -> tuple[int, int]:
-    """Multiprocessors of the first GPU and its blocks to a cluster, or those of an H100."""
+def _chip() -> tuple[int, int, bool]:
+    """The first GPU's multiprocessors, blocks to a cluster, and whether it runs kernels of 9.0a.
+
+    Those of an H100 where there is no GPU.
+    """
     if not torch.cuda.is_available():
         return _H100
     properties = torch.cuda.get_device_properties(0)
@@ -151,4 +156,5 @@ def _chip() -> tuple[int, int]:
     code = f"{properties.major}{properties.minor}"
     built = any(name.rstrip("af") == code for name in _C.build_info()["cuda_architectures"])
     has_clusters = built and properties.major >= 9
-    return properties.multi_processor_count, _CLUSTER if has_clusters else 1
+    runs_sm90 = built and code == "90"
+    return properties.multi_processor_count, _CLUSTER if has_clusters else 1, runs_sm90

@@ -8,7 +8,7 @@ from typing import Literal
 
 from gralora import _C
 
-Path = Literal["aten", "sm80"]
+Path = Literal["aten", "sm80", "sm90"]
 
 
 @contextmanager
@@ -20,7 +20,9 @@ def forced(path: Path | None) -> Iterator[None]:
     Args:
         path: ``"aten"`` for products by library calls (rounding, and bringing the blocks of their
             results in order, stay kernels); ``"sm80"`` for the kernels, with an error where they
-            cannot run; None for the faster one of both.
+            cannot run; ``"sm90"`` for those of compute capability 9.0a in the steps that have one
+            (projections and the factors' gradients, without dropout), and the kernels of
+            ``"sm80"`` in the others; None for the fastest of them.
 
     Raises:
         ValueError: another name.

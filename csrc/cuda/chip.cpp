@@ -8,17 +8,20 @@
 
 #include "cuda/launch.h"
 #include "kernels/cluster_size.h"
+#include "kernels/project_sm90.h"
 
 namespace gralora::cuda {
 namespace {
 
-constexpr int kClusters = 64;  // more than there are, so that both numbers fit one
+constexpr int kClusters = 64;  // more than there are, so that all of a chip fits one number
 
 int read_chip(int device) {
   int processors = 0, cluster = 1;
+  bool sm90 = false;
   C10_CUDA_CHECK(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device));
   check_launch("project", find_cluster_size(cluster));
-  return processors * kClusters + cluster;
+  check_launch("project", find_sm90_kernels(sm90));
+  return (processors * kClusters + cluster) * 2 + (sm90 ? 1 : 0);
 }
 
 }  // namespace
@@ -33,7 +36,8 @@ Chip current_chip() {
     chip = read_chip(device);
     if (remembered) known[device].store(chip, std::memory_order_relaxed);
   }
-  return {.processors = chip / kClusters, .cluster = chip % kClusters};
+  return {
+      .processors = chip / 2 / kClusters, .cluster = chip / 2 % kClusters, .sm90 = chip % 2 == 1};
 }
 
 }  // namespace gralora::cuda

@@ -43,6 +43,14 @@ inline bool has_aligned_rows(const at::Tensor& tensor, int64_t axis = -1) {
   return reinterpret_cast<uint64_t>(tensor.const_data_ptr()) % 16 == 0;
 }
 
+/// Whether several places of an axis are one place in memory, as in an expanded tensor.
+inline bool repeats_rows(const at::Tensor& tensor) {
+  for (int64_t d = 0; d < tensor.dim(); ++d) {
+    if (tensor.size(d) > 1 && tensor.stride(d) == 0) return true;
+  }
+  return false;
+}
+
 /// A call's dropout as kernels take it. Keeps alive what the source points to.
 struct DropoutArgument {
   explicit DropoutArgument(const aten::Dropout& dropout) {
@@ -67,8 +75,9 @@ inline bool takes_kernel(const char* step, const Choice& choice) {
     case ForcedPath::kAten:
       return false;
     case ForcedPath::kSm80:
-      TORCH_CHECK(choice.possible, "gralora: the path \"sm80\" is forced, yet the kernel of ", step,
-                  " cannot run: ", choice.reason);
+    case ForcedPath::kSm90:
+      TORCH_CHECK(choice.possible, "gralora: the path \"", name_of(forced_path()),
+                  "\" is forced, yet the kernel of ", step, " cannot run: ", choice.reason);
       return true;
     case ForcedPath::kNone:
       break;

@@ -24,7 +24,8 @@ ProjectSelection Projection::select() const {
                          .half = is_half(rows),
                          .aligned_latent = has_aligned_rows(latent),
                          .drops = input.dropout().drops(),
-                         .chip = current_chip()});
+                         .chip = current_chip(),
+                         .forced = forced_path()});
 }
 
 ProjectParams Projection::describe(const ProjectSelection& selection,

@@ -38,8 +38,10 @@ WeightGradientSelection select_sums(const aten::TokenSums& sums, const aten::Ada
                                 .half = true,
                                 .aligned = true,
                                 .narrow = true,
+                                .repeats = false,
                                 .drops = drops,
-                                .chip = current_chip()};
+                                .chip = current_chip(),
+                                .forced = forced_path()};
   for (size_t i = 0; i < sums.size(); ++i) {
     const aten::TokenSum& entry = sums[i];
     if (!entry.is_asked_for()) continue;
@@ -50,6 +52,7 @@ WeightGradientSelection select_sums(const aten::TokenSums& sums, const aten::Ada
     problem.aligned &= has_aligned_rows(entry.left) && has_aligned_rows(entry.right);
     // Dropout is drawn for whole groups of the input's columns.
     if (drops && entry.of_input) problem.aligned &= activation_of(entry).size(2) % kGroup == 0;
+    problem.repeats |= repeats_rows(entry.left) || repeats_rows(entry.right);
     problem.narrow &= entry.dtype != at::kDouble;
   }
   return select_weight_gradient(problem);

@@ -6,6 +6,7 @@ namespace gralora {
 struct Chip {
   int processors;  // multiprocessors
   int cluster;     // blocks that may form a cluster there, 1 for none
+  bool sm90;       // runs the kernels of compute capability 9.0a
 };
 
 }  // namespace gralora

@@ -15,7 +15,8 @@ ForcedPath read_environment() {
   if (value == nullptr || *value == '\0') return ForcedPath::kNone;
   if (const auto path = forced_path_named(value)) return *path;
   throw std::invalid_argument(std::string("gralora: the environment variable ") + kVariable +
-                              " must be \"aten\", \"sm80\" or unset, got \"" + value + "\"");
+                              " must be \"aten\", \"sm80\", \"sm90\" or unset, got \"" + value +
+                              "\"");
 }
 
 std::atomic<ForcedPath>& forced() {
@@ -35,6 +36,8 @@ std::string_view name_of(ForcedPath path) {
       return "aten";
     case ForcedPath::kSm80:
       return "sm80";
+    case ForcedPath::kSm90:
+      return "sm90";
     case ForcedPath::kNone:
       break;
   }
@@ -42,7 +45,7 @@ std::string_view name_of(ForcedPath path) {
 }
 
 std::optional<ForcedPath> forced_path_named(std::string_view name) {
-  for (const ForcedPath path : {ForcedPath::kAten, ForcedPath::kSm80}) {
+  for (const ForcedPath path : {ForcedPath::kAten, ForcedPath::kSm80, ForcedPath::kSm90}) {
     if (name == name_of(path)) return path;
   }
   return std::nullopt;

@@ -24,14 +24,16 @@ struct Choice {
 };
 
 /// The way that all adapter products take while it is forced: library calls, or gralora's kernels.
-/// Rounding and the exchange of blocks are kernels either way.
-enum class ForcedPath { kNone, kAten, kSm80 };
+/// Rounding and the exchange of blocks are kernels either way. kSm90 stands for the kernels of
+/// compute capability 9.0a where a step has one, which no step with dropout has, and for those of
+/// 8.0 elsewhere.
+enum class ForcedPath { kNone, kAten, kSm80, kSm90 };
 
 /// From the environment variable GRALORA_KERNEL at first, until it is set.
 ForcedPath forced_path();
 void set_forced_path(ForcedPath path);
 
-/// "aten", "sm80"; nothing for no forced path, or for a name that stands for none.
+/// "aten", "sm80", "sm90"; nothing for no forced path, or for a name that stands for none.
 std::string_view name_of(ForcedPath path);
 std::optional<ForcedPath> forced_path_named(std::string_view name);
 

@@ -1,5 +1,7 @@
 #include "dispatch/select_project.h"
 
+#include <string_view>
+
 namespace gralora {
 namespace {
 
@@ -14,6 +16,12 @@ constexpr int64_t kFewLatents = 1 << 16;
 // costs more than it saves with more tokens, and with a narrower block.
 constexpr int64_t kMostSplitTokens = 128;
 constexpr int64_t kLeastSplitWidth = 512;
+
+// Bulk copies: with fewer tokens the widths are better split; beyond one tile's columns x is read
+// again for every slice, and library products are faster.
+constexpr int64_t kLeastBulkTokens = 256;
+constexpr int64_t kShortBulkWalk = 16;
+constexpr int64_t kMostBulkColumns = size_of(ProjectTile::kBulk128x128).columns;
 
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
 
@@ -56,6 +64,24 @@ Tiling choose_tiling(const ProjectProblem& problem) {
   return split_width(problem, ProjectTile::k16x32);
 }
 
+/// Tensor maps count tokens in 32 bits, and may not repeat.
+std::string_view why_not_sm90(const ProjectProblem& problem) {
+  if (!problem.chip.sm90) return "no code for compute capability 9.0a runs there";
+  if (problem.T > kMaxExtent) return "more than 2^30 tokens";
+  if (problem.T > 1 && problem.x_row_stride == 0) return "rows of the input repeat";
+  if (problem.inner > 1 && problem.factor_block_stride == 0) return "blocks of the factor repeat";
+  return {};
+}
+
+/// A tile with all columns, so that x is read once, unless they are too many.
+ProjectTile choose_bulk_tile(int64_t columns) {
+  for (const ProjectTile tile : {ProjectTile::kBulk64x32, ProjectTile::kBulk64x64}) {
+    if (columns <= size_of(tile).columns) return tile;
+  }
+  return ProjectTile::kBulk128x128;
+}
+
+/// Whether the kernels can run, whichever of them.
 Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
   if (problem.width % kGroup != 0) {
@@ -88,14 +114,33 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   return Choice::own("aligned 16-bit operands");
 }
 
+/// With few CTAs each walks alone, so the walk must be short.
+bool prefers_sm90(const ProjectProblem& problem) {
+  const ProjectTileSize size = size_of(choose_bulk_tile(problem.columns));
+  const int64_t blocks = (problem.T + size.tokens - 1) / size.tokens * problem.inner;
+  const int64_t steps = (problem.width + size.depth - 1) / size.depth;
+  return problem.T >= kLeastBulkTokens && problem.columns <= kMostBulkColumns &&
+         (blocks * 3 >= problem.chip.processors || steps <= kShortBulkWalk);
+}
+
 }  // namespace
 
 ProjectSelection select_project(const ProjectProblem& problem) {
   const bool width_is_contiguous =
       problem.factor_width_stride == 1 && problem.factor_column_stride != 1;
+  Choice choice = choose_way(problem, width_is_contiguous);
+  // Bulk copies cannot drop.
+  if (choice.possible && !problem.drops && problem.forced != ForcedPath::kSm80) {
+    const bool forced = problem.forced == ForcedPath::kSm90;
+    const std::string_view obstacle = why_not_sm90(problem);
+    if (obstacle.empty() && (forced || prefers_sm90(problem))) {
+      return {Choice::own("aligned 16-bit operands, bulk copies"),
+              choose_bulk_tile(problem.columns), 1, width_is_contiguous};
+    }
+    if (forced) choice = Choice::impossible(obstacle);
+  }
   const Tiling tiling = choose_tiling(problem);
-  return {choose_way(problem, width_is_contiguous), tiling.tile, tiling.splits,
-          width_is_contiguous};
+  return {choice, tiling.tile, tiling.splits, width_is_contiguous};
 }
 
 }  // namespace gralora

@@ -20,6 +20,7 @@ struct ProjectProblem {
   bool aligned_latent;  // its rows start on 16-byte boundaries
   bool drops;           // the input goes through dropout
   Chip chip;
+  ForcedPath forced = ForcedPath::kNone;
 };
 
 struct ProjectSelection {

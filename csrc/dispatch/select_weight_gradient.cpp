@@ -1,6 +1,7 @@
 #include "dispatch/select_weight_gradient.h"
 
 #include <algorithm>
+#include <string_view>
 
 namespace gralora {
 namespace {
@@ -74,10 +75,38 @@ Choice choose_way(const WeightGradientProblem& problem) {
   return Choice::own("aligned 16-bit operands, one reading of each");
 }
 
+std::string_view why_not_sm90(const WeightGradientProblem& problem) {
+  if (!problem.chip.sm90) return "no code for compute capability 9.0a runs there";
+  if (problem.repeats) return "rows of an operand repeat";
+  return {};
+}
+
+GradientTile choose_bulk_tile(int64_t rank) {
+  for (const GradientTile tile : {GradientTile::kBulk128x32, GradientTile::kBulk128x64}) {
+    if (rank <= size_of(tile).latents) return tile;
+  }
+  return GradientTile::kBulk128x128;
+}
+
+bool prefers_sm90(const WeightGradientProblem& problem) {
+  return !is_short(problem) && largest_rank(problem) <= size_of(GradientTile::kBulk128x128).latents;
+}
+
 }  // namespace
 
 WeightGradientSelection select_weight_gradient(const WeightGradientProblem& problem) {
-  const Choice choice = choose_way(problem);
+  Choice choice = choose_way(problem);
+  // Bulk copies cannot drop.
+  if (choice.possible && !problem.drops && problem.forced != ForcedPath::kSm80) {
+    const bool forced = problem.forced == ForcedPath::kSm90;
+    const std::string_view obstacle = why_not_sm90(problem);
+    if (obstacle.empty() && (forced || prefers_sm90(problem))) {
+      const GradientTile tile = choose_bulk_tile(largest_rank(problem));
+      return {Choice::own("aligned 16-bit operands, bulk copies"), tile,
+              choose_splits(problem, tile)};
+    }
+    if (forced) choice = Choice::impossible(obstacle);
+  }
   if (is_short(problem)) return {choice, GradientTile::k64x64, 1};
   const GradientTile tile = choose_tile(largest_rank(problem));
   return {choice, tile, choose_splits(problem, tile)};

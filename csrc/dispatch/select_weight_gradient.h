@@ -23,8 +23,10 @@ struct WeightGradientProblem {
   bool half;     // 16-bit operands
   bool aligned;  // rows of the operands start on 16-byte boundaries
   bool narrow;   // no gradient is fp64
+  bool repeats;  // an operand has a stride of 0
   bool drops;    // the adapter's input goes through dropout
   Chip chip;
+  ForcedPath forced = ForcedPath::kNone;
 };
 
 struct WeightGradientSelection {

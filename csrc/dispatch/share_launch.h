@@ -16,7 +16,7 @@ inline constexpr int64_t kMostSharingTokens = 64;
 /// Given that both take kernels.
 constexpr bool share_launch(int64_t T, const ProjectSelection& project,
                             const WeightGradientSelection& sums) {
-  return T <= kMostSharingTokens && project.width_is_contiguous &&
+  return T <= kMostSharingTokens && project.width_is_contiguous && !is_bulk(project.tile) &&
          sums.tile == GradientTile::k64x64 && sums.splits == 1;
 }
 constexpr bool share_launch(int64_t T, const ExpandSelection& expand,

@@ -43,8 +43,12 @@ struct Tile {
   static_assert(kDepth / 16 % kWarpsDepth == 0, "whole MMA steps per warp");
   static_assert(kSums <= 64, "two CTAs share an SM's registers");
   static_assert(kSharedBytes <= 96 * 1024, "must fit consumer GPUs");
-  static_assert((kWarpsDepth - 1) * kWarpsRows * kWarpsColumns * 32 * kSums * 4 <= kSharedBytes,
-                "the warps' sums are exchanged in the memory of the ring");
+  // Of the ring's memory, in which the warps that share a tile exchange their sums.
+  static constexpr int kExchangeBytes =
+      (kWarpsDepth - 1) * kWarpsRows * kWarpsColumns * 32 * kSums * 4;
+  static_assert(kExchangeBytes <= kSharedBytes);
+
+  __device__ static void synchronize() { __syncthreads(); }
 };
 
 /// Neighbours that are stored together.

@@ -18,10 +18,10 @@ __device__ void add_over_cluster(const Sums<Tile>& sums, unsigned char* ring, in
   constexpr int kHolders = 32 * Tile::kWarpsRows * Tile::kWarpsColumns;
   constexpr int kHalves = Tile::kWarpRows / 8;
   constexpr int kPairs = Tile::kWarpColumns / 8 * kHalves;
-  constexpr int kExchanged = (Tile::kWarpsDepth - 1) * kHolders * Tile::kSums * 4;
-  static_assert(kExchanged + kHolders * Tile::kSums * 4 <= Tile::kSharedBytes);
+  static_assert(Tile::kExchangeBytes + kHolders * Tile::kSums * 4 <= Tile::kSharedBytes);
   const bool holds = threadIdx.x < kHolders;
-  float2* const mine = reinterpret_cast<float2*>(ring + kExchanged) + threadIdx.x % kHolders;
+  float2* const mine =
+      reinterpret_cast<float2*>(ring + Tile::kExchangeBytes) + threadIdx.x % kHolders;
   if (holds) {
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {

@@ -34,8 +34,9 @@ cudaError_t launch(const ProjectParams& project, const WeightGradientParams& sum
       return launch_tile<T, ProjectTile::k64x32>(project, sums, stream);
     case ProjectTile::k128x64:
       return launch_tile<T, ProjectTile::k128x64>(project, sums, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 cudaError_t launch_bf16(const ProjectParams& project, const WeightGradientParams& sums,

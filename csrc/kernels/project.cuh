@@ -22,38 +22,11 @@
 
 #include "kernels/block_product.cuh"
 #include "kernels/cluster.cuh"
+#include "kernels/latent_store.cuh"
 #include "kernels/launch.cuh"
 #include "kernels/project.h"
 
 namespace gralora::project {
-
-/// Puts sums in their places of the latent. A thread holds pairs of neighbouring columns; where s
-/// is even they are neighbours in memory too.
-template <class T, class Tile>
-struct LatentStore {
-  const ProjectParams& p;
-  T* latent;  // of the tile's first token and of its input block
-  int tokens, column0, columns;
-
-  __device__ void operator()(int v, int half, float first, float second) const {
-    const WarpPlace<Tile> place;
-    const int column = column0 + place.column + v * 8 + place.lane % 4 * 2;
-    const int token = place.row + half * 8 + place.lane / 4;
-    if (column >= columns || token >= tokens) return;
-    const int q = column / p.s;
-    T* const to = latent + q * p.latent_plane + (column - q * p.s) + token * p.latent_pitch;
-    const T values[2] = {T(first * p.scaling), T(second * p.scaling)};
-    if (p.s % 2 == 0) {
-      *reinterpret_cast<Pair<T>*>(to) = {values[0], values[1]};
-      return;
-    }
-    to[0] = values[0];
-    if (column + 1 < columns) {
-      const int q1 = (column + 1) / p.s;
-      latent[q1 * p.latent_plane + (column + 1 - q1 * p.s) + token * p.latent_pitch] = values[1];
-    }
-  }
-};
 
 /// One CTA's work. Slices of columns are neighbours, then blocks: they share tokens of x while L2
 /// has them. The CTAs of a cluster share a tile and split its width.
@@ -106,15 +79,8 @@ struct Projection {
         columns};
     if (p.splits > 1) {
       cluster::add_over_cluster(sums, ring, p.splits, store);
-    } else if (holds) {
-#pragma unroll
-      for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
-#pragma unroll
-        for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
-          const float(&e)[4] = sums.value[half / 2][v];
-          store(v, half, e[half % 2 * 2], e[half % 2 * 2 + 1]);
-        }
-      }
+    } else {
+      store_latent(sums, holds, ring, store);
     }
   }
 };
@@ -170,8 +136,9 @@ cudaError_t launch(const ProjectParams& p, cudaStream_t stream) {
       return launch_tile<ProjectTile::k64x32, T, kWidthIsContiguous>(p, stream);
     case ProjectTile::k128x64:
       return launch_tile<ProjectTile::k128x64, T, kWidthIsContiguous>(p, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 cudaError_t launch_bf16(const ProjectParams& params, cudaStream_t stream);

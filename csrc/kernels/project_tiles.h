@@ -4,8 +4,11 @@
 
 namespace gralora {
 
-/// Tokens x columns of one CTA.
-enum class ProjectTile { k16x32, k64x32, k128x64 };
+/// Tokens x columns of one CTA. The last ones are those of compute capability 9.0a
+/// (project_sm90.cu).
+enum class ProjectTile { k16x32, k64x32, k128x64, kBulk64x32, kBulk64x64, kBulk128x128 };
+
+constexpr bool is_bulk(ProjectTile tile) { return tile >= ProjectTile::kBulk64x32; }
 
 struct ProjectTileSize {
   int tokens, columns;
@@ -19,11 +22,16 @@ constexpr ProjectTileSize size_of(ProjectTile tile) {
     case ProjectTile::k16x32:
       return {16, 32, 128};
     case ProjectTile::k64x32:
+    case ProjectTile::kBulk64x32:
       return {64, 32, 64};
     case ProjectTile::k128x64:
+      return {128, 64, 64};
+    case ProjectTile::kBulk64x64:
+      return {64, 64, 64};
+    case ProjectTile::kBulk128x128:
       break;
   }
-  return {128, 64, 64};
+  return {128, 128, 64};
 }
 
 }  // namespace gralora

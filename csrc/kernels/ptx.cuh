@@ -12,9 +12,9 @@
 
 namespace gralora::ptx {
 
-/// The block's dynamic shared memory.
+/// The block's dynamic shared memory, aligned for the largest swizzle of bulk copies.
 __device__ inline unsigned char* dynamic_shared_memory() {
-  extern __shared__ __align__(128) unsigned char memory[];
+  extern __shared__ __align__(1024) unsigned char memory[];
   return memory;
 }
 

@@ -1,6 +1,7 @@
 // The weight gradient's entry: the operands' dtype picks the file that has its kernels; where the
 // walk is split, the kernel here adds the splits' sums.
 #include "kernels/weight_gradient.cuh"
+#include "kernels/weight_gradient_sm90.h"
 
 namespace gralora {
 namespace weight_gradient {
@@ -92,11 +93,18 @@ cudaError_t add_splits(const WeightGradientParams& p, cudaStream_t stream) {
       return add_splits<GradientTile::k128x32>(p, stream);
     case GradientTile::k128x64:
       return add_splits<GradientTile::k128x64>(p, stream);
+    case GradientTile::kBulk128x32:
+      return add_splits<GradientTile::kBulk128x32>(p, stream);
+    case GradientTile::kBulk128x64:
+      return add_splits<GradientTile::kBulk128x64>(p, stream);
+    case GradientTile::kBulk128x128:
+      return add_splits<GradientTile::kBulk128x128>(p, stream);
   }
   return cudaErrorInvalidValue;
 }
 
 cudaError_t multiply(const WeightGradientParams& p, cudaStream_t stream) {
+  if (is_bulk(p.tile)) return launch_weight_gradient_sm90(p, stream);
   switch (p.type) {
     case ElementType::kBFloat16:
       return launch_bf16(p, stream);

@@ -16,6 +16,7 @@
 #pragma once
 
 #include "kernels/block_product.cuh"
+#include "kernels/bulk_tile.cuh"
 #include "kernels/launch.cuh"
 #include "kernels/weight_gradient.h"
 
@@ -34,6 +35,19 @@ struct TileOf<GradientTile::k128x32> {
 template <>
 struct TileOf<GradientTile::k128x64> {
   using type = Tile<128, 64, kTokensPerStep, 4, 2, 1, 4>;
+};
+// Of weight_gradient_sm90.cu.
+template <>
+struct TileOf<GradientTile::kBulk128x32> {
+  using type = BulkTile<2, 32, false, false, 2>;
+};
+template <>
+struct TileOf<GradientTile::kBulk128x64> {
+  using type = BulkTile<2, 64, false, false, 2>;
+};
+template <>
+struct TileOf<GradientTile::kBulk128x128> {
+  using type = BulkTile<2, 128, false, false, 1>;
 };
 
 /// Where a CTA's tile lies.
@@ -91,7 +105,7 @@ __device__ void store_tile(const Sums<Tile>& sums, float* shared, const Gradient
       }
     }
   }
-  __syncthreads();
+  Tile::synchronize();
   const int widths = min(sum.width - at.width0, Tile::kRows);
   const int ranks = min(sum.rank - at.rank0, Tile::kColumns);
   Out* const out = static_cast<Out*>(sum.out) + at.block * sum.width * sum.rank;
@@ -113,7 +127,55 @@ __device__ inline float scale_of(const WeightGradientParams& p, const GradientSu
   return sum.drops ? static_cast<float>(p.dropout.rule.scale) : 1.0f;
 }
 
-/// One CTA's work: a tile, and a split of the tokens.
+/// What one CTA adds up: a tile, over a split of the tokens.
+template <class Tile>
+struct Walk {
+  TilePlace at;
+  int64_t token0;
+  int tokens;
+
+  __device__ Walk(const WeightGradientParams& p, uint32_t index) {
+    const auto tiles = static_cast<uint32_t>(p.first_tile[p.count]);
+    at = place_tile<Tile>(p, index % tiles);
+    const int steps = (p.T + kTokensPerStep - 1) / kTokensPerStep;
+    const int split_tokens = (steps + p.splits - 1) / p.splits * kTokensPerStep;
+    // The last splits may be left without tokens.
+    token0 = min(static_cast<int64_t>(index / tiles) * split_tokens, int64_t{p.T});
+    tokens = static_cast<int>(min(p.T - token0, int64_t{split_tokens}));
+  }
+};
+
+/// A CTA's sums into the gradient, or into the workspace where other CTAs have the other splits.
+template <class Tile>
+__device__ void store_sums(const Sums<Tile>& sums, unsigned char* shared,
+                           const WeightGradientParams& p, const TilePlace& at, uint32_t index) {
+  const GradientSum& sum = p.sums[at.sum];
+  if (p.splits == 1) {
+    float* const tile = reinterpret_cast<float*>(shared);
+    const float scale = scale_of(p, sum);
+    switch (sum.out_type) {
+      case ElementType::kFloat32:
+        return store_tile<Tile, float>(sums, tile, sum, at, scale);
+      case ElementType::kBFloat16:
+        return store_tile<Tile, __nv_bfloat16>(sums, tile, sum, at, scale);
+      default:
+        return store_tile<Tile, __half>(sums, tile, sum, at, scale);
+    }
+  }
+  float4* const partial = reinterpret_cast<float4*>(p.workspace) +
+                          static_cast<int64_t>(index) * (Tile::kSums / 4) * Tile::kThreads +
+                          threadIdx.x;
+#pragma unroll
+  for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
+#pragma unroll
+    for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
+      const float(&e)[4] = sums.value[u][v];
+      partial[(u * (Tile::kWarpColumns / 8) + v) * Tile::kThreads] = {e[0], e[1], e[2], e[3]};
+    }
+  }
+}
+
+/// One CTA's work.
 template <class T, class Tile_, bool kDrops>
 struct Gradients {
   using Params = WeightGradientParams;
@@ -125,60 +187,32 @@ struct Gradients {
   __device__ static void run(const Params& p, uint32_t index, unsigned char* ring) {
     ptx::wait_for_earlier_kernels();
     if (p.T <= kOverlappingTokens) ptx::release_next_kernel();
-    const auto tiles = static_cast<uint32_t>(p.first_tile[p.count]);
-    const auto split = static_cast<int>(index / tiles);
-    const TilePlace at = place_tile<Tile>(p, index % tiles);
+    const Walk<Tile> walk(p, index);
+    const TilePlace& at = walk.at;
     const GradientSum& sum = p.sums[at.sum];
-
-    const int steps = (p.T + kTokensPerStep - 1) / kTokensPerStep;
-    const int split_tokens = (steps + p.splits - 1) / p.splits * kTokensPerStep;
-    const int64_t token0 = int64_t{split} * split_tokens;
-    const int tokens = static_cast<int>(max(min(p.T - token0, int64_t{split_tokens}), int64_t{0}));
-
+    // A split without tokens reads nothing, yet its addresses must be the tensor's.
+    const int64_t token0 = walk.tokens > 0 ? walk.token0 : 0;
     const Operand<T> activation{static_cast<const T*>(sum.activation) +
                                     at.block * sum.activation_block_stride +
-                                    (tokens > 0 ? token0 : 0) * sum.activation_pitch + at.width0,
+                                    token0 * sum.activation_pitch + at.width0,
                                 sum.activation_pitch, sum.width - at.width0};
     const Operand<T> latent{static_cast<const T*>(sum.latent) + at.block * sum.latent_block_stride +
-                                (tokens > 0 ? token0 : 0) * sum.latent_pitch + at.rank0,
+                                token0 * sum.latent_pitch + at.rank0,
                             sum.latent_pitch, sum.rank - at.rank0};
     Sums<Tile> sums;
     const uint32_t shared = ptx::shared_address(ring);
     if (kDrops && sum.drops) {
       if constexpr (kDrops) {
-        const ChunkDropout dropout(p.dropout, int64_t{sum.blocks} * sum.width, token0,
+        const ChunkDropout dropout(p.dropout, int64_t{sum.blocks} * sum.width, walk.token0,
                                    at.block * sum.width + at.width0);
-        accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens,
+        accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, walk.tokens,
                                                   dropout);
       }
     } else {
-      accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, tokens);
+      accumulate_product<T, Tile, false, false>(sums, shared, activation, latent, walk.tokens);
     }
-
     ptx::release_next_kernel();
-    if (p.splits == 1) {
-      float* const tile = reinterpret_cast<float*>(ring);
-      const float scale = scale_of(p, sum);
-      switch (sum.out_type) {
-        case ElementType::kFloat32:
-          return store_tile<Tile, float>(sums, tile, sum, at, scale);
-        case ElementType::kBFloat16:
-          return store_tile<Tile, __nv_bfloat16>(sums, tile, sum, at, scale);
-        default:
-          return store_tile<Tile, __half>(sums, tile, sum, at, scale);
-      }
-    }
-    float4* const partial = reinterpret_cast<float4*>(p.workspace) +
-                            static_cast<int64_t>(index) * (Tile::kSums / 4) * Tile::kThreads +
-                            threadIdx.x;
-#pragma unroll
-    for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
-#pragma unroll
-      for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
-        const float(&e)[4] = sums.value[u][v];
-        partial[(u * (Tile::kWarpColumns / 8) + v) * Tile::kThreads] = {e[0], e[1], e[2], e[3]};
-      }
-    }
+    store_sums<Tile>(sums, ring, p, at, index);
   }
 };
 
@@ -201,8 +235,9 @@ cudaError_t launch(const WeightGradientParams& p, cudaStream_t stream) {
       return launch_tile<T, GradientTile::k128x32>(p, stream);
     case GradientTile::k128x64:
       return launch_tile<T, GradientTile::k128x64>(p, stream);
+    default:
+      return cudaErrorInvalidValue;
   }
-  return cudaErrorInvalidValue;
 }
 
 cudaError_t launch_bf16(const WeightGradientParams& params, cudaStream_t stream);

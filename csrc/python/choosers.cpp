@@ -45,6 +45,7 @@ py::dict describe(const ProjectSelection& selection) {
   const auto tile = size_of(selection.tile);
   result["tile"] = py::make_tuple(tile.tokens, tile.columns);
   result["splits"] = selection.splits;
+  result["kernel"] = is_bulk(selection.tile) ? "sm90" : "sm80";
   return result;
 }
 
@@ -60,6 +61,7 @@ py::dict describe(const WeightGradientSelection& selection) {
   const auto tile = size_of(selection.tile);
   result["tile"] = py::make_tuple(tile.activations, tile.latents);
   result["splits"] = selection.splits;
+  result["kernel"] = is_bulk(selection.tile) ? "sm90" : "sm80";
   return result;
 }
 
@@ -78,7 +80,8 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                         std::optional<int64_t> x_row_stride,
                         std::optional<int64_t> factor_block_stride,
                         std::optional<int64_t> factor_pitch, bool factor_transposed,
-                        uint64_t address, bool half, bool drops, int processors, int cluster) {
+                        uint64_t address, bool half, bool drops, int processors, int cluster,
+                        bool sm90) {
   const int64_t pitch = factor_pitch.value_or(factor_transposed ? width : columns);
   const auto selection =
       gralora::select_project({.T = T,
@@ -96,7 +99,8 @@ py::dict select_project(int64_t T, int64_t width, int64_t columns, int64_t inner
                                .half = half,
                                .aligned_latent = true,
                                .drops = drops,
-                               .chip = {processors, cluster}});
+                               .chip = {processors, cluster, sm90},
+                               .forced = gralora::forced_path()});
   return describe(selection);
 }
 
@@ -115,14 +119,16 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
 py::dict select_weight_gradient(int64_t T,
                                 const std::vector<std::tuple<int64_t, int64_t, int64_t>>& gradients,
                                 bool half, bool aligned, bool narrow, bool drops, int processors,
-                                int cluster) {
+                                int cluster, bool sm90) {
   WeightGradientProblem problem{.T = T,
                                 .gradients = {},
                                 .half = half,
                                 .aligned = aligned,
                                 .narrow = narrow,
+                                .repeats = false,
                                 .drops = drops,
-                                .chip = {processors, cluster}};
+                                .chip = {processors, cluster, sm90},
+                                .forced = gralora::forced_path()};
   if (gradients.size() > problem.gradients.size()) {
     throw py::value_error("a call has at most four gradients, got " +
                           std::to_string(gradients.size()));
@@ -136,8 +142,8 @@ py::dict select_weight_gradient(int64_t T,
 
 py::dict select_output_gradients(int64_t T, int64_t width, int64_t columns, int64_t inner,
                                  int64_t outer, bool half, bool aligned, int processors,
-                                 int cluster) {
-  const Chip chip{processors, cluster};
+                                 int cluster, bool sm90) {
+  const Chip chip{processors, cluster, sm90};
   const auto project = gralora::select_project({.T = T,
                                                 .inner = inner,
                                                 .outer = outer,
@@ -152,21 +158,24 @@ py::dict select_output_gradients(int64_t T, int64_t width, int64_t columns, int6
                                                 .half = half,
                                                 .aligned_latent = true,
                                                 .drops = false,
-                                                .chip = chip});
+                                                .chip = chip,
+                                                .forced = gralora::forced_path()});
   WeightGradientProblem problem{.T = T,
                                 .gradients = {},
                                 .half = half,
                                 .aligned = aligned,
                                 .narrow = true,
+                                .repeats = false,
                                 .drops = false,
-                                .chip = chip};
+                                .chip = chip,
+                                .forced = gralora::forced_path()};
   problem.gradients[1] = {inner, width, columns};
   return describe_pair("project", T, project, gralora::select_weight_gradient(problem));
 }
 
 py::dict select_input_gradients(int64_t T, int64_t width, int64_t rank, int64_t blocks, bool half,
                                 bool aligned, bool aligned_factor, bool drops, int processors,
-                                int cluster) {
+                                int cluster, bool sm90) {
   const auto expand = gralora::select_expand({.T = T,
                                               .width = width,
                                               .blocks = blocks,
@@ -179,8 +188,10 @@ py::dict select_input_gradients(int64_t T, int64_t width, int64_t rank, int64_t 
                                 .half = half,
                                 .aligned = aligned,
                                 .narrow = true,
+                                .repeats = false,
                                 .drops = drops,
-                                .chip = {processors, cluster}};
+                                .chip = {processors, cluster, sm90},
+                                .forced = gralora::forced_path()};
   problem.gradients[0] = {blocks, width, rank};
   return describe_pair("expand", T, expand, gralora::select_weight_gradient(problem));
 }
@@ -195,7 +206,8 @@ void force_path(const std::optional<std::string>& name) {
   if (!name) return set_forced_path(ForcedPath::kNone);
   const auto path = forced_path_named(*name);
   if (!path) {
-    throw py::value_error("path must be \"aten\", \"sm80\" or None, got \"" + *name + "\"");
+    throw py::value_error("path must be \"aten\", \"sm80\", \"sm90\" or None, got \"" + *name +
+                          "\"");
   }
   set_forced_path(*path);
 }
@@ -214,13 +226,12 @@ void add_choosers(py::module_& m) {
       py::arg("x_row_stride") = py::none(), py::arg("factor_block_stride") = py::none(),
       py::arg("factor_pitch") = py::none(), py::arg("factor_transposed") = false,
       py::arg("address") = 0, py::arg("half") = true, py::arg("drops") = false,
-      py::arg("processors") = 132, py::arg("cluster") = 8,
+      py::arg("processors") = 132, py::arg("cluster") = 8, py::arg("sm90") = true,
       "How an input [T, inner*width] meets a factor [inner, width, columns], or its transpose, to "
       "become a latent [outer, T, inner*columns/outer] on a GPU with so many multiprocessors, "
-      "where "
-      "so many blocks may form a cluster: {'path': 'kernel' | 'library', 'possible': whether "
-      "the "
-      "kernel can run, 'reason', 'tile': (tokens, columns), 'splits': of the width}.");
+      "where so many blocks may form a cluster and kernels of 9.0a run or not: {'path': 'kernel' | "
+      "'library', 'possible': whether the kernel can run, 'reason', 'tile': (tokens, columns), "
+      "'splits': of the width, 'kernel': 'sm80' | 'sm90'}. A forced path counts.");
   m.def("select_expand", &select_expand, py::kw_only(), py::arg("T"), py::arg("width"),
         py::arg("blocks") = 2, py::arg("half") = true, py::arg("aligned") = true,
         py::arg("bias") = false, py::arg("drops") = false,
@@ -229,26 +240,28 @@ void add_choosers(py::module_& m) {
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
         py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
         py::arg("narrow") = true, py::arg("drops") = false, py::arg("processors") = 132,
-        py::arg("cluster") = 8,
+        py::arg("cluster") = 8, py::arg("sm90") = true,
         "How the factors' gradients, each (blocks, width, rank), are summed over T tokens: "
-        "{'path', 'possible', 'reason', 'tile': (activations, latents), 'splits': of the tokens}.");
+        "{'path', 'possible', 'reason', 'tile': (activations, latents), 'splits': of the tokens, "
+        "'kernel'}.");
   m.def(
       "select_output_gradients", &select_output_gradients, py::kw_only(), py::arg("T"),
       py::arg("width"), py::arg("columns"), py::arg("inner") = 2, py::arg("outer") = 2,
       py::arg("half") = true, py::arg("aligned") = true, py::arg("processors") = 132,
-      py::arg("cluster") = 8,
+      py::arg("cluster") = 8, py::arg("sm90") = true,
       "How G and dB come from dy [T, inner*width]: {'together': whether in one launch, 'project', "
       "'sums'}, the latter two as the choosers of the single steps give them.");
   m.def("select_input_gradients", &select_input_gradients, py::kw_only(), py::arg("T"),
         py::arg("width"), py::arg("rank"), py::arg("blocks") = 2, py::arg("half") = true,
         py::arg("aligned") = true, py::arg("aligned_factor") = true, py::arg("drops") = false,
-        py::arg("processors") = 132, py::arg("cluster") = 8,
+        py::arg("processors") = 132, py::arg("cluster") = 8, py::arg("sm90") = true,
         "How the adapter's part of dx [T, blocks*width] and dA come from G: {'together', 'expand', "
         "'sums'}.");
   m.def("forced_path", &forced_path, "The forced path, or None.");
-  m.def("force_path", &force_path, py::arg("name"),
-        "Force the products of all adapters to \"aten\", library calls, or to \"sm80\", gralora's "
-        "kernels; None leaves the choice to the choosers.");
+  m.def(
+      "force_path", &force_path, py::arg("name"),
+      "Force the products of all adapters to \"aten\", library calls, or to \"sm80\" or \"sm90\", "
+      "gralora's kernels; None leaves the choice to the choosers.");
 }
 
 }  // namespace gralora::python

@@ -34,7 +34,7 @@ from gralora.bench.kernel_operations import Operation, operations, ring_size
 
 # The chooser's own way, by the name that the tables give it.
 CHOSEN = "chosen"
-PATHS = (CHOSEN, "aten", "sm80")
+PATHS = (CHOSEN, "aten", "sm80", "sm90")
 
 # Long enough that start and end vanish beside the rest.
 _LONG_COPY_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}

@@ -18,6 +18,7 @@ LABELS = {
     "chosen": "gralora, as chosen",
     "aten": "library calls",
     "sm80": "gralora's kernels",
+    "sm90": "gralora's kernels of 9.0a",
 }
 
 

@@ -26,6 +26,7 @@ _COLOUR_OF = {
     "peft_gralora_autocast": "#000000",
     "chosen": "#D55E00",
     "sm80": "#D55E00",
+    "sm90": "#009E73",
     "aten": "#0072B2",
 }
 _PANEL_INCHES = (9.0, 3.2)

@@ -6,11 +6,14 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+
+import gralora.kernels
 
 WORKERS = Path(__file__).parent / "workers"
 PROCESS_SECONDS = 120
@@ -34,6 +37,18 @@ def _randomise(module: nn.Module, seed: int = 0) -> nn.Module:
 def randomise() -> Callable[..., nn.Module]:
     """``randomise(module, seed=0)``: gives every adapter inside an update that is not zero."""
     return _randomise
+
+
+@pytest.fixture
+def forced() -> Callable[[str | None], AbstractContextManager[None]]:
+    """``gralora.kernels.forced``; skips where the GPU has no such path."""
+
+    def force(path: str | None) -> AbstractContextManager[None]:
+        if path == "sm90" and torch.cuda.get_device_capability() != (9, 0):
+            pytest.skip("the kernels of compute capability 9.0a run there alone")
+        return gralora.kernels.forced(path)
+
+    return force
 
 
 @pytest.fixture(scope="session")

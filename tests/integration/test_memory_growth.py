@@ -6,14 +6,13 @@ import pytest
 import torch
 from torch import nn
 
-import gralora.kernels
 from gralora.nn import GraLoRALinear
 
 STEPS = 1000
 WARM_UP = 30
 # Steps of one length, and of lengths that come round again as batches of real text do.
 LENGTHS = {"one_length": [96], "changing_lengths": [1, 33, 512, 7, 129, 640]}
-PATHS = [None, "aten", "sm80"]
+PATHS = [None, "aten", "sm80", "sm90"]
 
 
 def _model(device, dropout):
@@ -32,14 +31,14 @@ def _in_use():
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["whole", "dropped"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
-@pytest.mark.parametrize("path", PATHS, ids=["chosen", "aten", "sm80"])
-def test_training_steps(cuda, randomise, path, lengths, dropout):
+@pytest.mark.parametrize("path", PATHS, ids=["chosen", "aten", "sm80", "sm90"])
+def test_training_steps(cuda, randomise, forced, path, lengths, dropout):
     model = randomise(_model(cuda, dropout))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-4)
     inputs = [torch.randn(length, 576, device=cuda, dtype=torch.bfloat16) for length in lengths]
     before = None
-    with gralora.kernels.forced(path):
+    with forced(path):
         for step in range(STEPS):
             if step == WARM_UP:
                 before = _in_use()

@@ -13,13 +13,12 @@ pytest.importorskip("peft.tuners.gralora.layer", reason="PEFT with GraLoRA is no
 from peft import GraloraConfig
 from peft.tuners.gralora.layer import Linear as PeftGralora
 
-import gralora.kernels
 from gralora.nn import GraLoRALinear
 
 # Equal roundings in another order differ by a few percent.
 SLACK = 1.05
-PATHS = [("cpu", None), ("cuda", None), ("cuda", "aten"), ("cuda", "sm80")]
-PATH_IDS = ["cpu", "chosen", "aten", "sm80"]
+PATHS = [("cpu", None), ("cuda", None), ("cuda", "aten"), ("cuda", "sm80"), ("cuda", "sm90")]
+PATH_IDS = ["cpu", "chosen", "aten", "sm80", "sm90"]
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 # N, M, r, k, r0, tokens: blocks of 288, 144 and 48 as in SmolLM2, and a wider layer.
 LAYERS = {
@@ -73,7 +72,7 @@ def _error(actual, exact):
 @pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
 @pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
 @pytest.mark.parametrize(("where", "path"), PATHS, ids=PATH_IDS)
-def test_relative_error(where, path, layer, dtype, adapters, request):
+def test_relative_error(where, path, layer, dtype, adapters, forced, request):
     device = request.getfixturevalue("cuda") if where == "cuda" else torch.device("cpu")
     in_features, out_features, *_, tokens = layer
     tokens = tokens if where == "cuda" else min(tokens, 200)
@@ -84,7 +83,7 @@ def test_relative_error(where, path, layer, dtype, adapters, request):
     x = torch.randn(tokens, in_features, device=device).to(dtype)
     dy = torch.randn(tokens, out_features, device=device).to(dtype)
     with torch.autocast(where, dtype=dtype) if autocast else nullcontext():
-        with gralora.kernels.forced(path):
+        with forced(path):
             actual = _step(ours, our_factors, x, dy)
         peft = _step(theirs, their_factors, x, dy)
     theirs.double()

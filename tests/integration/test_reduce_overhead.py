@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-import gralora.kernels
 from gralora.nn import GraLoRALinear
 
-PATHS = [None, "aten", "sm80"]
-paths = pytest.mark.parametrize("path", PATHS, ids=["chosen", "aten", "sm80"])
+PATHS = [None, "aten", "sm80", "sm90"]
+paths = pytest.mark.parametrize("path", PATHS, ids=["chosen", "aten", "sm80", "sm90"])
 CALLS = 5  # A graph is recorded at the second call and replayed from the third on.
 
 
@@ -44,10 +43,10 @@ def _step(function, layer, x):
     ids=["smollm2_k2", "smollm2_k4_hybrid"],
 )
 @paths
-def test_replayed_steps_agree_with_eager(cuda, randomise, path, options):
+def test_replayed_steps_agree_with_eager(cuda, randomise, forced, path, options):
     layer = randomise(GraLoRALinear(576, 192, device=cuda, dtype=torch.bfloat16, **options))
     compiled = torch.compile(layer, mode="reduce-overhead", fullgraph=True)
-    with gralora.kernels.forced(path):
+    with forced(path):
         for _ in range(CALLS):
             x = torch.randn(33, 576, device=cuda, dtype=torch.bfloat16)
             actual, expected = _step(compiled, layer, x), _step(layer, layer, x)
@@ -69,11 +68,11 @@ def _window(device):
 
 
 @paths
-def test_each_replay_draws_a_fresh_mask_for_forward_and_backward(cuda, path):
+def test_each_replay_draws_a_fresh_mask_for_forward_and_backward(cuda, forced, path):
     layer = _window(cuda)
     compiled = torch.compile(layer, mode="reduce-overhead", fullgraph=True)
     masks = set()
-    with gralora.kernels.forced(path):
+    with forced(path):
         for _ in range(2 * CALLS):
             torch.compiler.cudagraph_mark_step_begin()
             x = torch.ones(40, 64, device=cuda, dtype=torch.bfloat16, requires_grad=True)

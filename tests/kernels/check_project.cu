@@ -78,6 +78,20 @@ void check_case(const ProjectCase& c, ProjectTile tile, int splits, bool width_i
 }
 
 template <class T>
+void check_bulk_tile(ProjectTile tile) {
+  for (const bool width_is_contiguous : {false, true}) {
+    for (const ProjectCase& c :
+         {ProjectCase{0, 2, 64, 2, 8}, ProjectCase{1, 2, 64, 2, 8}, ProjectCase{65, 2, 136, 2, 8},
+          ProjectCase{130, 3, 72, 8, 3}, ProjectCase{17, 1, 200, 5, 24},
+          ProjectCase{33, 2, 8, 1, 4}, ProjectCase{67, 2, 288, 4, 8},
+          // Longer walks than the ring, more than one slice of columns.
+          ProjectCase{300, 2, 1288, 2, 8}, ProjectCase{130, 1, 1024, 4, 40}}) {
+      check_case<T>(c, tile, 1, width_is_contiguous, false);
+    }
+  }
+}
+
+template <class T>
 void check_tile(ProjectTile tile, int splits) {
   for (const bool width_is_contiguous : {false, true}) {
     for (const ProjectCase& c :
@@ -96,6 +110,11 @@ template <class T>
 void check_type() {
   for (const auto tile : {ProjectTile::k16x32, ProjectTile::k64x32, ProjectTile::k128x64}) {
     for (const int splits : {1, 2, 8}) check_tile<T>(tile, splits);
+  }
+  if (!runs_sm90()) return;
+  for (const auto tile :
+       {ProjectTile::kBulk64x32, ProjectTile::kBulk64x64, ProjectTile::kBulk128x128}) {
+    check_bulk_tile<T>(tile);
   }
 }
 

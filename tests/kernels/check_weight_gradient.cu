@@ -134,6 +134,19 @@ void check_type() {
       check_case<T>(tile, splits, true, 67, {{3, 72, 40}});
     }
   }
+  if (!runs_sm90()) return;
+  for (const GradientTile tile :
+       {GradientTile::kBulk128x32, GradientTile::kBulk128x64, GradientTile::kBulk128x128}) {
+    for (const int splits : {1, 3}) {
+      check_case<T>(tile, splits, false, 0, {{2, 64, 16}, {2, 72, 16}});
+      check_case<T>(tile, splits, false, 1, {{2, 64, 16}, {2, 72, 16}});
+      check_case<T>(tile, splits, false, 300, {{1, 72, 5}, {1, 136, 5}, {3, 72, 24}});
+      check_case<T>(tile, splits, false, 129,
+                    {{2, 288, 16}, {4, 48, 16}, {1, 576, 8}, {1, 192, 8}});
+      // Longer walks than the ring, more than one tile of latents.
+      check_case<T>(tile, splits, false, 1500, {{2, 136, 24}, {1, 128, 136}});
+    }
+  }
 }
 
 }  // namespace

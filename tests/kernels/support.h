@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "kernels/element_type.h"
+#include "kernels/project_sm90.h"
 
 namespace gralora::check {
 
@@ -137,5 +138,12 @@ void check_together();
 
 /// Kernels that follow each other without a pause.
 void check_overlap();
+
+/// Whether this GPU runs the kernels of compute capability 9.0a.
+inline bool runs_sm90() {
+  bool run = false;
+  check_cuda(find_sm90_kernels(run), "find_sm90_kernels");
+  return run;
+}
 
 }  // namespace gralora::check

@@ -61,7 +61,7 @@ def _state(device: torch.device) -> Tensor:
 
 
 def _can_run(path: Any, width: int) -> bool:
-    return path != "sm80" or width % 8 == 0
+    return path not in ("sm80", "sm90") or width % 8 == 0
 
 
 @probabilities

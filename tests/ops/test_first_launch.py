@@ -13,7 +13,7 @@ SECONDS = 200
 
 
 @pytest.mark.usefixtures("cuda")
-@pytest.mark.parametrize("path", ["aten", "sm80"])
+@pytest.mark.parametrize("path", ["aten", "sm80", "sm90"])
 def test_first_launch_inside_a_capture(path: str) -> None:
     run = subprocess.run(
         [sys.executable, "-P", str(SCRIPT), path],

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +21,7 @@ from ops_cases import (
     run_add,
     run_linear,
 )
-from ops_paths import dtypes, paths
+from ops_paths import dtypes, on_path, paths
 from torch import Tensor
 
 import gralora.kernels
@@ -46,11 +45,6 @@ grids = pytest.mark.parametrize("grid", GRIDS.values(), ids=GRIDS.keys())
 TOKENS = [1, 7, 64, 65, 200]
 
 
-def _forced(path: Any, call: Callable[[], Any]) -> Any:
-    with gralora.kernels.forced(path):
-        return call()
-
-
 @pytest.mark.usefixtures("poisoned_memory")
 @pytest.mark.parametrize("T", TOKENS)
 @dtypes
@@ -61,7 +55,7 @@ def test_linear(
 ) -> None:
     dtype, factor_dtype = dtypes
     operands = make_operands(grid, (T,), dtype=dtype, factor_dtype=factor_dtype, device=cuda)
-    result, gradients = _forced(path, lambda: run_linear(operands))
+    result, gradients = on_path(path, lambda: run_linear(operands))
     expected, expected_gradients = expected_linear(operands)
     assert_close(result, expected)
     assert_gradients_close(gradients, expected_gradients, dtype=dtype)
@@ -77,7 +71,7 @@ def test_each_kernel_of_linear(grid: Grid, factor_dtype: torch.dtype, cuda: torc
     operands = make_operands(
         grid, (67,), dtype=torch.float16, factor_dtype=factor_dtype, device=cuda
     )
-    result, gradients = _forced("sm80", lambda: run_linear(operands))
+    result, gradients = on_path("sm80", lambda: run_linear(operands))
     expected, expected_gradients = expected_linear(operands)
     assert_close(result, expected)
     assert_gradients_close(gradients, expected_gradients, dtype=torch.float16)
@@ -89,7 +83,7 @@ def test_each_kernel_of_linear(grid: Grid, factor_dtype: torch.dtype, cuda: torc
 def test_many_tokens(path: str, bias: bool, cuda: torch.device) -> None:
     grid = Grid(k_in=2, k_out=2, n=64, m=72, s=8, r0=8)
     operands = make_operands(grid, (3, 1111), dtype=torch.bfloat16, device=cuda, bias=bias)
-    result, gradients = _forced(path, lambda: run_linear(operands))
+    result, gradients = on_path(path, lambda: run_linear(operands))
     expected, expected_gradients = expected_linear(operands)
     assert_close(result, expected)
     assert_gradients_close(gradients, expected_gradients, dtype=torch.bfloat16)
@@ -102,7 +96,7 @@ def test_many_tokens(path: str, bias: bool, cuda: torch.device) -> None:
 @paths
 def test_add(path: str, T: int, grid: Grid, cuda: torch.device) -> None:
     operands = make_operands(grid, (T,), dtype=torch.bfloat16, device=cuda)
-    result, gradients = _forced(path, lambda: run_add(operands))
+    result, gradients = on_path(path, lambda: run_add(operands))
     expected, expected_gradients = expected_add(operands)
     assert_close(result, expected)
     assert_gradients_close(gradients, expected_gradients, dtype=torch.bfloat16)
@@ -117,8 +111,8 @@ def test_dropout_has_one_mask_on_every_path(path: str, cuda: torch.device) -> No
         torch.manual_seed(5)
         return run_linear(operands, **drop)
 
-    result, gradients = _forced(path, run)
-    expected, expected_gradients = _forced(None, run)
+    result, gradients = on_path(path, run)
+    expected, expected_gradients = on_path(None, run)
     torch.testing.assert_close(result, expected, rtol=0.05, atol=0.05)
     for name, gradient in gradients.items():
         assert_close(gradient, expected_gradients[name].double(), dtype=torch.bfloat16, name=name)
@@ -144,7 +138,7 @@ def test_what_is_not_finite_is_where_the_reference_has_it(
     operands = make_operands(GRIDS["hybrid"], (70,), dtype=torch.bfloat16, device=cuda, bias=False)
     operands = replace(operands, weight=torch.zeros_like(operands.weight))
     getattr(operands, name).view(-1)[77] = value
-    result = _forced("sm80", lambda: operands.linear())
+    result = on_path("sm80", lambda: operands.linear())
     expected, _ = expected_linear(operands.map(torch.Tensor.double, ["x", "dy"]))
     assert torch.equal(result.isfinite(), expected.isfinite())
 
@@ -167,7 +161,7 @@ def test_factors_of_any_strides(cuda: torch.device) -> None:
     operands = make_operands(GRIDS["hybrid"], (65,), dtype=torch.bfloat16, device=cuda)
     expected, expected_gradients = expected_linear(operands)
     turned = operands.map(lambda t: t.mT.contiguous().mT, ["A", "B", "lora_A", "lora_B"])
-    result, gradients = _forced("sm80", lambda: run_linear(turned))
+    result, gradients = on_path("sm80", lambda: run_linear(turned))
     assert_close(result, expected)
     assert_gradients_close(gradients, expected_gradients, dtype=torch.bfloat16)
 
@@ -189,7 +183,7 @@ def test_a_forced_kernel_that_cannot_run_says_why(
 ) -> None:
     operands = _misfit(cuda, dtype=dtype)
     with pytest.raises(RuntimeError, match=f'"sm80" is forced.*project cannot run: {reason}'):
-        _forced("sm80", lambda: operands.linear())
+        on_path("sm80", lambda: operands.linear())
 
 
 def test_forcing_ends_with_the_block() -> None:
@@ -210,7 +204,7 @@ def test_forcing_ends_with_an_error() -> None:
 
 def test_an_unknown_path_is_refused() -> None:
     with (
-        pytest.raises(ValueError, match='path must be "aten", "sm80" or None, got "sm70"'),
+        pytest.raises(ValueError, match='path must be "aten", "sm80", "sm90" or None, got "sm70"'),
         gralora.kernels.forced("sm70"),  # type: ignore[arg-type]
     ):
         pass
@@ -226,7 +220,9 @@ def _with_variable(value: str, code: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize(("value", "path"), [("aten", "aten"), ("sm80", "sm80"), ("", "None")])
+@pytest.mark.parametrize(
+    ("value", "path"), [("aten", "aten"), ("sm80", "sm80"), ("sm90", "sm90"), ("", "None")]
+)
 def test_the_environment_forces_a_path(value: str, path: str) -> None:
     run = _with_variable(value, "print(_C.forced_path())")
     assert run.stdout.strip() == path
@@ -235,11 +231,14 @@ def test_the_environment_forces_a_path(value: str, path: str) -> None:
 def test_an_unknown_path_in_the_environment_is_refused() -> None:
     run = _with_variable("sm70", "print(_C.forced_path())")
     assert run.returncode != 0
-    assert 'GRALORA_KERNEL must be "aten", "sm80" or unset, got "sm70"' in run.stderr
+    assert 'GRALORA_KERNEL must be "aten", "sm80", "sm90" or unset, got "sm70"' in run.stderr
 
 
 SMALL = {"T": 512, "width": 2048}
-GRADIENTS: dict[str, Any] = {"T": 1024, "gradients": [(4, 1024, 64), (4, 1024, 64)]}
+# Of a chip without kernels of its own (test_select_sm90.py has those).
+GRADIENTS: dict[str, Any] = {
+    "T": 1024, "gradients": [(4, 1024, 64), (4, 1024, 64)], "sm90": False,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -334,9 +333,10 @@ def test_tile_and_split_of_the_weight_gradient(
 @pytest.mark.parametrize("T", [2049, 8192, 32768])
 @pytest.mark.parametrize("width", [64, 1024, 3584, 14336])
 @pytest.mark.parametrize("rank", [16, 64, 128])
-def test_partial_sums_fit_the_workspace(T: int, width: int, rank: int) -> None:
+@pytest.mark.parametrize("sm90", [False, True], ids=["sm80", "sm90"])
+def test_partial_sums_fit_the_workspace(T: int, width: int, rank: int, sm90: bool) -> None:
     gradients = [(4, width, rank)] * 2
-    choice = _C.select_weight_gradient(T=T, gradients=gradients)
+    choice = _C.select_weight_gradient(T=T, gradients=gradients, sm90=sm90)
     activations, latents = choice["tile"]
     tiles = sum(k * -(-w // activations) * -(-r // latents) for k, w, r in gradients)
     assert (

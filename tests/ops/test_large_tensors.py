@@ -24,7 +24,7 @@ from ops_philox import dropout_scale, kept
 from torch import Tensor
 
 LIMIT = 2**31
-kernels = pytest.mark.parametrize("path", [None, "sm80"], ids=["chosen", "sm80"])
+kernels = pytest.mark.parametrize("path", [None, "sm80", "sm90"], ids=["chosen", "sm80", "sm90"])
 
 
 @pytest.fixture

@@ -239,7 +239,10 @@ def test_gradients_of_few_tokens_are_rounded_once(T: int) -> None:
         assert (error <= 2**-8 * exact.double().abs() * 1.001 + 1e-5).all()
 
 
-ALIGNED: dict[str, Any] = {"T": 8192, "width": 2048, "columns": 32, "inner": 2, "outer": 2}
+# A chip without kernels of its own (test_select_sm90.py has those).
+ALIGNED: dict[str, Any] = {
+    "T": 8192, "width": 2048, "columns": 32, "inner": 2, "outer": 2, "sm90": False,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -283,7 +286,7 @@ def test_what_goes_to_library_products(change: dict[str, Any], possible: bool, r
 def test_the_largest_tile_that_fills_the_chip_by_splitting_the_width(
     T: int, columns: int, tile: tuple[int, int], splits: int
 ) -> None:
-    shape = {"width": 1024, "columns": columns, "inner": 4, "outer": 4}
+    shape = {"width": 1024, "columns": columns, "inner": 4, "outer": 4, "sm90": False}
     choice = _C.select_project(T=T, processors=132, cluster=8, **shape)
     assert (choice["tile"], choice["splits"]) == (tile, splits)
 
@@ -295,7 +298,7 @@ def test_the_largest_tile_that_fills_the_chip_by_splitting_the_width(
 def test_a_chip_without_clusters_splits_nothing(
     T: int, columns: int, tile: tuple[int, int]
 ) -> None:
-    shape = {"width": 1024, "columns": columns, "inner": 4, "outer": 4}
+    shape = {"width": 1024, "columns": columns, "inner": 4, "outer": 4, "sm90": False}
     choice = _C.select_project(T=T, processors=132, cluster=1, **shape)
     assert (choice["tile"], choice["splits"]) == (tile, 1)
 
@@ -312,6 +315,14 @@ def test_a_cluster_is_no_larger_than_the_chip_holds() -> None:
 
 
 def test_a_smaller_chip_takes_the_larger_tile_earlier() -> None:
-    shape = {"T": 512, "width": 1024, "columns": 64, "inner": 4, "outer": 4, "cluster": 1}
+    shape = {
+        "T": 512,
+        "width": 1024,
+        "columns": 64,
+        "inner": 4,
+        "outer": 4,
+        "cluster": 1,
+        "sm90": False,
+    }
     assert _C.select_project(**shape, processors=132)["tile"] == (16, 32)
     assert _C.select_project(**shape, processors=42)["tile"] == (64, 32)

@@ -9,7 +9,9 @@ from typing import Any
 
 from hypothesis import strategies as st
 from security_changes import split
+from security_files import INDEX, SHARDS
 from security_mutations import (
+    NAMES,
     VALUES,
     changed_bytes,
     changed_numbers,
@@ -20,6 +22,8 @@ from security_places import Place
 
 _FLOATS = [0.0, -0.0, math.nan, math.inf, -math.inf, 3e38, -3e38, 1e-45, 1e30, 65504.0, 1e-8]
 _MOST_FLOATS = 4
+# Ways to the same shard outside of the base, beside it and in it.
+PLACES = ["../a.safetensors", "../base/a.safetensors", "./a.safetensors", "sub/../a.safetensors"]
 
 
 @st.composite
@@ -32,6 +36,8 @@ def changed_files(draw: st.DrawFn, place: Place, names: list[str]) -> dict[str, 
 @st.composite
 def changed_file(draw: st.DrawFn, name: str, original: bytes) -> bytes:
     """Another content of a JSON or safetensors file, near to what it has."""
+    if name.endswith(INDEX) and draw(st.booleans()):
+        return draw(moved(original))
     if name.endswith(".json"):
         kind = draw(st.sampled_from(["tree", "tree", "tree", "bytes", "any"]))
         if kind == "tree":
@@ -48,6 +54,17 @@ def changed_file(draw: st.DrawFn, name: str, original: bytes) -> bytes:
     if kind == "header":
         return safetensors(draw(changed_tree(header)), data)
     return _with_numbers(draw(changed_numbers(header)), data)
+
+
+@st.composite
+def moved(draw: st.DrawFn, index: bytes) -> bytes:
+    """An index that has all tensors of a shard in a file of another name."""
+    shard, name = draw(st.sampled_from(SHARDS)), draw(st.one_of(st.sampled_from(PLACES), NAMES))
+    content = json.loads(index)
+    for key, home in content["weight_map"].items():
+        if home == shard:
+            content["weight_map"][key] = name
+    return json.dumps(content).encode()
 
 
 def _with_numbers(header: str, data: bytes) -> bytes:

@@ -83,6 +83,21 @@ def select_expand(
     bias: bool = False,
     drops: bool = False,
 ) -> ExpandSelection: ...
+def select_extended_product(
+    *,
+    T: int,
+    depth: int,
+    width: int,
+    rank: int,
+    blocks: int = 2,
+    half: bool = True,
+    aligned: bool = True,
+    matched: bool = True,
+    plain: bool = False,
+    drops: bool = False,
+    processors: int = 132,
+    sm90: bool = True,
+) -> ExpandSelection: ...
 def select_weight_gradient(
     *,
     T: int,

@@ -80,6 +80,12 @@ def explain(
     check_int(who, "cluster", cluster, 1)
     n, m, columns = N // k, M // k, k * s
 
+    def with_base(depth: int, width: int, *, drops: bool) -> _C.Choice:
+        return _C.select_extended_product(
+            T=T, depth=depth, width=width, rank=columns, blocks=k, half=half, drops=drops,
+            processors=processors, sm90=sm90,
+        )  # fmt: skip
+
     def expand_y() -> _C.Choice:
         onto_bias = _C.select_expand(T=T, width=m, blocks=k, half=half, bias=bias)
         if not bias or onto_bias["path"] == "kernel":
@@ -112,9 +118,15 @@ def explain(
         )
         if not pair
     }
-    choices: dict[str, _C.Choice] = {"H = x A": H, "y = H B": expand_y()}
+    choices: dict[str, _C.Choice] = {"H = x A": H}
+    y = with_base(N, m, drops=False)
+    choices |= {"y = x W^T + H B": y} if y["path"] == "kernel" else {"y = H B": expand_y()}
     choices |= _pair("G = dy B^T", of_output["project"], "dB", of_output["together"])
-    choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])
+    dx = with_base(M, n, drops=dropout)
+    if dx["path"] == "kernel" and not of_input["together"]:
+        choices["dx = dy W + G A^T"] = dx
+    else:
+        choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])
     if remaining:
         choices[", ".join(remaining)] = _C.select_weight_gradient(
             T=T,

@@ -57,7 +57,7 @@ ops::AddGradients add_backward(const Steps& steps, const at::Tensor& dy, const O
   const AdapterGradients adapted = adapter_backward(
       "add_backward", adapter, shape, as_rows(dy, shape.M.expect_int()), x, H, lora_H, rng_state,
       scaling, dropout_p, {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B},
-      [](at::Tensor&) {}, steps);
+      /*weight=*/std::nullopt, steps);
   const at::Tensor dx =
       wants_dx ? adapted.dx.view(with_width(dy.sizes(), shape.N.expect_int())) : at::Tensor();
   return {dx, adapted.dA, adapted.dB, adapted.dlora_A, adapted.dlora_B};

@@ -1,5 +1,6 @@
 #include "aten/backward.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 
 namespace gralora::aten {
@@ -58,7 +59,8 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
                                   const at::Tensor& dy_rows, const OptionalTensor& x,
                                   const OptionalTensor& H, const OptionalTensor& lora_H,
                                   const OptionalTensor& rng_state, double scaling, double dropout_p,
-                                  AdapterMask mask, AddBase add_base, const Steps& steps) {
+                                  AdapterMask mask, const OptionalTensor& weight,
+                                  const Steps& steps) {
   mask.dA &= adapter.has_grid();
   mask.dB &= adapter.has_grid();
   mask.dlora_A &= adapter.has_plain();
@@ -81,9 +83,13 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
   const auto expand = [&] {
     if (!mask.dx) return;
     gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
+    if (weight && !input.dropout().drops() &&
+        expand_input_with_base(gradients.dx, {dy_rows, *weight, {}}, latents, factors, steps)) {
+      return;
+    }
     expand_input(gradients.dx, latents, factors, input, input_sums, steps);
     // At once, while the cache has what was written.
-    add_base(gradients.dx);
+    if (weight) gradients.dx.addmm_(dy_rows, *weight);
   };
   const auto sum = [&] {
     for (const size_t of_input : {0, 2}) sums[of_input] = input_sums[of_input];

@@ -126,6 +126,16 @@ bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
   return steps.expand_onto_bias(rows, latents, factors.B, transpose_factor(factors.lora_B), bias);
 }
 
+bool expand_output_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
+                             const ComputeFactors& factors, const Steps& steps) {
+  return steps.expand_with_base(rows, base, latents, factors.B, transpose_factor(factors.lora_B));
+}
+
+bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
+                            const ComputeFactors& factors, const Steps& steps) {
+  return steps.expand_with_base(rows, base, latents, transpose_factor(factors.A), factors.lora_A);
+}
+
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
                   const AdapterInput& input, TokenSums& sums, const Steps& steps) {
   const at::Tensor grid_factor = transpose_factor(factors.A);

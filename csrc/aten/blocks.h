@@ -53,6 +53,15 @@ bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
                              const ComputeFactors& factors, const at::Tensor& bias,
                              const Steps& steps);
 
+/// y = x W^T + bias + H B + lora_H lora_B^T into `rows` [T, M] at once; false, with nothing done,
+/// where the base product and the adapter's term are better apart.
+bool expand_output_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
+                             const ComputeFactors& factors, const Steps& steps);
+
+/// The same for dx = dy W + G A^T + lora_G lora_A into `rows` [T, N].
+bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
+                            const ComputeFactors& factors, const Steps& steps);
+
 /// dx = drop(G A^T + lora_G lora_A) into `rows` [T, N], or into a tensor that takes its place. Does
 /// `sums` along with it, and empties it, where that is better.
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,

@@ -35,7 +35,9 @@ ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::T
   at::Tensor y = at::empty(with_width(x.sizes(), sizes.M), x.options());
   at::Tensor y_rows = y.view({rows.size(0), sizes.M});
   // Adapter term first: the compute-bound base product then hides the second visit to y.
-  if (!bias) {
+  if (expand_output_with_base(y_rows, {rows, weight.t(), bias}, latents, factors, steps)) {
+    // One pass for both.
+  } else if (!bias) {
     expand_output(y_rows, latents, factors, /*overwrite=*/true, steps);
     y_rows.addmm_(rows, weight.t());
   } else if (expand_output_onto_bias(y_rows, latents, factors, *bias, steps)) {
@@ -69,8 +71,7 @@ ops::LinearGradients linear_backward(const Steps& steps, const at::Tensor& dy,
   const at::Tensor dy_rows = as_rows(dy, shape.M.expect_int());
   const AdapterGradients adapted = adapter_backward(
       "linear_backward", adapter, shape, dy_rows, x, H, lora_H, rng_state, scaling, dropout_p,
-      {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B},
-      [&](at::Tensor& dx) { dx.addmm_(dy_rows, weight); }, steps);
+      {wants_dx, wants_dA, wants_dB, wants_dlora_A, wants_dlora_B}, weight, steps);
   at::Tensor dx, dweight, dbias;
   if (wants_dx) dx = adapted.dx.view(with_width(dy.sizes(), weight.size(1)));
   if (wants_dweight) dweight = at::mm(dy_rows.t(), as_rows(*x, weight.size(1)));

@@ -68,6 +68,11 @@ bool expand_onto_bias(at::Tensor&, const Latents&, const at::Tensor&, const at::
   return false;
 }
 
+bool expand_with_base(at::Tensor&, const BaseProduct&, const Latents&, const at::Tensor&,
+                      const at::Tensor&) {
+  return false;
+}
+
 at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
   const int64_t T = left.size(1);
   at::Tensor sum =
@@ -95,15 +100,9 @@ void round(std::initializer_list<Rounding> roundings) {
 
 }  // namespace
 
-const Steps kLibrarySteps{project,
-                          project_beside_sums,
-                          expand,
-                          expand_dropped,
-                          expand_onto_bias,
-                          expand_beside_sums,
-                          sum_over_tokens,
-                          round,
-                          round};
+const Steps kLibrarySteps{
+    project,          project_beside_sums, expand,          expand_dropped, expand_onto_bias,
+    expand_with_base, expand_beside_sums,  sum_over_tokens, round,          round};
 
 bool any_asked_for(const TokenSums& sums) {
   return std::any_of(sums.begin(), sums.end(),

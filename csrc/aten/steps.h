@@ -68,6 +68,12 @@ struct TokenSum {
 using TokenSums = std::array<TokenSum, 4>;
 bool any_asked_for(const TokenSums& sums);
 
+/// The frozen layer's part of a result: input [T, depth] times weight [depth, width], plus bias.
+struct BaseProduct {
+  at::Tensor input, weight;
+  OptionalTensor bias;
+};
+
 struct Steps {
   /// latent[q, t, (p, rank)] = scaling * sum_w rows[t, (p, w)] * factor[p, w, (q, rank)]: `latent`
   /// [outer, T, inner*s] with padded rows, the input's dropped rows [T, inner*width], `factor`
@@ -94,6 +100,11 @@ struct Steps {
   /// rows = what expand writes + bias; false, with nothing done, where that takes a second pass.
   bool (*expand_onto_bias)(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
                            const at::Tensor& plain_factor, const at::Tensor& bias);
+
+  /// rows = the base product + what expand writes, at once; false, with nothing done, where they
+  /// are better apart.
+  bool (*expand_with_base)(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
+                           const at::Tensor& grid_factor, const at::Tensor& plain_factor);
 
   /// expand(), or expand_dropped() where the input is dropped, and sum_over_tokens() at once;
   /// false, with nothing done, where they are better apart.

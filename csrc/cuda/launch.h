@@ -45,6 +45,7 @@ inline bool has_aligned_rows(const at::Tensor& tensor, int64_t axis = -1) {
 
 /// Whether several places of an axis are one place in memory, as in an expanded tensor.
 inline bool repeats_rows(const at::Tensor& tensor) {
+  if (tensor.numel() == 0) return false;
   for (int64_t d = 0; d < tensor.dim(); ++d) {
     if (tensor.size(d) > 1 && tensor.stride(d) == 0) return true;
   }

@@ -24,7 +24,8 @@ struct BulkTile {
   static constexpr int kLeftBytes = kWarpgroups * kPartBytes;
   static constexpr int kRightBytes = kRightDepth ? kColumns * kDepth * 2 : kRightParts * kPartBytes;
   static constexpr int kStageBytes = kLeftBytes + kRightBytes;
-  static constexpr int kBarrierBytes = 16;  // of a stage: filled, and free again
+  static constexpr int kBarrierBytes = 16;  // of a stage (bulk_ring.cuh)
+  static constexpr int kCluster = 1;        // copies stay in their CTA
 
   // An SM of 9.0 has 228 KiB, of which every CTA loses one.
   static constexpr int kMostBytes = (228 / kBlocks - 1) * 1024;

@@ -1,4 +1,5 @@
 // Stands for the files *_sm90.cu in a build without code for compute capability 9.0a.
+#include "kernels/extended_product.h"
 #include "kernels/project_sm90.h"
 #include "kernels/weight_gradient_sm90.h"
 
@@ -9,6 +10,10 @@ cudaError_t launch_project_sm90(const ProjectParams&, cudaStream_t) {
 }
 
 cudaError_t launch_weight_gradient_sm90(const WeightGradientParams&, cudaStream_t) {
+  return cudaErrorNoKernelImageForDevice;
+}
+
+cudaError_t launch_extended_product(const ExtendedProductParams&, cudaStream_t) {
   return cudaErrorNoKernelImageForDevice;
 }
 

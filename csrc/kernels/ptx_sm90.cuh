@@ -1,6 +1,6 @@
 // The PTX instructions that only compute capability 9.0a has, one function each: barriers in shared
-// memory that count the bytes of bulk copies, bulk copies of a tensor's boxes, products of whole
-// warpgroups. For the files *_sm90.cu, beside ptx.cuh.
+// memory that count the bytes of bulk copies, bulk copies of a tensor's boxes, what
+// surrounds the products of warpgroups (ptx_products_sm90.cuh). For the files *_sm90.cu.
 #pragma once
 
 #include <cuda.h>
@@ -21,6 +21,16 @@ __device__ inline void publish_barriers() {
 
 __device__ inline void arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+/// Arrives at the barrier of the cluster's block `rank` that lies where `barrier` does in this one.
+/// It passes nothing on that this thread has written, only that its products have read.
+__device__ inline void arrive_at_block(uint32_t barrier, uint32_t rank) {
+  asm volatile(
+      "{\n\t.reg .b32 there;\n\tmapa.shared::cluster.u32 there, %0, %1;\n\t"
+      "mbarrier.arrive.shared::cluster.b64 _, [there];\n\t}" ::"r"(barrier),
+      "r"(rank)
+      : "memory");
 }
 
 /// Arrives, and keeps the phase from ending before so many bytes have been copied.
@@ -61,6 +71,63 @@ __device__ inline void copy_box(uint32_t to, const CUtensorMap* map, int inner, 
       : "memory");
 }
 
+/// The same to all blocks of the cluster in `blocks`, a bit for each, at the same place of their
+/// shared memory and with the barrier there.
+__device__ inline void copy_box_to_blocks(uint32_t to, const CUtensorMap* map, int inner,
+                                          int middle, int outer, uint32_t barrier,
+                                          uint16_t blocks) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+      ".multicast::cluster [%0], [%1, {%2, %3, %4}], [%5], %6;" ::"r"(to),
+      "l"(map), "r"(inner), "r"(middle), "r"(outer), "r"(barrier), "h"(blocks)
+      : "memory");
+}
+
+/// The box that begins at (inner, middle, outer) from shared memory, as a group of its own.
+__device__ inline void store_box(const CUtensorMap* map, int inner, int middle, int outer,
+                                 uint32_t from) {
+  asm volatile(
+      "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%1, %2, %3}], [%4];" ::"l"(
+          map),
+      "r"(inner), "r"(middle), "r"(outer), "r"(from)
+      : "memory");
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+
+/// Returns when all but so many of this thread's boxes have been read from shared memory.
+template <int kPending>
+__device__ void wait_for_box_reads() {
+  asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(kPending) : "memory");
+}
+
+/// Returns when all of this thread's boxes are in global memory.
+__device__ inline void wait_for_boxes() {
+  asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+}
+
+/// Shows what this thread has written to shared memory to bulk copies.
+__device__ inline void show_to_copies() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// Four 8 x 8 matrices of 16-bit elements to shared memory, as load_matrices() reads them.
+__device__ inline void store_matrices(uint32_t row_address, const uint32_t (&fragment)[4]) {
+  asm volatile(
+      "stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1, %2, %3, %4};" ::"r"(row_address),
+      "r"(fragment[0]), "r"(fragment[1]), "r"(fragment[2]), "r"(fragment[3])
+      : "memory");
+}
+
+/// Gives registers of this warpgroup's threads back, or takes what others have given back.
+template <int kRegisters>
+__device__ void give_registers() {
+  asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+template <int kRegisters>
+__device__ void take_registers() {
+  asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(kRegisters));
+}
+
 /// Orders what this warpgroup's registers and shared memory hold before products that use them.
 __device__ inline void begin_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
@@ -68,65 +135,25 @@ __device__ inline void commit_products() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
-/// Returns when all committed products are done.
-__device__ inline void wait_for_products() {
-  asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
+/// Returns when at most so many committed groups of products are not done.
+template <int kPending>
+__device__ void wait_for_products() {
+  asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(kPending) : "memory");
 }
 
-/// A product's view of a part of 64 x 64 elements, at `depth`: rows of 128 bytes, swizzled in
-/// groups of eight, 1024 bytes apart. Where the depth is contiguous it lies along the 128 bytes.
+/// Keeps what reads the sums from moving above the wait before it.
+__device__ inline void hold(float (&sum)[4]) {
+  asm volatile("" : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])::"memory");
+}
+
+/// A product's view of an operand from its part of 64 x 64 elements on, at `depth`: rows of 128
+/// bytes, swizzled in groups of eight, 1024 bytes apart. Where the depth is contiguous it lies
+/// along the 128 bytes; else the next part, of 64 more columns, lies 8192 bytes further.
 template <bool kDepthIsContiguous>
 __device__ uint64_t describe_part(uint32_t part, int depth) {
-  constexpr uint64_t kGroupStride = 1024 / 16, kSwizzle128 = 1;
+  constexpr uint64_t kGroupStride = 1024 / 16, kPartStride = 8192 / 16, kSwizzle128 = 1;
   const uint32_t at = part + depth * (kDepthIsContiguous ? 2 : 128);
-  return uint64_t{(at & 0x3ffff) / 16} | kGroupStride << 32 | kSwizzle128 << 62;
+  return uint64_t{(at & 0x3ffff) / 16} | kPartStride << 16 | kGroupStride << 32 | kSwizzle128 << 62;
 }
-
-// The sums of 32 columns as operands of an assembly statement.
-#define GRALORA_SUMS_OF_8(v) "+f"(sum[v][0]), "+f"(sum[v][1]), "+f"(sum[v][2]), "+f"(sum[v][3])
-#define GRALORA_SUMS_OF_32(v) \
-  GRALORA_SUMS_OF_8(v), GRALORA_SUMS_OF_8(v + 1), GRALORA_SUMS_OF_8(v + 2), GRALORA_SUMS_OF_8(v + 3)
-#define GRALORA_MULTIPLY_32(type)                                                \
-  asm volatile(                                                                  \
-      "{\n\t.reg .pred add;\n\tsetp.ne.b32 add, 1, 0;\n\t"                       \
-      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                \
-      " "                                                                        \
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, " \
-      "%16, %17, add, 1, 1, %18, %19;\n\t}"                                      \
-      : GRALORA_SUMS_OF_32(0)                                                    \
-      : "l"(left), "l"(right), "n"(kLeftAlongRows), "n"(kRightAlongRows))
-#define GRALORA_MULTIPLY_64(type)                                               \
-  asm volatile(                                                                 \
-      "{\n\t.reg .pred add;\n\tsetp.ne.b32 add, 1, 0;\n\t"                      \
-      "wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type               \
-      " "                                                                       \
-      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, " \
-      "%16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, "  \
-      "%30, %31}, %32, %33, add, 1, 1, %34, %35;\n\t}"                          \
-      : GRALORA_SUMS_OF_32(0), GRALORA_SUMS_OF_32(4)                            \
-      : "l"(left), "l"(right), "n"(kLeftAlongRows), "n"(kRightAlongRows))
-
-/// sum += left right for 64 rows, 32 or 64 columns and a depth of 16, by a whole warpgroup: a
-/// thread holds the pairs of mma.sync's fragments. The sums are in use until wait_for_products().
-template <class T, int kColumns, bool kLeftDepth, bool kRightDepth>
-__device__ void multiply_add_parts(float (*sum)[4], uint64_t left, uint64_t right) {
-  static_assert(kColumns == 32 || kColumns == 64);
-  constexpr int kLeftAlongRows = kLeftDepth ? 0 : 1, kRightAlongRows = kRightDepth ? 0 : 1;
-  constexpr bool kIsBFloat16 = std::is_same_v<T, __nv_bfloat16>;
-  if constexpr (kColumns == 32 && kIsBFloat16) {
-    GRALORA_MULTIPLY_32("bf16");
-  } else if constexpr (kColumns == 32) {
-    GRALORA_MULTIPLY_32("f16");
-  } else if constexpr (kIsBFloat16) {
-    GRALORA_MULTIPLY_64("bf16");
-  } else {
-    GRALORA_MULTIPLY_64("f16");
-  }
-}
-
-#undef GRALORA_MULTIPLY_64
-#undef GRALORA_MULTIPLY_32
-#undef GRALORA_SUMS_OF_32
-#undef GRALORA_SUMS_OF_8
 
 }  // namespace gralora::ptx

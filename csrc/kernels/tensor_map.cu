@@ -45,13 +45,23 @@ cudaError_t make_tensor_map(CUtensorMap& map, const BoxedTensor& tensor) {
                                  stride_bytes(tensor.outer, tensor.outer_stride)};
   const cuuint32_t box[3] = {kBoxInner, static_cast<cuuint32_t>(tensor.box_middle), 1};
   const cuuint32_t every[3] = {1, 1, 1};
-  const CUresult result =
-      encode(&map,
-             tensor.type == ElementType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                   : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-             3, const_cast<void*>(tensor.data), extents, strides, box, every,
-             CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const auto encode_map = [&] {
+    return encode(&map,
+                  tensor.type == ElementType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                                        : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+                  3, const_cast<void*>(tensor.data), extents, strides, box, every,
+                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
+                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  };
+  CUresult result = encode_map();
+  if (result != CUDA_SUCCESS) {
+    // A thread that has not launched anything yet, such as autograd's, may have no context.
+    int device = 0;
+    cudaError_t status = cudaGetDevice(&device);
+    if (status == cudaSuccess) status = cudaSetDevice(device);
+    if (status != cudaSuccess) return status;
+    result = encode_map();
+  }
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 

@@ -8,6 +8,7 @@
 #include <tuple>
 #include <vector>
 
+#include "dispatch/select_extended_product.h"
 #include "dispatch/select_merge.h"
 #include "dispatch/share_launch.h"
 
@@ -50,6 +51,13 @@ py::dict describe(const ProjectSelection& selection) {
 }
 
 py::dict describe(const ExpandSelection& selection) {
+  py::dict result = describe(selection.choice);
+  const auto tile = size_of(selection.tile);
+  result["tile"] = py::make_tuple(tile.tokens, tile.columns);
+  return result;
+}
+
+py::dict describe(const ExtendedProductSelection& selection) {
   py::dict result = describe(selection.choice);
   const auto tile = size_of(selection.tile);
   result["tile"] = py::make_tuple(tile.tokens, tile.columns);
@@ -114,6 +122,24 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
                                                  .bias = bias,
                                                  .drops = drops});
   return describe(selection);
+}
+
+py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_t rank,
+                                 int64_t blocks, bool half, bool aligned, bool matched, bool plain,
+                                 bool drops, int processors, bool sm90) {
+  return describe(gralora::select_extended_product(
+      {.T = T,
+       .depth = depth,
+       .blocks = blocks,
+       .width = width,
+       .rank = rank,
+       .half = half,
+       .aligned = aligned,
+       .matched = matched,
+       .plain = plain,
+       .drops = drops,
+       .chip = {.processors = processors, .cluster = 1, .sm90 = sm90},
+       .forced = gralora::forced_path()}));
 }
 
 py::dict select_weight_gradient(int64_t T,
@@ -237,6 +263,14 @@ void add_choosers(py::module_& m) {
         py::arg("bias") = false, py::arg("drops") = false,
         "How an adapter's term is written into [T, blocks*width]: {'path', 'possible', 'reason', "
         "'tile': (tokens, columns)}.");
+  m.def("select_extended_product", &select_extended_product, py::kw_only(), py::arg("T"),
+        py::arg("depth"), py::arg("width"), py::arg("rank"), py::arg("blocks") = 2,
+        py::arg("half") = true, py::arg("aligned") = true, py::arg("matched") = true,
+        py::arg("plain") = false, py::arg("drops") = false, py::arg("processors") = 132,
+        py::arg("sm90") = true,
+        "Whether the frozen layer's product [T, depth] x [depth, blocks*width] takes the adapter's "
+        "term of so many latents per block along: {'path', 'possible', 'reason', 'tile': (tokens, "
+        "columns)}.");
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
         py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
         py::arg("narrow") = true, py::arg("drops") = false, py::arg("processors") = 132,

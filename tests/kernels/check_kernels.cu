@@ -10,6 +10,7 @@ int main() {
   check_exchange();
   check_expand();
   check_weight_gradient();
+  check_extended_product();
   check_round();
   check_dropout();
   check_together();

@@ -130,6 +130,7 @@ void check_project();
 void check_exchange();
 void check_expand();
 void check_weight_gradient();
+void check_extended_product();
 void check_round();
 void check_dropout();
 

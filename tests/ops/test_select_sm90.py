@@ -8,6 +8,7 @@ import pytest
 
 import gralora.kernels
 from gralora import _C
+from gralora.explain import explain
 
 PROJECT: dict[str, Any] = {"T": 8192, "width": 1024, "columns": 64, "inner": 4, "outer": 4}
 GRADIENTS: dict[str, Any] = {"T": 8192, "gradients": [(4, 1024, 64), (4, 1024, 64)]}
@@ -70,6 +71,77 @@ def test_weight_gradients_take_the_tile_that_holds_all_latents(
 def test_weight_gradients_that_do_not(change: dict[str, Any], kernel: str, path: str) -> None:
     choice = _C.select_weight_gradient(**{**GRADIENTS, **change})
     assert (choice["kernel"], choice["path"]) == (kernel, path)
+
+
+PRODUCT: dict[str, Any] = {"T": 8192, "depth": 4096, "width": 1024, "rank": 64, "blocks": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "tile"),
+    [
+        ({}, (128, 256)),
+        ({"T": 1024}, (128, 256)),
+        # 32 clusters of wide tiles, for 66 places; 64 of narrow ones.
+        ({"T": 512}, (128, 128)),
+        ({"T": 2048, "width": 256}, (128, 128)),
+        # Half of a wide tile would be empty.
+        ({"width": 128, "blocks": 8}, (128, 128)),
+        # A chip with fewer places.
+        ({"T": 512, "processors": 66}, (128, 256)),
+    ],
+    ids=str,
+)
+def test_the_base_product_takes_the_tile_that_keeps_processors_at_work(
+    change: dict[str, Any], tile: tuple[int, int]
+) -> None:
+    choice = _C.select_extended_product(**{**PRODUCT, **change})
+    assert (choice["path"], choice["tile"]) == ("kernel", tile)
+
+
+@pytest.mark.parametrize(
+    ("change", "possible", "reason"),
+    [
+        ({"T": 256}, True, "its tiles leave processors idle"),
+        ({"T": 1024, "width": 256}, True, "its tiles leave processors idle"),
+        ({"sm90": False}, False, NO_CODE),
+        ({"processors": 1}, False, "one multiprocessor"),
+        ({"half": False}, False, "operands are not of 16 bits"),
+        ({"plain": True}, False, "the adapter has a plain part"),
+        ({"drops": True}, False, "dropout acts on the adapter's part alone"),
+        ({"depth": 4092}, False, "a width is not a multiple of 8"),
+        ({"width": 1020}, False, "a width is not a multiple of 8"),
+        ({"T": 2**30 + 1}, False, "an axis is longer than 2^30"),
+        ({"rank": 1025}, False, "the rank is not within 1 to 1024"),
+        ({"rank": 0}, False, "the rank is not within 1 to 1024"),
+        ({"aligned": False}, False, "rows are not 16-byte aligned"),
+        ({"matched": False}, False, "weight and factor have the same axis contiguous"),
+    ],
+    ids=str,
+)
+def test_base_products_that_stay_the_librarys(
+    change: dict[str, Any], possible: bool, reason: str
+) -> None:
+    choice = _C.select_extended_product(**{**PRODUCT, **change})
+    assert (choice["path"], choice["possible"], choice["reason"]) == ("library", possible, reason)
+
+
+@pytest.mark.parametrize(
+    ("path", "taken"), [("aten", "library"), ("sm80", "library"), ("sm90", "kernel")]
+)
+def test_a_forced_path_decides_over_the_base_product(path: Any, taken: str) -> None:
+    with gralora.kernels.forced(path):
+        assert _C.select_extended_product(**{**PRODUCT, "T": 256})["path"] == taken
+
+
+def test_explain_names_the_base_product_that_takes_the_term_along() -> None:
+    steps = explain(8192, 4096, 4096, 64, 4, processors=132, cluster=8, sm90=True)
+    assert [step["step"] for step in steps] == [
+        "H = x A", "y = x W^T + H B", "G = dy B^T", "dx = dy W + G A^T", "dA, dB",
+    ]  # fmt: skip
+    dropped = explain(8192, 4096, 4096, 64, 4, processors=132, cluster=8, sm90=True, dropout=True)
+    assert [step["step"] for step in dropped][1:4] == [
+        "y = x W^T + H B", "G = dy B^T", "dx = G A^T",
+    ]  # fmt: skip
 
 
 def test_forced_it_is_taken_for_any_number_of_tokens() -> None:

@@ -1,0 +1,34 @@
+// Whether the base product takes the adapter's term along: a pure function of what the call looks
+// like, without torch and without a GPU (gralora._C.select_extended_product).
+#pragma once
+
+#include <cstdint>
+
+#include "dispatch/chip.h"
+#include "dispatch/choice.h"
+#include "kernels/extended_product_tiles.h"
+
+namespace gralora {
+
+/// [T, depth] times [depth, blocks*width], extended by [blocks, T, rank] times [blocks, rank,
+/// width].
+struct ExtendedProductProblem {
+  int64_t T, depth, blocks, width, rank;
+  bool half;     // 16-bit operands
+  bool aligned;  // rows of all operands start on 16-byte boundaries, none repeats
+  bool matched;  // the weight and the factor have opposite axes contiguous
+  bool plain;    // the adapter has a plain part
+  bool drops;    // what the adapter adds goes through dropout
+  Chip chip;
+  ForcedPath forced = ForcedPath::kNone;
+};
+
+/// Otherwise the base product is the library's, onto what the expansion has written.
+struct ExtendedProductSelection {
+  Choice choice;
+  ProductTile tile;
+};
+
+ExtendedProductSelection select_extended_product(const ExtendedProductProblem& problem);
+
+}  // namespace gralora

@@ -1,0 +1,42 @@
+// The base product with the adapter's term in the same sums, of compute capability 9.0a:
+// csrc/cuda/extended_product.cpp fills and calls it where csrc/dispatch/select_extended_product.cpp
+// says so.
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include <cstdint>
+
+#include "kernels/element_type.h"
+#include "kernels/extended_product_tiles.h"
+
+namespace gralora {
+
+/// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)]
+///                  + sum_q latent[b, t, q] * factor[b, q, w] + bias[(b, w)]
+///
+/// y from x, W transposed, H and B; dx from dy, W, G and A transposed. Rounded once. Strides in
+/// elements, multiples of 8 and not 0; pointers are 16-byte aligned.
+struct ExtendedProductParams {
+  const void* rows;    // [T, depth], unit stride along the depth
+  const void* weight;  // [depth, blocks*width], unit stride along either
+  const void* latent;  // [blocks, T, rank], unit stride along the rank
+  const void* factor;  // [blocks, rank, width], unit stride along the width where the weight's
+                       // depth has unit stride, else along the rank
+  const void* bias;    // [blocks*width], or null
+  void* out;           // [T, blocks*width], contiguous
+  int64_t T;
+  int32_t depth, blocks, width, rank;  // depth and width are multiples of 8
+  int64_t row_stride;
+  int64_t weight_stride;  // along the axis whose stride is not 1
+  int64_t latent_plane, latent_pitch;
+  int64_t factor_block_stride, factor_pitch;
+  bool depth_is_contiguous;  // of the weight
+  ElementType type;          // bf16 or fp16
+  ProductTile tile;
+  int32_t processors;  // of the current device
+};
+
+cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream);
+
+}  // namespace gralora

@@ -1,0 +1,20 @@
+// The tiles that extended products come in: constants, apart from the policy that chooses one
+// (dispatch/select_extended_product.cpp).
+#pragma once
+
+namespace gralora {
+
+/// Tokens x columns of one CTA.
+enum class ProductTile { k128x256, k128x128 };
+
+struct ProductTileSize {
+  int tokens, columns;
+};
+
+inline constexpr int kProductCluster = 2;  // CTAs that share the columns of their tiles
+
+constexpr ProductTileSize size_of(ProductTile tile) {
+  return tile == ProductTile::k128x256 ? ProductTileSize{128, 256} : ProductTileSize{128, 128};
+}
+
+}  // namespace gralora

@@ -17,6 +17,9 @@ LORA_TYPE = "LORA"
 _MODEL = "config.json"
 # Looked at where a folder holds adapters in folders of their own.
 _MOST = 1000
+# Bytes of a config that is read again for a hint: parsed, it takes many times as much, and what the
+# refused one took is not free yet.
+_LONGEST = 2**20
 
 
 def with_other_ways(error: E, path: Path, *, wanted: str = PEFT_TYPE) -> E:
@@ -48,8 +51,11 @@ def other_ways(path: Path, *, wanted: str = PEFT_TYPE) -> str:
     try:
         if path.is_file():
             return "this is a file: give the folder that holds it beside its config"
-        if (path / CONFIG_NAME).exists():
-            return _of_another_kind(read_json(path / CONFIG_NAME), wanted)
+        config = path / CONFIG_NAME
+        if config.exists():
+            if config.stat().st_size > _LONGEST:
+                return ""
+            return _of_another_kind(read_json(config), wanted)
         if (path / _MODEL).exists():
             return f"this is the folder of a model, since it has {_MODEL} and no {CONFIG_NAME}"
         inner = islice(path.iterdir(), _MOST)

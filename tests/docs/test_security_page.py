@@ -76,11 +76,26 @@ def test_no_module_reads_pickles_or_runs_text(path: Path) -> None:
             assert ast.unparse(node.func) not in FORBIDDEN_CALLS
 
 
+FUZZ = PATH.parents[1] / "tests" / "security" / "test_fuzz.py"
+
+
+def _constant(path: Path, name: str) -> str:
+    (found,) = re.findall(rf"^{name} = (\S+)", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return str(found)
+
+
 def test_the_number_of_random_files_is_what_the_page_says() -> None:
-    source = (PATH.parents[1] / "tests" / "security" / "test_fuzz.py").read_text(encoding="utf-8")
-    counts = [int(count) for count in re.findall(r"^@_fuzz\((\d+)\)$", source, re.MULTILINE)]
-    assert f"{sum(counts)} in each run" in WORDS
-    assert f"`GRALORA_FUZZ=20` makes that {20 * sum(counts):,}" in WORDS
+    assert f"tries {_constant(FUZZ, 'USUAL')} inputs of each entry" in WORDS
+    assert f"at most {float(_constant(FUZZ, 'SECONDS')):.0f} seconds each" in WORDS
+
+
+def test_the_table_has_every_entry_that_is_fuzzed() -> None:
+    source = (FUZZ.parent / "support" / "security_entries.py").read_text(encoding="utf-8")
+    entries = re.findall(r'^    "([\w-]+)": Entry\(', source, re.MULTILINE)
+    rows = re.findall(r"^\| `([\w-]+)` \| 10,000 \| ([\d,]+) \| ([\d,]+) \|$", PAGE, re.MULTILINE)
+    assert [name for name, *_ in rows] == entries
+    for _, *counts in rows:
+        assert sum(int(count.replace(",", "")) for count in counts) == 10_000
 
 
 @pytest.mark.parametrize("anchor", sorted(set(re.findall(r"\]\(#([^)]+)\)", PAGE))))

@@ -39,7 +39,7 @@ from security_files import (
 OUT = "out"
 ADAPTERS = ("plain", "hybrid", "fork")
 # Where an index or a link might lead to.
-CANARIES = (SHARDS[0], "secret.json")
+SECRET = "secret.json"
 
 
 class Place:
@@ -55,12 +55,14 @@ class Place:
         _write(self.root / "other", adapter_config(modules_to_save=None), _factors())
         base = write_base(self.root / "base")
         (base / "tokenizer.json").write_text("{}")
-        shutil.copy(base / SHARDS[0], self.root / CANARIES[0])
-        (self.root / CANARIES[1]).write_text("{}")
+        for shard in SHARDS:
+            shutil.copy(base / shard, self.root / shard)
+        (self.root / SECRET).write_text("{}")
         shutil.copytree(self.root, root / "pristine")
         # What lies above the folder must not change either.
         self.above = root
         self._originals = {path: path.read_bytes() for path in root.rglob("*") if path.is_file()}
+        self._present = set(root.rglob("*"))
         self._changed: set[Path] = set()
 
     def pristine(self, adapter: str) -> Path:
@@ -72,7 +74,13 @@ class Place:
         return self._originals[self.root / name]
 
     def change(self, contents: dict[str, bytes]) -> None:
-        """Let these files have other contents, and all others their own."""
+        """Let these files have other contents, all others their own, and no other be there."""
+        # What a failure left, which is not that of the next input.
+        for path in set(self.above.rglob("*")) - self._present:
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
         for path in self._changed:
             path.write_bytes(self._originals[path])
         self._changed = {self.root / name for name in contents}

@@ -162,3 +162,19 @@ def test_factor_gradient_uses_the_mask_of_the_forward(device):
     y.sum().backward()
     expected = y.detach().sum(0)[:, None].expand(WIDTH, WIDTH)
     torch.testing.assert_close(layer.gralora_A["default"].grad[0], expected)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+def test_mask_on_the_cpu_does_not_depend_on_threads(dtype):
+    # Wide enough to be cut among threads, with a last group of four that is not full.
+    x, rng_state = torch.randn(1_000_003, dtype=dtype).view(1, -1), torch.tensor([7, 11])
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            results.append(torch.ops.gralora.dropout(x, rng_state, p=0.3))
+    finally:
+        torch.set_num_threads(before)
+    assert 0.29 < (results[0] == 0).double().mean() < 0.31
+    assert all(torch.equal(results[0], result) for result in results[1:])

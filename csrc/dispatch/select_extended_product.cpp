@@ -1,32 +1,54 @@
 #include "dispatch/select_extended_product.h"
 
+#include <algorithm>
+
 namespace gralora {
 namespace {
 
-// Measured on an H100: a column takes so much longer in the narrow tile, which reads more.
-constexpr double kNarrowPenalty = 1.06;
+// Measured on an H100. A library product, which knows more tiles, loses less by rounds that are not
+// full; with two rounds or fewer it has no better ones either.
+constexpr double kLeastUse = 0.9;
+constexpr double kLeastUseOfFewRounds = 0.8;
+constexpr int64_t kFewRounds = 2;
 
-// Of the tensor cores' time. Below it a library product, which knows more tiles, may be faster.
-constexpr double kLeastUse = 0.8;
+// The narrow tile reads half as much again for each of its products: good where wide ones would not
+// reach every processor, and its walk is long enough to hide its beginning and its end.
+constexpr double kNarrowPenalty = 1.06;
+constexpr int64_t kLeastNarrowDepth = 2048;
 
 constexpr int64_t kMostRank = 1024;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-/// Columns that every SM works through, rounds of unequal length counted as the longest.
-double count_columns(const ExtendedProductProblem& problem, ProductTile tile) {
+int64_t count_rounds(const ExtendedProductProblem& problem, ProductTile tile) {
   const ProductTileSize size = size_of(tile);
   const int64_t tiles = divide_up(problem.T, int64_t{size.tokens} * kProductCluster) *
                         divide_up(problem.width, size.columns) * problem.blocks;
-  const int64_t rounds = divide_up(tiles, problem.chip.processors / kProductCluster);
-  const double penalty = tile == ProductTile::k128x128 ? kNarrowPenalty : 1.0;
-  return static_cast<double>(rounds * size.columns) * penalty;
+  return divide_up(tiles, std::max(problem.chip.processors / kProductCluster, 1));
 }
 
+/// The part of the time that all processors have results to work on.
 double use_of(const ExtendedProductProblem& problem, ProductTile tile) {
+  const ProductTileSize size = size_of(tile);
   const double results = static_cast<double>(problem.T) * static_cast<double>(problem.width) *
                          static_cast<double>(problem.blocks);
-  return results / (count_columns(problem, tile) * size_of(tile).tokens * problem.chip.processors);
+  const auto places = static_cast<double>(count_rounds(problem, tile) * size.tokens * size.columns *
+                                          problem.chip.processors);
+  return results / places / (tile == ProductTile::k128x128 ? kNarrowPenalty : 1.0);
+}
+
+bool is_worthwhile(const ExtendedProductProblem& problem, ProductTile tile) {
+  const bool few = count_rounds(problem, tile) <= kFewRounds;
+  if (tile == ProductTile::k128x128 && !(few && problem.depth >= kLeastNarrowDepth)) return false;
+  return use_of(problem, tile) >= (few ? kLeastUseOfFewRounds : kLeastUse);
+}
+
+ProductTile choose_tile(const ExtendedProductProblem& problem) {
+  if (is_worthwhile(problem, ProductTile::k128x256)) return ProductTile::k128x256;
+  return is_worthwhile(problem, ProductTile::k128x128) ||
+                 problem.width <= size_of(ProductTile::k128x128).columns
+             ? ProductTile::k128x128
+             : ProductTile::k128x256;
 }
 
 Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
@@ -50,17 +72,14 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   if (!problem.aligned) return Choice::impossible("rows are not 16-byte aligned");
   if (!problem.matched)
     return Choice::impossible("weight and factor have the same axis contiguous");
-  if (use_of(problem, tile) < kLeastUse) return Choice::library("its tiles leave processors idle");
+  if (!is_worthwhile(problem, tile)) return Choice::library("its tiles leave processors idle");
   return Choice::own("the adapter's term in the base product's sums");
 }
 
 }  // namespace
 
 ExtendedProductSelection select_extended_product(const ExtendedProductProblem& problem) {
-  const bool is_wide = problem.chip.processors < kProductCluster ||
-                       count_columns(problem, ProductTile::k128x256) <=
-                           count_columns(problem, ProductTile::k128x128);
-  const ProductTile tile = is_wide ? ProductTile::k128x256 : ProductTile::k128x128;
+  const ProductTile tile = choose_tile(problem);
   Choice choice = choose_way(problem, tile);
   if (choice.possible && problem.forced == ForcedPath::kSm90) choice.kernel = true;
   if (problem.forced == ForcedPath::kSm80 || problem.forced == ForcedPath::kAten) {

@@ -17,11 +17,12 @@ constexpr int64_t kFewLatents = 1 << 16;
 constexpr int64_t kMostSplitTokens = 128;
 constexpr int64_t kLeastSplitWidth = 512;
 
-// Bulk copies: with fewer tokens the widths are better split; beyond one tile's columns x is read
-// again for every slice, and library products are faster.
+// Bulk copies: with fewer tokens the widths are better split; with few CTAs each walks alone, so
+// the walk must be short; beyond one tile's columns x is read again for every slice, and library
+// products are faster.
 constexpr int64_t kLeastBulkTokens = 256;
 constexpr int64_t kShortBulkWalk = 16;
-constexpr int64_t kMostBulkColumns = size_of(ProjectTile::kBulk128x128).columns;
+constexpr int64_t kMostBulkColumns = size_of(ProjectTile::kBulk128x256).columns;
 
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
 
@@ -75,10 +76,11 @@ std::string_view why_not_sm90(const ProjectProblem& problem) {
 
 /// A tile with all columns, so that x is read once, unless they are too many.
 ProjectTile choose_bulk_tile(int64_t columns) {
-  for (const ProjectTile tile : {ProjectTile::kBulk64x32, ProjectTile::kBulk64x64}) {
+  for (const ProjectTile tile :
+       {ProjectTile::kBulk64x32, ProjectTile::kBulk64x64, ProjectTile::kBulk128x128}) {
     if (columns <= size_of(tile).columns) return tile;
   }
-  return ProjectTile::kBulk128x128;
+  return ProjectTile::kBulk128x256;
 }
 
 /// Whether the kernels can run, whichever of them.
@@ -114,13 +116,13 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   return Choice::own("aligned 16-bit operands");
 }
 
-/// With few CTAs each walks alone, so the walk must be short.
 bool prefers_sm90(const ProjectProblem& problem) {
+  if (problem.T < kLeastBulkTokens || problem.columns > kMostBulkColumns) return false;
   const ProjectTileSize size = size_of(choose_bulk_tile(problem.columns));
   const int64_t blocks = (problem.T + size.tokens - 1) / size.tokens * problem.inner;
   const int64_t steps = (problem.width + size.depth - 1) / size.depth;
-  return problem.T >= kLeastBulkTokens && problem.columns <= kMostBulkColumns &&
-         (blocks * 3 >= problem.chip.processors || steps <= kShortBulkWalk);
+  const bool is_short = steps <= kShortBulkWalk && problem.columns <= 64;
+  return is_short || blocks * 3 >= problem.chip.processors;
 }
 
 }  // namespace

@@ -2,9 +2,9 @@
 // x and A, G from dy and B, for bfloat16 and float16.
 //
 // A CTA owns the tokens of its tile and a slice of columns of one input block, and walks along the
-// width. One tile holds all columns up to 128, so that x is read once; the factor comes from L2,
-// 1.5 to 2 bytes of both for each byte of x. Two CTAs of 64 tokens on an SM end more evenly than
-// one of 128; 128 columns need the memory of the whole SM for a ring that is deep enough.
+// width. One tile holds all columns up to 256, so that x is read once; the factor comes from L2,
+// 1.5 to 3 bytes of both for each byte of x. Two CTAs of 64 tokens on an SM end more evenly than
+// one of 128; from 128 columns on a ring that is deep enough needs the memory of the whole SM.
 #include "kernels/bulk_product.cuh"
 #include "kernels/latent_store.cuh"
 #include "kernels/launch.cuh"
@@ -88,6 +88,8 @@ cudaError_t launch(const ProjectParams& p, cudaStream_t stream) {
       return launch_tile<T, BulkTile<1, 64, true, kWidthIsContiguous, 2>>(p, stream);
     case ProjectTile::kBulk128x128:
       return launch_tile<T, BulkTile<2, 128, true, kWidthIsContiguous, 1>>(p, stream);
+    case ProjectTile::kBulk128x256:
+      return launch_tile<T, BulkTile<2, 256, true, kWidthIsContiguous, 1>>(p, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -6,7 +6,15 @@ namespace gralora {
 
 /// Tokens x columns of one CTA. The last ones are those of compute capability 9.0a
 /// (project_sm90.cu).
-enum class ProjectTile { k16x32, k64x32, k128x64, kBulk64x32, kBulk64x64, kBulk128x128 };
+enum class ProjectTile {
+  k16x32,
+  k64x32,
+  k128x64,
+  kBulk64x32,
+  kBulk64x64,
+  kBulk128x128,
+  kBulk128x256
+};
 
 constexpr bool is_bulk(ProjectTile tile) { return tile >= ProjectTile::kBulk64x32; }
 
@@ -29,9 +37,11 @@ constexpr ProjectTileSize size_of(ProjectTile tile) {
     case ProjectTile::kBulk64x64:
       return {64, 64, 64};
     case ProjectTile::kBulk128x128:
+      return {128, 128, 64};
+    case ProjectTile::kBulk128x256:
       break;
   }
-  return {128, 128, 64};
+  return {128, 256, 64};
 }
 
 }  // namespace gralora

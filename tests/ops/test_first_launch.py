@@ -24,3 +24,30 @@ def test_first_launch_inside_a_capture(path: str) -> None:
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.strip() == "captured"
+
+
+BACKWARD_FIRST = """
+import torch
+import gralora
+T, N, k, r = 512, 1024, 4, 64
+half = {"device": "cuda", "dtype": torch.bfloat16}
+x, weight = torch.randn(T, N, **half, requires_grad=True), torch.randn(N, N, **half)
+A = torch.randn(k, N // k, r, **half, requires_grad=True)
+B = torch.randn(k, r, N // k, **half, requires_grad=True)
+dy = torch.randn(T, N, **half)
+with gralora.kernels.forced("aten"):
+    y = torch.ops.gralora.linear(x, weight, None, A, B, None, None, scaling=0.5)
+y.backward(dy)
+torch.cuda.synchronize()
+print("done")
+"""
+
+
+@pytest.mark.usefixtures("cuda")
+def test_the_first_kernel_of_all_may_be_one_of_the_backward_pass() -> None:
+    run = subprocess.run(
+        [sys.executable, "-P", "-c", BACKWARD_FIRST],
+        capture_output=True, text=True, check=False, timeout=SECONDS,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.strip() == "done"

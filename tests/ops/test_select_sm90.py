@@ -17,7 +17,14 @@ NO_CODE = "no code for compute capability 9.0a runs there"
 
 @pytest.mark.parametrize(
     ("columns", "tile"),
-    [(8, (64, 32)), (32, (64, 32)), (40, (64, 64)), (64, (64, 64)), (72, (128, 128))],
+    [
+        (8, (64, 32)),
+        (32, (64, 32)),
+        (40, (64, 64)),
+        (64, (64, 64)),
+        (72, (128, 128)),
+        (136, (128, 256)),
+    ],
 )
 def test_a_projection_takes_the_tile_that_holds_all_columns(
     columns: int, tile: tuple[int, int]
@@ -32,7 +39,9 @@ def test_a_projection_takes_the_tile_that_holds_all_columns(
     [
         ({"T": 256}, "sm90"),
         ({"T": 255}, "sm80"),
-        ({"columns": 136}, "sm80"),
+        ({"columns": 264}, "sm80"),
+        # 16 CTAs of the wide tile.
+        ({"T": 512, "columns": 128}, "sm80"),
         ({"drops": True}, "sm80"),
         ({"sm90": False}, "sm80"),
         ({"x_row_stride": 0}, "sm80"),
@@ -49,7 +58,7 @@ def test_projections_that_take_it(change: dict[str, Any], kernel: str) -> None:
 
 @pytest.mark.parametrize(
     ("rank", "tile", "splits"),
-    [(32, (128, 32), 2), (64, (128, 64), 2), (128, (128, 128), 2)],
+    [(40, (128, 64), 2), (64, (128, 64), 2), (128, (128, 128), 2)],
 )
 def test_weight_gradients_take_the_tile_that_holds_all_latents(
     rank: int, tile: tuple[int, int], splits: int
@@ -63,10 +72,11 @@ def test_weight_gradients_take_the_tile_that_holds_all_latents(
     [
         ({"T": 1024}, "sm80", "kernel"),
         ({"gradients": [(4, 1024, 136)]}, "sm80", "library"),
+        ({"gradients": [(4, 1024, 32)]}, "sm80", "kernel"),
         ({"drops": True}, "sm80", "kernel"),
         ({"sm90": False}, "sm80", "kernel"),
     ],
-    ids=["short_walk", "rank", "drops", "chip"],
+    ids=["short_walk", "rank", "narrow", "drops", "chip"],
 )
 def test_weight_gradients_that_do_not(change: dict[str, Any], kernel: str, path: str) -> None:
     choice = _C.select_weight_gradient(**{**GRADIENTS, **change})
@@ -85,7 +95,9 @@ PRODUCT: dict[str, Any] = {"T": 8192, "depth": 4096, "width": 1024, "rank": 64, 
         ({"T": 512}, (128, 128)),
         ({"T": 2048, "width": 256}, (128, 128)),
         # Half of a wide tile would be empty.
-        ({"width": 128, "blocks": 8}, (128, 128)),
+        ({"T": 2048, "width": 128, "blocks": 8}, (128, 128)),
+        # Two rounds, of which the second is not full.
+        ({"T": 512, "width": 3584}, (128, 256)),
         # A chip with fewer places.
         ({"T": 512, "processors": 66}, (128, 256)),
     ],
@@ -103,6 +115,11 @@ def test_the_base_product_takes_the_tile_that_keeps_processors_at_work(
     [
         ({"T": 256}, True, "its tiles leave processors idle"),
         ({"T": 1024, "width": 256}, True, "its tiles leave processors idle"),
+        # Four rounds, of which the last is not full.
+        ({"T": 1024, "width": 3584}, True, "its tiles leave processors idle"),
+        ({"T": 8192, "width": 128, "blocks": 8}, True, "its tiles leave processors idle"),
+        # A short walk of narrow tiles.
+        ({"T": 512, "depth": 1024}, True, "its tiles leave processors idle"),
         ({"sm90": False}, False, NO_CODE),
         ({"processors": 1}, False, "one multiprocessor"),
         ({"half": False}, False, "operands are not of 16 bits"),

@@ -6,15 +6,15 @@
 namespace gralora {
 
 cudaError_t launch_project_sm90(const ProjectParams&, cudaStream_t) {
-  return cudaErrorNoKernelImageForDevice;
+  return cudaErrorNotSupported;
 }
 
 cudaError_t launch_weight_gradient_sm90(const WeightGradientParams&, cudaStream_t) {
-  return cudaErrorNoKernelImageForDevice;
+  return cudaErrorNotSupported;
 }
 
 cudaError_t launch_extended_product(const ExtendedProductParams&, cudaStream_t) {
-  return cudaErrorNoKernelImageForDevice;
+  return cudaErrorNotSupported;
 }
 
 cudaError_t find_sm90_kernels(bool& run) {

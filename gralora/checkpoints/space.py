@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 
+from gralora.adapters.words import size
 from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.plan import MergePlan
 from gralora.checkpoints.workspace import Workspace
@@ -36,5 +37,5 @@ def check_space(work: Workspace, plan: MergePlan, planned: Mapping[str, str], be
     if free < needed:
         raise OSError(
             f"{WHO}: the disk must have room for what is still to be written, got "
-            f"{free / 1e9:.2f} GB free for {needed / 1e9:.2f} GB"
+            f"{size(free)} free for {size(needed)}"
         )

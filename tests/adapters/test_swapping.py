@@ -111,6 +111,33 @@ def test_compiled_model_of_a_state_dict_does_not_compile_again(tmp_path: Path) -
     assert counter.frame_count == compilations
 
 
+def test_a_captured_graph_replays_the_new_adapter(tmp_path: Path, cuda: torch.device) -> None:
+    base = llama()
+    new = our_adapter(tmp_path / "new", base).to(cuda)
+    model = our_adapter(tmp_path / "old", base).to(cuda)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.zero_()
+
+    def layer_of(adapted: nn.Module) -> nn.Module:
+        return adapted.get_submodule("model.layers.0.self_attn.q_proj")
+
+    x = torch.randn(6, layer_of(new).in_features, device=cuda)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.no_grad(), torch.cuda.stream(stream):
+        before, expected = layer_of(model)(x), layer_of(new)(x)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            captured = layer_of(model)(x)
+        load_into(model, tmp_path / "new")
+        graph.replay()
+    torch.cuda.synchronize()
+    torch.testing.assert_close(captured, expected)
+    assert not torch.allclose(expected, before)
+
+
 def test_adding_an_adapter_does_compile_again(tmp_path: Path) -> None:
     # The cost that swapping avoids; without it the tests above would say nothing.
     model = our_adapter(tmp_path / "first")

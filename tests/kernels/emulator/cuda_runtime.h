@@ -91,6 +91,11 @@ inline cudaError_t cudaGetDevice(int* device) {
   *device = 0;
   return cudaSuccess;
 }
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
+  *value = 1;
+  return cudaSuccess;
+}
 template <class T>
 cudaError_t cudaMalloc(T** memory, size_t bytes) {
   *memory = static_cast<T*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));

@@ -19,7 +19,7 @@ _TO = "\N{EN DASH}"
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 # Rows of the product's own variants are set in bold.
-_OWN = ("gralora", "chosen", "sm80")
+_OWN = ("gralora", "chosen", "sm80", "sm90")
 
 
 def conditions(record: Record) -> str:

@@ -157,7 +157,7 @@ for tool in "${tools[@]}"; do
 done
 
 if wanted kernels_suite; then
-  measure kernels_suite kernels --path aten,sm80 --tokens 512,8192 \
+  measure kernels_suite kernels --path aten,sm80,sm90 --tokens 512,8192 \
     --shapes 4096x4096,4096x1024,576x1536 --rk "$kernel_rk" --rounds "$rounds"
 fi
 if wanted layer; then

@@ -96,6 +96,7 @@ def select_extended_product(
     plain: bool = False,
     drops: bool = False,
     processors: int = 132,
+    cluster: int = 8,
     sm90: bool = True,
 ) -> ExpandSelection: ...
 def select_weight_gradient(

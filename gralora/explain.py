@@ -83,7 +83,7 @@ def explain(
     def with_base(depth: int, width: int, *, drops: bool) -> _C.Choice:
         return _C.select_extended_product(
             T=T, depth=depth, width=width, rank=columns, blocks=k, half=half, drops=drops,
-            processors=processors, sm90=sm90,
+            processors=processors, cluster=cluster, sm90=sm90,
         )  # fmt: skip
 
     def expand_y() -> _C.Choice:

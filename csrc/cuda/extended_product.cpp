@@ -11,20 +11,17 @@
 namespace gralora::cuda {
 namespace {
 
-bool is_addressable(const at::Tensor& tensor, int64_t along = -1) {
+/// Whether a tensor map can describe it.
+bool is_mappable(const at::Tensor& tensor, int64_t along = -1) {
   return has_aligned_rows(tensor, along) && !repeats_rows(tensor);
 }
 
 ExtendedProductSelection select(const aten::BaseProduct& base, const at::Tensor& rows,
-                                const at::Tensor& latent, const at::Tensor& factor,
+                                const at::Tensor& latent, const at::Tensor& factor, bool by_depth,
                                 bool has_plain) {
-  // The weight as [depth, columns]: its depth is contiguous where it is a transposed [columns,
-  // depth].
-  const bool by_depth = is_addressable(base.weight, 0);
-  const bool aligned = is_addressable(base.input) && is_addressable(rows) &&
-                       is_addressable(latent) &&
-                       (!base.bias || is_addressable(base.bias->unsqueeze(0))) &&
-                       (by_depth || is_addressable(base.weight));
+  const bool aligned = is_mappable(base.input) && is_mappable(rows) && is_mappable(latent) &&
+                       (!base.bias || is_mappable(base.bias->unsqueeze(0))) &&
+                       (by_depth || is_mappable(base.weight));
   return select_extended_product({.T = rows.size(0),
                                   .depth = base.weight.size(0),
                                   .blocks = factor.size(0),
@@ -32,7 +29,7 @@ ExtendedProductSelection select(const aten::BaseProduct& base, const at::Tensor&
                                   .rank = factor.size(1),
                                   .half = is_half(rows),
                                   .aligned = aligned,
-                                  .matched = is_addressable(factor, by_depth ? 2 : 1),
+                                  .matched = is_mappable(factor, by_depth ? 2 : 1),
                                   .plain = has_plain,
                                   .drops = false,
                                   .chip = current_chip(),
@@ -44,10 +41,12 @@ ExtendedProductSelection select(const aten::BaseProduct& base, const at::Tensor&
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor) {
   if (!grid_factor.defined()) return false;
+  // The weight as [depth, columns]: its depth is contiguous where it is a transposed [columns,
+  // depth].
+  const bool by_depth = is_mappable(base.weight, 0);
   const ExtendedProductSelection selection =
-      select(base, rows, latents.grid, grid_factor, plain_factor.defined());
+      select(base, rows, latents.grid, grid_factor, by_depth, plain_factor.defined());
   if (!selection.choice.kernel) return false;
-  const bool by_depth = is_addressable(base.weight, 0);
   ExtendedProductParams params{};
   params.rows = base.input.const_data_ptr();
   params.weight = base.weight.const_data_ptr();

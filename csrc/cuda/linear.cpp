@@ -1,6 +1,5 @@
 // linear_forward and linear_backward on CUDA: the device guard, then the composition of
-// aten/linear.cpp with the steps that have kernels (cuda/steps.h). The composition arranges the
-// products so that the second visit to y hides under the base product.
+// aten/linear.cpp with the steps that have kernels (cuda/steps.h).
 #include "aten/linear.h"
 
 #include <c10/core/DeviceGuard.h>

@@ -55,7 +55,9 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   if (!problem.chip.sm90) {
     return Choice::impossible("no code for compute capability 9.0a runs there");
   }
-  if (problem.chip.processors < kProductCluster) return Choice::impossible("one multiprocessor");
+  if (problem.chip.cluster < kProductCluster || problem.chip.processors < kProductCluster) {
+    return Choice::impossible("two blocks cannot form a cluster there");
+  }
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
   if (problem.plain) return Choice::impossible("the adapter has a plain part");
   if (problem.drops) return Choice::impossible("dropout acts on the adapter's part alone");

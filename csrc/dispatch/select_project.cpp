@@ -17,9 +17,9 @@ constexpr int64_t kFewLatents = 1 << 16;
 constexpr int64_t kMostSplitTokens = 128;
 constexpr int64_t kLeastSplitWidth = 512;
 
-// Bulk copies: with fewer tokens the widths are better split; with few CTAs each walks alone, so
-// the walk must be short; beyond one tile's columns x is read again for every slice, and library
-// products are faster.
+// Bulk copies: with fewer tokens small tiles or split widths are faster; with few CTAs each walks
+// alone, so the walk must be short; beyond one tile's columns x is read again for every slice, and
+// library products are faster.
 constexpr int64_t kLeastBulkTokens = 256;
 constexpr int64_t kShortBulkWalk = 16;
 constexpr int64_t kMostBulkColumns = size_of(ProjectTile::kBulk128x256).columns;
@@ -66,11 +66,15 @@ Tiling choose_tiling(const ProjectProblem& problem) {
 }
 
 /// Tensor maps count tokens in 32 bits, and may not repeat.
-std::string_view why_not_sm90(const ProjectProblem& problem) {
+std::string_view why_not_sm90(const ProjectProblem& problem, bool width_is_contiguous) {
   if (!problem.chip.sm90) return "no code for compute capability 9.0a runs there";
   if (problem.T > kMaxExtent) return "more than 2^30 tokens";
   if (problem.T > 1 && problem.x_row_stride == 0) return "rows of the input repeat";
   if (problem.inner > 1 && problem.factor_block_stride == 0) return "blocks of the factor repeat";
+  const bool repeats_rows = width_is_contiguous
+                                ? problem.columns > 1 && problem.factor_column_stride == 0
+                                : problem.width > 1 && problem.factor_width_stride == 0;
+  if (repeats_rows) return "rows of the factor repeat";
   return {};
 }
 
@@ -134,7 +138,7 @@ ProjectSelection select_project(const ProjectProblem& problem) {
   // Bulk copies cannot drop.
   if (choice.possible && !problem.drops && problem.forced != ForcedPath::kSm80) {
     const bool forced = problem.forced == ForcedPath::kSm90;
-    const std::string_view obstacle = why_not_sm90(problem);
+    const std::string_view obstacle = why_not_sm90(problem, width_is_contiguous);
     if (obstacle.empty() && (forced || prefers_sm90(problem))) {
       return {Choice::own("aligned 16-bit operands, bulk copies"),
               choose_bulk_tile(problem.columns), 1, width_is_contiguous};

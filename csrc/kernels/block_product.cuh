@@ -57,6 +57,12 @@ struct alignas(2 * sizeof(T)) Pair {
   T first, second;
 };
 
+template <class T>
+__device__ uint32_t round_pair(float first, float second) {
+  const Pair<T> pair{T(first), T(second)};
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
 /// An operand from the CTA's first row or column on, of which `extent` exist; `pitch` elements lie
 /// between neighbours along the axis that is not contiguous.
 template <class T>

@@ -27,7 +27,7 @@ struct BoxedOperand {
 };
 
 /// One operand's boxes of a stage. kParts of 64 rows or columns each, or all of them in one box.
-template <bool kDepthIsContiguous, int kParts, int kPartBytes>
+template <bool kDepthIsContiguous, int kParts>
 __device__ void copy_boxes(uint32_t to, const BoxedOperand& operand, int done, uint32_t barrier) {
   const int depth = operand.depth + done;
   if constexpr (kDepthIsContiguous) {
@@ -44,18 +44,17 @@ __device__ void copy_boxes(uint32_t to, const BoxedOperand& operand, int done, u
 /// sums += left right over `steps` times Tile::kDepth, on the threads that hold them; the last warp
 /// copies. All threads of the CTA come here together, after the kernels before.
 template <class T, class Tile>
-__device__ void accumulate_boxes(Sums<Tile>& sums, const unsigned char* memory,
+__device__ void accumulate_boxes(Sums<Tile>& sums, const BulkRing<Tile>& ring,
                                  const BoxedOperand& left, const BoxedOperand& right, int steps) {
-  const BulkRing<Tile> ring(memory, memory + Tile::kStages * Tile::kStageBytes);
   typename BulkRing<Tile>::Turn turn;
   if (threadIdx.x >= Tile::kThreads) {
     if (threadIdx.x > Tile::kThreads) return;  // one thread copies
     for (int step = 0; step < steps; ++step, turn.advance()) {
       const uint32_t filled = ring.begin_filling(turn);
-      copy_boxes<Tile::kLeftDepth, Tile::kRows / 64, Tile::kPartBytes>(ring.left(turn), left,
-                                                                       step * Tile::kDepth, filled);
-      copy_boxes<Tile::kRightDepth, Tile::kRightParts, Tile::kPartBytes>(
-          ring.right(turn), right, step * Tile::kDepth, filled);
+      copy_boxes<Tile::kLeftDepth, Tile::kRows / 64>(ring.left(turn), left, step * Tile::kDepth,
+                                                     filled);
+      copy_boxes<Tile::kRightDepth, Tile::kRightParts>(ring.right(turn), right, step * Tile::kDepth,
+                                                       filled);
     }
     return;
   }
@@ -67,18 +66,20 @@ __device__ void accumulate_boxes(Sums<Tile>& sums, const unsigned char* memory,
 #pragma unroll
     for (int k = 0; k < Tile::kDepth; k += 16) {
       const uint64_t rows =
-          ptx::describe_part<Tile::kLeftDepth>(ring.left(turn) + group * Tile::kPartBytes, k);
+          ptx::describe_part<Tile::kLeftDepth>(ring.left(turn) + group * kPartBytes, k);
 #pragma unroll
       for (int part = 0; part < Tile::kRightParts; ++part) {
         ptx::multiply_add_parts<T, kPartColumns, Tile::kLeftDepth, Tile::kRightDepth>(
             &sums.value[0][part * 8], rows,
-            ptx::describe_part<Tile::kRightDepth>(ring.right(turn) + part * Tile::kPartBytes, k));
+            ptx::describe_part<Tile::kRightDepth>(ring.right(turn) + part * kPartBytes, k));
       }
     }
     ptx::commit_products();
     ptx::wait_for_products<0>();
     ring.free(turn.stage);
   }
+#pragma unroll
+  for (int v = 0; v < Tile::kColumns / 8; ++v) ptx::hold(sums.value[0][v]);
   // What comes after may use the ring's memory.
   Tile::synchronize();
 }

@@ -7,6 +7,7 @@
 // phase by the round's parity.
 #pragma once
 
+#include "kernels/bulk_sizes.h"
 #include "kernels/ptx_sm90.cuh"
 
 namespace gralora {
@@ -29,8 +30,6 @@ template <class Tile>
 class BulkRing {
  public:
   using Turn = gralora::Turn<Tile::kStages>;
-  static constexpr int kBarrierBytes = 16;  // of a stage
-
   /// `stages` is aligned to 1024 bytes. Every thread of the CTA makes one, before anything else.
   __device__ BulkRing(const unsigned char* stages, const unsigned char* barriers)
       : stages_(ptx::shared_address(stages)), barriers_(ptx::shared_address(barriers)) {

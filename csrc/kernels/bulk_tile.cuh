@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/block_product.cuh"
+#include "kernels/bulk_sizes.h"
 
 namespace gralora {
 
@@ -17,20 +18,18 @@ struct BulkTile {
   static constexpr int kThreads = 128 * kWarpgroups;  // that hold the sums
   static constexpr int kAllThreads = kThreads + 32;
 
-  // A part is a box of 64 x 64 elements; an operand has one for every 64 rows or columns. Where
-  // the depth is contiguous the parts lie behind each other, so one box may be as high as all.
-  static constexpr int kPartBytes = 64 * kDepth * 2;
+  // Where the depth is contiguous the parts lie behind each other: one box is as high as all.
   static constexpr int kRightParts = (kColumns + 63) / 64;
   static constexpr int kLeftBytes = kWarpgroups * kPartBytes;
   static constexpr int kRightBytes = kRightDepth ? kColumns * kDepth * 2 : kRightParts * kPartBytes;
   static constexpr int kStageBytes = kLeftBytes + kRightBytes;
-  static constexpr int kBarrierBytes = 16;  // of a stage (bulk_ring.cuh)
-  static constexpr int kCluster = 1;        // copies stay in their CTA
+  static constexpr int kCluster = 1;  // copies stay in their CTA
 
   // An SM of 9.0 has 228 KiB, of which every CTA loses one.
   static constexpr int kMostBytes = (228 / kBlocks - 1) * 1024;
   static constexpr int kStages = kMostBytes / (kStageBytes + kBarrierBytes);
-  static constexpr int kSharedBytes = kStages * (kStageBytes + kBarrierBytes);
+  static constexpr int kBarriersAt = kStages * kStageBytes;
+  static constexpr int kSharedBytes = kBarriersAt + kStages * kBarrierBytes;
   static constexpr int kBlocksPerProcessor = kBlocks;
 
   // The names of block_product.cuh's tiles: a warp has 16 rows and all columns.

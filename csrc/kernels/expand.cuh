@@ -43,12 +43,6 @@ __device__ inline void transpose_pieces(uint32_t (&piece)[kLanes], int lane) {
   }
 }
 
-template <class T>
-__device__ uint32_t pack(float first, float second) {
-  const Pair<T> pair{T(first), T(second)};
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
 /// The latents come from the kernel ahead, the factors do not.
 struct WaitForLatents {
   __device__ void operator()() const {
@@ -153,7 +147,7 @@ struct Expansion {
           first += static_cast<float>(pair.first);
           second += static_cast<float>(pair.second);
         }
-        after[v] = pack<T>(first, second);
+        after[v] = round_pair<T>(first, second);
       }
       transpose_pieces(after, place.lane);
       uint4 chunk = *reinterpret_cast<const uint4*>(after);

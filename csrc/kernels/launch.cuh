@@ -5,9 +5,10 @@
 // for that kernel's results, which hides most of a launch's latency. The rules that make it safe:
 // every block of a kernel started here calls ptx::wait_for_earlier_kernels() before it touches
 // memory that the kernel just before it may have written, and ptx::release_next_kernel() only after
-// that, or ends without touching memory, and at least one block of a kernel waits. So when a kernel
-// that follows one of these begins, all but that one are done, and what they wrote may be read
-// before the wait. Only the expansion makes use of it, where its caller says so.
+// that, or ends without touching memory, and at least one block of a kernel waits. One thread's
+// wait is enough where all that the block touches comes after something that this thread does then.
+// So when a kernel that follows one of these begins, all but that one are done, and what they wrote
+// may be read before the wait. Only the expansion makes use of it, where its caller says so.
 #pragma once
 
 #include <cuda_runtime.h>

@@ -29,8 +29,11 @@ struct BoxedProjection {
 
   __device__ static void run(const Params& params, uint32_t index, unsigned char* memory) {
     const ProjectParams& p = params.project;
-    ptx::prefetch_map(&params.x);
-    ptx::prefetch_map(&params.factor);
+    if (threadIdx.x == 0) {
+      ptx::prefetch_map(&params.x);
+      ptx::prefetch_map(&params.factor);
+    }
+    const BulkRing<Tile> ring(memory, memory + Tile::kBarriersAt);
     ptx::wait_for_earlier_kernels();
     if (p.T <= kOverlappingTokens) ptx::release_next_kernel();
     const int columns = p.outer * p.s;
@@ -41,7 +44,7 @@ struct BoxedProjection {
         static_cast<int>(index / slices / static_cast<uint32_t>(p.inner)) * Tile::kRows;
     const int tokens = static_cast<int>(min(p.T - token0, int64_t{Tile::kRows}));
     Sums<Tile> sums;
-    accumulate_boxes<T, Tile>(sums, memory, {&params.x, block, token0, 0},
+    accumulate_boxes<T, Tile>(sums, ring, {&params.x, block, token0, 0},
                               {&params.factor, block, column0, 0},
                               (p.width + Tile::kDepth - 1) / Tile::kDepth);
     if (threadIdx.x >= Tile::kThreads) return;

@@ -1,6 +1,7 @@
-// Every PTX instruction that the kernels use, one function each: asynchronous copies into shared
-// memory, fragments and products of the tensor cores (sm_80 and newer), thread block clusters and
-// programmatic dependent launch (sm_90 and newer). Kernels themselves have no assembly.
+// The PTX instructions of the kernels, one function each; those of 9.0a alone are in ptx_sm90.cuh:
+// asynchronous copies into shared memory, fragments and products of the tensor cores (sm_80 and
+// newer), thread block clusters and programmatic dependent launch (sm_90 and newer). Kernels
+// themselves have no assembly.
 #pragma once
 
 #include <cuda_bf16.h>

@@ -7,11 +7,16 @@ using Encode = decltype(&cuTensorMapEncodeTiled);
 
 /// Through the runtime, so that nothing is linked against the driver's library.
 Encode find_encoder() {
-  constexpr unsigned kVersion = 12000;  // of CUDA, whose driver brought tensor maps
   void* entry = nullptr;
   cudaDriverEntryPointQueryResult found{};
+#if CUDART_VERSION >= 12050
+  constexpr unsigned kVersion = 12000;  // of CUDA, whose driver brought tensor maps
   const cudaError_t status = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &entry,
                                                               kVersion, cudaEnableDefault, &found);
+#else
+  const cudaError_t status =
+      cudaGetDriverEntryPoint("cuTensorMapEncodeTiled", &entry, cudaEnableDefault, &found);
+#endif
   if (status != cudaSuccess) (void)cudaGetLastError();
   return status == cudaSuccess && found == cudaDriverEntryPointSuccess
              ? reinterpret_cast<Encode>(entry)

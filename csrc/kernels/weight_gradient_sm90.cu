@@ -27,6 +27,7 @@ struct BoxedGradients {
 
   __device__ static void run(const Params& params, uint32_t index, unsigned char* memory) {
     const WeightGradientParams& p = params.gradients;
+    const BulkRing<Tile> ring(memory, memory + Tile::kBarriersAt);
     ptx::wait_for_earlier_kernels();
     if (p.T <= kOverlappingTokens) ptx::release_next_kernel();
     const Walk<Tile> walk(p, index);
@@ -34,7 +35,7 @@ struct BoxedGradients {
     const auto block = static_cast<int>(walk.at.block);
     const auto token0 = static_cast<int>(walk.token0);
     Sums<Tile> sums;
-    accumulate_boxes<T, Tile>(sums, memory,
+    accumulate_boxes<T, Tile>(sums, ring,
                               {&params.activation[which], block, walk.at.width0, token0},
                               {&params.latent[which], block, walk.at.rank0, token0},
                               (walk.tokens + Tile::kDepth - 1) / Tile::kDepth);

@@ -126,7 +126,7 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
 
 py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_t rank,
                                  int64_t blocks, bool half, bool aligned, bool matched, bool plain,
-                                 bool drops, int processors, bool sm90) {
+                                 bool drops, int processors, int cluster, bool sm90) {
   return describe(gralora::select_extended_product(
       {.T = T,
        .depth = depth,
@@ -138,7 +138,7 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
        .matched = matched,
        .plain = plain,
        .drops = drops,
-       .chip = {.processors = processors, .cluster = 1, .sm90 = sm90},
+       .chip = {.processors = processors, .cluster = cluster, .sm90 = sm90},
        .forced = gralora::forced_path()}));
 }
 
@@ -267,7 +267,7 @@ void add_choosers(py::module_& m) {
         py::arg("depth"), py::arg("width"), py::arg("rank"), py::arg("blocks") = 2,
         py::arg("half") = true, py::arg("aligned") = true, py::arg("matched") = true,
         py::arg("plain") = false, py::arg("drops") = false, py::arg("processors") = 132,
-        py::arg("sm90") = true,
+        py::arg("cluster") = 8, py::arg("sm90") = true,
         "Whether the frozen layer's product [T, depth] x [depth, blocks*width] takes the adapter's "
         "term of so many latents per block along: {'path', 'possible', 'reason', 'tile': (tokens, "
         "columns)}.");

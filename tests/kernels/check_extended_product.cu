@@ -101,6 +101,8 @@ void check_type(int processors) {
       // Several tiles for each place, and more steps than the ring has stages.
       check({700, 520, 2, 264, 136}, true, 4);
       check({513, 448, 1, 512, 64}, false, 2);
+      // More rows of tiles than are walked together.
+      check({2400, 64, 1, 136, 8}, false, 6);
     }
   }
 }

@@ -1,9 +1,10 @@
-// kernels/launch.cuh: the kernels of a whole step over few tokens queued one behind the other, each
-// let in while the one before still runs, factors read before the latents are there. The same bits
-// as one by one.
+// kernels/launch.cuh: the kernels of a whole step queued one behind the other, each let in while
+// the one before still runs: those of few tokens, with factors read before the latents are there,
+// and those of compute capability 9.0a. The same bits as one by one.
 #include <memory>
 
 #include "kernels/expand.h"
+#include "kernels/extended_product.h"
 #include "kernels/input_gradients.h"
 #include "kernels/output_gradients.h"
 #include "kernels/project.h"
@@ -17,9 +18,9 @@ using Half = __nv_bfloat16;
 constexpr ElementType kType = Traits<Half>::kType;
 
 // The gradients' tiles, ten of them, do not fill whole clusters of four.
-constexpr int kTokens = 48, kBlocks = 2, kWidth = 320, kSubRank = 8, kRank = kBlocks * kSubRank;
-constexpr int64_t kRow = kBlocks * kWidth, kFactor = kRow * kRank, kLatent = kTokens * kRank;
-constexpr int kForwardSplits = 2, kBackwardSplits = 4;
+constexpr int kBlocks = 2, kWidth = 320, kSubRank = 8, kRank = kBlocks * kSubRank;
+constexpr int64_t kRow = kBlocks * kWidth, kFactor = kRow * kRank;
+constexpr int kForwardSplits = 2, kBackwardSplits = 4, kTokenSplits = 3;
 #ifdef GRALORA_EMULATED
 constexpr int kSets = 2, kTurns = 2;  // nothing overlaps there
 #else
@@ -28,16 +29,18 @@ constexpr int kSets = 6, kTurns = 200;
 
 /// Factors and results of one call.
 struct Call {
+  int tokens;
   Array<float> A, B;
   Array<Half> x, y, dy, dx, dA, dB;
 
-  Call()
-      : A(kFactor),
+  explicit Call(int tokens)
+      : tokens(tokens),
+        A(kFactor),
         B(kFactor),
-        x(kTokens * kRow),
-        y(kTokens * kRow),
-        dy(kTokens * kRow),
-        dx(kTokens * kRow),
+        x(tokens * kRow),
+        y(tokens * kRow),
+        dy(tokens * kRow),
+        dx(tokens * kRow),
         dA(kFactor),
         dB(kFactor) {
     for (Array<float>* factor : {&A, &B}) factor->fill(1, 1);
@@ -46,12 +49,21 @@ struct Call {
   std::vector<Array<Half>*> results() { return {&y, &dx, &dA, &dB}; }
 };
 
-/// Rounded factors and latents, which all calls share as they would the memory of a caching
-/// allocator.
+/// What all calls share as they would the memory of a caching allocator: rounded factors, latents,
+/// sums of splits; and the frozen weight.
 struct Shared {
-  Array<Half> A, B, H, G;
+  Array<Half> A, B, H, G, W;
+  Array<float> workspace;
 
-  Shared() : A(kFactor), B(kFactor), H(kBlocks * kLatent), G(kBlocks * kLatent) {}
+  explicit Shared(int tokens)
+      : A(kFactor),
+        B(kFactor),
+        H(kBlocks * tokens * kRank),
+        G(kBlocks * tokens * kRank),
+        W(kRow * kRow),
+        workspace(int64_t{2} * kBlocks * 3 * 128 * 32 * kTokenSplits) {
+    W.fill(1, 1);
+  }
 };
 
 void round_factors(const Call& call, const Shared& shared) {
@@ -64,13 +76,13 @@ void round_factors(const Call& call, const Shared& shared) {
   check_cuda(launch_round(round, nullptr), "round");
 }
 
-ProjectParams describe_projection(const Half* rows, const Half* factor, Half* latent,
+ProjectParams describe_projection(int tokens, const Half* rows, const Half* factor, Half* latent,
                                   bool width_is_contiguous, int splits) {
   ProjectParams project{};
   project.x = rows;
   project.factor = factor;
   project.latent = latent;
-  project.T = kTokens;
+  project.T = tokens;
   project.inner = project.outer = kBlocks;
   project.width = kWidth;
   project.s = kSubRank;
@@ -78,7 +90,7 @@ ProjectParams describe_projection(const Half* rows, const Half* factor, Half* la
   project.factor_block_stride = kWidth * kRank;
   project.factor_pitch = width_is_contiguous ? kWidth : kRank;
   project.latent_pitch = kRank;
-  project.latent_plane = kLatent;
+  project.latent_plane = int64_t{tokens} * kRank;
   project.scaling = 0.5f;
   project.type = kType;
   project.width_is_contiguous = width_is_contiguous;
@@ -87,18 +99,18 @@ ProjectParams describe_projection(const Half* rows, const Half* factor, Half* la
   return project;
 }
 
-ExpandParams describe_expansion(const Half* latent, const Half* factor, bool rank_is_contiguous,
-                                Half* out, bool factors_are_ready) {
+ExpandParams describe_expansion(int tokens, const Half* latent, const Half* factor,
+                                bool rank_is_contiguous, Half* out, bool factors_are_ready) {
   ExpandParams expand{};
   expand.grid.latent = latent;
   expand.grid.factor = factor;
-  expand.grid.latent_plane = kLatent;
+  expand.grid.latent_plane = int64_t{tokens} * kRank;
   expand.grid.latent_pitch = expand.grid.rank = kRank;
   expand.grid.factor_block_stride = kRank * kWidth;
   expand.grid.factor_pitch = rank_is_contiguous ? kRank : kWidth;
   expand.grid.rank_is_contiguous = rank_is_contiguous;
   expand.out = out;
-  expand.T = kTokens;
+  expand.T = tokens;
   expand.blocks = kBlocks;
   expand.width = kWidth;
   expand.factors_are_ready = factors_are_ready;
@@ -107,43 +119,76 @@ ExpandParams describe_expansion(const Half* latent, const Half* factor, bool ran
   return expand;
 }
 
-WeightGradientParams describe_sum(const Half* rows, const Half* latent, Half* out,
-                                  bool rank_first) {
-  WeightGradientParams sums{};
+void add_sum(WeightGradientParams& sums, int tokens, const Half* rows, const Half* latent,
+             Half* out, bool rank_first) {
   GradientSum& sum = sums.sums[sums.count++];
   sum.activation = rows;
   sum.latent = latent;
   sum.out = out;
   sum.activation_block_stride = kWidth;
   sum.activation_pitch = kRow;
-  sum.latent_block_stride = kLatent;
+  sum.latent_block_stride = int64_t{tokens} * kRank;
   sum.latent_pitch = kRank;
   sum.blocks = kBlocks;
   sum.width = kWidth;
   sum.rank = kRank;
   sum.rank_first = rank_first;
   sum.out_type = kType;
-  sums.T = kTokens;
+  sums.T = tokens;
   sums.tile = GradientTile::k64x64;
   sums.splits = 1;
   sums.type = kType;
+}
+
+WeightGradientParams describe_sum(int tokens, const Half* rows, const Half* latent, Half* out,
+                                  bool rank_first) {
+  WeightGradientParams sums{};
+  add_sum(sums, tokens, rows, latent, out, rank_first);
   return sums;
 }
 
-void run(const Call& call, const Shared& shared, bool one_by_one) {
+/// y from x, W transposed, H and B, or dx from dy, W, G and A transposed.
+ExtendedProductParams describe_product(int tokens, const Half* rows, const Half* weight,
+                                       const Half* latent, const Half* factor, Half* out,
+                                       bool forward) {
+  ExtendedProductParams product{};
+  product.rows = rows;
+  product.weight = weight;
+  product.latent = latent;
+  product.factor = factor;
+  product.out = out;
+  product.T = tokens;
+  product.depth = kRow;
+  product.blocks = kBlocks;
+  product.width = kWidth;
+  product.rank = kRank;
+  product.row_stride = product.weight_stride = kRow;
+  product.latent_plane = int64_t{tokens} * kRank;
+  product.latent_pitch = kRank;
+  product.factor_block_stride = kRank * kWidth;
+  product.factor_pitch = forward ? kWidth : kRank;
+  product.depth_is_contiguous = forward;
+  product.type = kType;
+  product.tile = ProductTile::k128x128;
+  product.processors = 8;  // so that each walks over several tiles, beside the kernels around it
+  return product;
+}
+
+/// A step over few tokens.
+void run_few(const Call& call, const Shared& shared, bool one_by_one) {
   const auto settle = [&] {
     if (one_by_one) check_cuda(cudaDeviceSynchronize(), "overlap");
   };
   const bool ready = !one_by_one;
   round_factors(call, shared);
   settle();
-  check_cuda(launch_project(describe_projection(call.x.device(), shared.A.device(),
+  check_cuda(launch_project(describe_projection(call.tokens, call.x.device(), shared.A.device(),
                                                 shared.H.device(), false, kForwardSplits),
                             nullptr),
              "project");
   settle();
-  check_cuda(launch_expand(describe_expansion(shared.H.device(), shared.B.device(), false,
-                                              call.y.device(), ready),
+  check_cuda(launch_expand(describe_expansion(call.tokens, shared.H.device(), shared.B.device(),
+                                              false, call.y.device(), ready),
                            nullptr),
              "expand");
   settle();
@@ -151,25 +196,67 @@ void run(const Call& call, const Shared& shared, bool one_by_one) {
   settle();
   check_cuda(
       launch_output_gradients(
-          describe_projection(call.dy.device(), shared.B.device(), shared.G.device(), true,
-                              kBackwardSplits),
-          describe_sum(call.dy.device(), shared.H.device(), call.dB.device(), true), nullptr),
+          describe_projection(call.tokens, call.dy.device(), shared.B.device(), shared.G.device(),
+                              true, kBackwardSplits),
+          describe_sum(call.tokens, call.dy.device(), shared.H.device(), call.dB.device(), true),
+          nullptr),
       "output_gradients");
   settle();
   check_cuda(
       launch_input_gradients(
-          describe_expansion(shared.G.device(), shared.A.device(), true, call.dx.device(), ready),
-          describe_sum(call.x.device(), shared.G.device(), call.dA.device(), false), nullptr),
+          describe_expansion(call.tokens, shared.G.device(), shared.A.device(), true,
+                             call.dx.device(), ready),
+          describe_sum(call.tokens, call.x.device(), shared.G.device(), call.dA.device(), false),
+          nullptr),
       "input_gradients");
   settle();
 }
 
-}  // namespace
+/// A step by the kernels of compute capability 9.0a.
+void run_sm90(const Call& call, const Shared& shared, bool one_by_one) {
+  const auto settle = [&] {
+    if (one_by_one) check_cuda(cudaDeviceSynchronize(), "overlap");
+  };
+  const auto project = [&](const Half* rows, const Half* factor, Half* latent,
+                           bool width_is_contiguous) {
+    ProjectParams params =
+        describe_projection(call.tokens, rows, factor, latent, width_is_contiguous, 1);
+    params.tile = ProjectTile::kBulk64x32;
+    check_cuda(launch_project(params, nullptr), "project");
+    settle();
+  };
+  const auto multiply = [&](const Half* rows, const Half* latent, const Half* factor, Half* out,
+                            bool forward) {
+    check_cuda(launch_extended_product(describe_product(call.tokens, rows, shared.W.device(),
+                                                        latent, factor, out, forward),
+                                       nullptr),
+               "extended_product");
+    settle();
+  };
+  round_factors(call, shared);
+  settle();
+  project(call.x.device(), shared.A.device(), shared.H.device(), false);
+  multiply(call.x.device(), shared.H.device(), shared.B.device(), call.y.device(), true);
+  round_factors(call, shared);
+  settle();
+  project(call.dy.device(), shared.B.device(), shared.G.device(), true);
+  WeightGradientParams sums{};
+  add_sum(sums, call.tokens, call.x.device(), shared.G.device(), call.dA.device(), false);
+  add_sum(sums, call.tokens, call.dy.device(), shared.H.device(), call.dB.device(), true);
+  sums.tile = GradientTile::kBulk128x32;
+  sums.splits = kTokenSplits;
+  sums.workspace = shared.workspace.device();
+  check_cuda(launch_weight_gradient(sums, nullptr), "weight_gradient");
+  settle();
+  multiply(call.dy.device(), shared.G.device(), shared.A.device(), call.dx.device(), false);
+}
 
-void check_overlap() {
+using Run = void (*)(const Call& call, const Shared& shared, bool one_by_one);
+
+void check_steps(const char* name, int tokens, Run run) {
   std::vector<std::unique_ptr<Call>> calls;
-  for (int set = 0; set < kSets; ++set) calls.push_back(std::make_unique<Call>());
-  const Shared shared;
+  for (int set = 0; set < kSets; ++set) calls.push_back(std::make_unique<Call>(tokens));
+  const Shared shared(tokens);
   std::vector<std::vector<Half>> expected;
   for (const auto& call : calls) {
     run(*call, shared, /*one_by_one=*/true);
@@ -191,7 +278,16 @@ void check_overlap() {
       }
     }
   }
-  report("the kernels of a step over few tokens, overlapping", wrong);
+  report(name, wrong);
+}
+
+}  // namespace
+
+void check_overlap() {
+  check_steps("the kernels of a step over few tokens, overlapping", 48, run_few);
+  if (!runs_sm90()) return;
+  check_steps("the kernels of 9.0a in a step of 400 tokens, overlapping", 400, run_sm90);
+  check_steps("the kernels of 9.0a in a step of 1500 tokens, overlapping", 1500, run_sm90);
 }
 
 }  // namespace gralora::check

@@ -85,7 +85,8 @@ void check_bulk_tile(ProjectTile tile) {
           ProjectCase{130, 3, 72, 8, 3}, ProjectCase{17, 1, 200, 5, 24},
           ProjectCase{33, 2, 8, 1, 4}, ProjectCase{67, 2, 288, 4, 8},
           // Longer walks than the ring, more than one slice of columns.
-          ProjectCase{300, 2, 1288, 2, 8}, ProjectCase{130, 1, 1024, 4, 72}}) {
+          ProjectCase{300, 2, 1288, 2, 8}, ProjectCase{1100, 2, 72, 2, 8},
+          ProjectCase{130, 1, 1024, 4, 72}}) {
       check_case<T>(c, tile, 1, width_is_contiguous, false);
     }
   }

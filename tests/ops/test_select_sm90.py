@@ -1,4 +1,4 @@
-"""When projections and weight gradients take the kernels of compute capability 9.0a."""
+"""When projections, weight gradients and base products take the kernels of 9.0a."""
 
 from __future__ import annotations
 
@@ -45,6 +45,9 @@ def test_a_projection_takes_the_tile_that_holds_all_columns(
         ({"drops": True}, "sm80"),
         ({"sm90": False}, "sm80"),
         ({"x_row_stride": 0}, "sm80"),
+        ({"factor_block_stride": 0}, "sm80"),
+        ({"factor_pitch": 0}, "sm80"),
+        ({"factor_pitch": 0, "factor_transposed": True}, "sm80"),
         # One block: a long walk needs more tokens to fill the chip.
         ({"T": 2048, "inner": 1, "outer": 2, "width": 4096}, "sm80"),
         ({"T": 4096, "inner": 1, "outer": 2, "width": 4096}, "sm90"),
@@ -121,7 +124,8 @@ def test_the_base_product_takes_the_tile_that_keeps_processors_at_work(
         # A short walk of narrow tiles.
         ({"T": 512, "depth": 1024}, True, "its tiles leave processors idle"),
         ({"sm90": False}, False, NO_CODE),
-        ({"processors": 1}, False, "one multiprocessor"),
+        ({"cluster": 1}, False, "two blocks cannot form a cluster there"),
+        ({"processors": 1}, False, "two blocks cannot form a cluster there"),
         ({"half": False}, False, "operands are not of 16 bits"),
         ({"plain": True}, False, "the adapter has a plain part"),
         ({"drops": True}, False, "dropout acts on the adapter's part alone"),

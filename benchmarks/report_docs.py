@@ -36,6 +36,13 @@ _HEADINGS = {
         "floor* is the time that the bytes take at a long copy's bandwidth, or the products at "
         "the square product's rate where that is longer, over the step's.",
     ),
+    "h100_kernels_sm90": (
+        "Each step by itself, on Hopper's own path too",
+        "The same at commit `d56d0de`, where the path `sm90` began: projections and gradients whose "
+        "operands come by bulk copies. Its expansion is that of `sm80`; in a layer it is part of "
+        "the base product. *Chosen* since then: `sm90` for projections, and for gradients above "
+        "rank 32.",
+    ),
     "h100_model": (
         "A whole decoder",
         "Forward and backward of a stack of decoder layers with random weights, all seven "

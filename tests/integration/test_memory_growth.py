@@ -29,6 +29,14 @@ def _in_use():
     return torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
 
 
+def _assert_no_more_than(before):
+    # Autograd's thread may let go of a step's last tensors a moment after the step has ended, so
+    # the first measurement may be too high.
+    allocated, reserved = _in_use()
+    assert allocated <= before[0]
+    assert reserved <= before[1]
+
+
 @pytest.mark.parametrize("dropout", [0.0, 0.1], ids=["whole", "dropped"])
 @pytest.mark.parametrize("lengths", LENGTHS.values(), ids=LENGTHS.keys())
 @pytest.mark.parametrize("path", PATHS, ids=["chosen", "aten", "sm80", "sm90"])
@@ -47,7 +55,7 @@ def test_training_steps(cuda, randomise, forced, path, lengths, dropout):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             x.grad = None
-    assert _in_use() == before
+    _assert_no_more_than(before)
 
 
 def test_replays_of_a_graph(cuda, randomise):
@@ -61,4 +69,4 @@ def test_replays_of_a_graph(cuda, randomise):
         graphed(x).float().square().mean().backward()
         model.zero_grad(set_to_none=True)
         x.grad = None
-    assert _in_use() == before
+    _assert_no_more_than(before)

@@ -28,7 +28,7 @@ def test_first_launch_inside_a_capture(path: str) -> None:
 
 BACKWARD_FIRST = """
 import torch
-import gralora
+import gralora.kernels
 T, N, k, r = 512, 1024, 4, 64
 half = {"device": "cuda", "dtype": torch.bfloat16}
 x, weight = torch.randn(T, N, **half, requires_grad=True), torch.randn(N, N, **half)

@@ -65,7 +65,7 @@ sanitize() {
   local options=(--tool "$tool" --error-exitcode 99 --report-api-errors no)
   # initcheck must see the kernels that write our inputs, or every read of them looks wrong.
   if [ "$tool" = initcheck ]; then filter=(); fi
-  timed "$tool-kernels" "$work/$tool.log" 240 compute-sanitizer "${options[@]}" "$check_kernels"
+  timed "$tool-kernels" "$work/$tool.log" 600 compute-sanitizer "${options[@]}" "$check_kernels"
   # Without the caching allocator each tensor is an allocation of its own, whose end is checked.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" 240 \
     compute-sanitizer "${options[@]}" "${filter[@]}" "${pytest[@]}" "${kernel_tests[@]}"

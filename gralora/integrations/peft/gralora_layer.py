@@ -10,10 +10,11 @@ from torch import Tensor
 from gralora.integrations.peft.factors import Factors, gralora_factors
 from gralora.integrations.peft.forward import AcceleratedForward
 from gralora.integrations.peft.quick import gralora_arguments
+from gralora.integrations.peft.requantising import RequantisingMerge
 
 
 # nn.Linear, a base of PEFT's class, calls its argument `input`; PEFT's own forward says x, too.
-class Linear(AcceleratedForward, PeftLinear):  # type: ignore[misc]
+class Linear(AcceleratedForward, RequantisingMerge, PeftLinear):  # type: ignore[misc]
     """``peft.tuners.gralora.layer.Linear``, under the same name."""
 
     # PEFT's forward adds in place, which a backward hook on the base layer does not allow.

@@ -13,6 +13,7 @@ from torch import nn
 from gralora.integrations.peft import gralora_layer, gralora_model, lora_layer
 from gralora.integrations.peft.forward import AcceleratedForward
 from gralora.integrations.peft.quantised import quantised_class
+from gralora.integrations.peft.requantising import RequantisingMerge
 from gralora.integrations.peft.selection import warn_of_ignored_layers
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -70,9 +71,17 @@ def restore(model: Model) -> Model:
 
     Raises:
         TypeError: `model` is no module.
+        RuntimeError: adapters are merged into a quantised weight, which PEFT's layer cannot undo.
 
     """
     _check_module(model, "restore")
+    for name, module in model.named_modules():
+        if isinstance(module, RequantisingMerge) and module.kept_base is not None:
+            raise RuntimeError(
+                "restore: quantised weights must be without adapters, got "
+                f"{getattr(module, 'merged_adapters', None)} merged into {name or 'the layer'} "
+                "(call unmerge_adapter first)"
+            )
     for module in model.modules():
         if is_accelerated(module):
             _set_class(module, _peft_class(type(module)))

@@ -8,12 +8,12 @@ import os
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gralora.adapters.destination import made
 from gralora.adapters.heatmap_layout import Layout, arrange
 from gralora.adapters.inspection import AdapterReport, LayerReport
 from gralora.adapters.words import by
 from gralora.injection.listing import shown
 from gralora.storage.atomic import replace_files
+from gralora.storage.checked_file import open_regular
 
 _TILE_INCHES = (1.05, 0.36)
 _GAP = 0.06
@@ -21,6 +21,7 @@ _MARGINS = (2.9, 2.3)
 _MOST_INCHES = 60.0
 _COLOURS = "magma"
 _EMPTY = "0.93"
+_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def check_plot(path: str | os.PathLike[str]) -> None:
@@ -28,7 +29,9 @@ def check_plot(path: str | os.PathLike[str]) -> None:
 
     Raises:
         ImportError: matplotlib is missing.
-        OSError: the path is a folder, or no file can be made at it.
+        OSError: the path is a folder or another file than a PNG, or its folder is missing or cannot
+            be written.
+        ValueError: the path does not end in ``.png``.
 
     """
     try:
@@ -40,11 +43,35 @@ def check_plot(path: str | os.PathLike[str]) -> None:
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"save_heatmap: path must be that of a file, got the folder {path}")
-    folder = next(parent for parent in target.absolute().parents if parent.exists())
+    if target.suffix.lower() != ".png":
+        raise ValueError(f"save_heatmap: path must end in .png, got {path}")
+    _check_folder(target.absolute().parent)
+    if os.path.lexists(target):
+        _check_replaceable(target)
+
+
+def _check_folder(folder: Path) -> None:
     if not folder.is_dir():
-        raise NotADirectoryError(f"save_heatmap: path must lie in a folder, got the file {folder}")
+        kind = "the file" if folder.exists() else "no folder at"
+        raise NotADirectoryError(
+            f"save_heatmap: path must lie in an existing folder, got {kind} {folder}"
+        )
     if not os.access(folder, os.W_OK):
-        raise PermissionError(f"save_heatmap: path must be one that can be written, got {path}")
+        raise PermissionError(f"save_heatmap: path must lie where one can write, got {folder}")
+
+
+def _check_replaceable(target: Path) -> None:
+    """Refuse to take away a file that is no picture, whatever its name says."""
+    try:
+        with open_regular(target) as file:
+            is_picture = file.read(len(_SIGNATURE)) == _SIGNATURE
+    except (OSError, ValueError):
+        is_picture = False
+    if not is_picture:
+        raise FileExistsError(
+            f"save_heatmap: path must be absent or that of a PNG, got {target}, which is something "
+            "else"
+        )
 
 
 def save_heatmap(report: AdapterReport, path: str | os.PathLike[str]) -> Path:
@@ -57,11 +84,12 @@ def save_heatmap(report: AdapterReport, path: str | os.PathLike[str]) -> Path:
 
     Args:
         report: of :func:`gralora.adapters.inspection.inspect_adapter`.
-        path: of a PNG; its folder is made.
+        path: ends in ``.png``, in an existing folder; a PNG that is there is replaced.
 
     Raises:
         ImportError: matplotlib is missing.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written, or is there and no PNG.
+        ValueError: the path does not end in ``.png``.
 
     """
     check_plot(path)
@@ -93,8 +121,7 @@ def save_heatmap(report: AdapterReport, path: str | os.PathLike[str]) -> Path:
     # Without the version of matplotlib in it the file changes only with the adapter.
     figure.savefig(picture, dpi=110, format="png", metadata={"Software": None})
     target = Path(path)
-    with made(target.parent):
-        replace_files(target.parent, [(target.name, lambda file: _write(file, picture))])
+    replace_files(target.parent, [(target.name, lambda file: _write(file, picture))])
     return target
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from adapters_on_disk import our_adapter
 from loose_layers import random_layer
 
-from gralora.adapters.heatmap import save_heatmap
+from gralora.adapters.heatmap import check_plot, save_heatmap
 from gralora.adapters.heatmap_layout import arrange
 from gralora.adapters.inspection import inspect_adapter
 from gralora.adapters.write import write_adapter
@@ -57,7 +59,7 @@ def test_png_is_written_and_does_not_change(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     our_adapter(tmp_path / "adapter", k_pattern={"v_proj": (2, 4)})
     report = inspect_adapter(tmp_path / "adapter")
-    first = save_heatmap(report, tmp_path / "pictures" / "a.png").read_bytes()
+    first = save_heatmap(report, tmp_path / "a.png").read_bytes()
     assert first.startswith(PNG)
     assert save_heatmap(report, tmp_path / "b.png").read_bytes() == first
 
@@ -83,6 +85,58 @@ def test_fresh_adapter_can_be_drawn(tmp_path: Path) -> None:
         warnings.simplefilter("error")
         save_heatmap(inspect_adapter(tmp_path), tmp_path / "a.png")
     assert (tmp_path / "a.png").read_bytes().startswith(PNG)
+
+
+def _at_a_file(folder: Path) -> Path:
+    (folder / "file").write_text("")
+    return folder / "file" / "a.png"
+
+
+def _filled(path: Path, content: bytes) -> Path:
+    path.write_bytes(content)
+    return path
+
+
+def _pipe(path: Path) -> Path:
+    os.mkfifo(path)
+    return path
+
+
+def _dangling(path: Path) -> Path:
+    path.symlink_to("missing")
+    return path
+
+
+WRONG_PATHS: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "another suffix": (lambda folder: folder / "adapter.safetensors", "must end in .png"),
+    "no suffix": (lambda folder: folder / "png", "must end in .png"),
+    "another file": (lambda folder: _filled(folder / "a.png", b"{}"), "absent or that of a PNG"),
+    "an empty file": (lambda folder: _filled(folder / "a.png", b""), "absent or that of a PNG"),
+    "a pipe": (lambda folder: _pipe(folder / "a.png"), "absent or that of a PNG"),
+    "a link to nothing": (lambda folder: _dangling(folder / "a.png"), "absent or that of a PNG"),
+    "a missing folder": (lambda folder: folder / "none" / "a.png", "an existing folder, got no"),
+    "in a file": (_at_a_file, "an existing folder, got the file"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_PATHS)
+def test_a_path_that_is_no_place_for_a_picture_is_refused(case: str, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    make, message = WRONG_PATHS[case]
+    path = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises((OSError, ValueError), match=message):
+        check_plot(path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_picture_is_replaced(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    write_adapter(tmp_path / "adapter", {"x": random_layer()})
+    path = _filled(tmp_path / "a.PNG", PNG + b"old")
+    save_heatmap(inspect_adapter(tmp_path / "adapter"), path)
+    assert path.read_bytes().startswith(PNG)
+    assert path.stat().st_size > 1000
 
 
 def test_missing_matplotlib_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -106,7 +106,19 @@ def test_plot_that_cannot_be_written_is_refused_before_anything_is_measured(
     (tmp_path / "file").write_text("")
     result = _run(adapter, "--plot", tmp_path / "file" / "a.png")
     assert result.exit_code == 1
-    assert "must lie in a folder, got the file" in result.stderr
+    assert "must lie in an existing folder, got the file" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json"])
+def test_plot_never_takes_the_place_of_the_adapter(
+    name: str, adapter: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    before = (adapter / name).read_bytes()
+    result = _run(adapter, "--plot", adapter / name)
+    assert result.exit_code == 1
+    assert result.stderr == f"gralora inspect: --plot must end in .png, got {adapter / name}\n"
+    assert (adapter / name).read_bytes() == before
 
 
 def test_missing_adapter_is_one_line_and_exit_code_1(tmp_path: Path) -> None:

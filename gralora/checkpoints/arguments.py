@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 
 from gralora.checkpoints.layout import LAYOUTS
 from gralora.checkpoints.paths import WHO
+from gralora.storage.pair import CONFIG_NAME as _ADAPTER_CONFIG
 
 PathLike = str | os.PathLike[str]
 Adapters = PathLike | Sequence[PathLike | tuple[PathLike, float]]
@@ -50,23 +52,27 @@ def check_arguments(
 
 
 def _usable(device: object) -> torch.device:
+    refusal = f"{WHO}: the device must be cpu or cuda, got {device}"
     try:
         where: torch.device = torch.device(device)  # type: ignore[call-overload]
+    except RuntimeError:
+        raise RuntimeError(refusal) from None
+    if where.type not in ("cpu", "cuda"):
+        raise RuntimeError(refusal)
+    try:
         torch.empty(0, device=where)
     except (AssertionError, RuntimeError, NotImplementedError) as error:
         first = str(error).partition("\n")[0]
         raise RuntimeError(f"{WHO}: the device {device} cannot be used: {first}") from None
-    if where.type not in ("cpu", "cuda"):
-        raise RuntimeError(f"{WHO}: the device must be cpu or cuda, got {device}")
     return where
 
 
-def check_target(out: PathLike, base: PathLike) -> Path:
+def check_target(out: PathLike, base: PathLike, adapters: Sequence[PathLike]) -> Path:
     """The absolute path of the output, which is absent or an empty folder.
 
     Raises:
         OSError: something is there.
-        ValueError: it lies in the base model.
+        ValueError: it lies in the base model or an adapter.
 
     """
     target = Path(os.path.abspath(out))
@@ -74,7 +80,22 @@ def check_target(out: PathLike, base: PathLike) -> Path:
         raise FileExistsError(f"{WHO}: out must be absent or an empty folder, got {target}")
     if target.is_symlink():
         raise FileExistsError(f"{WHO}: out must be no link, got {target}")
-    source = os.path.realpath(base)
-    if Path(os.path.realpath(target)).is_relative_to(source):
-        raise ValueError(f"{WHO}: out must lie outside the base model, got {target}")
+    place = Path(os.path.realpath(target))
+    for source, what in ((base, "the base model"), *((folder, folder) for folder in adapters)):
+        if place.is_relative_to(os.path.realpath(source)):
+            raise ValueError(f"{WHO}: out must lie outside {what}, got {target}")
     return target
+
+
+@contextlib.contextmanager
+def hint_at_swap(base: PathLike, adapters: Sequence[Path]) -> Iterator[None]:
+    """Let a file that is missing be a hint where the adapter's is in the base's folder."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        swapped = (Path(base) / _ADAPTER_CONFIG).exists() and any(
+            folder.is_dir() and not (folder / _ADAPTER_CONFIG).exists() for folder in adapters
+        )
+        if not swapped or error.errno is not None:
+            raise
+        raise FileNotFoundError(f"{error} (base and adapter are swapped?)") from None

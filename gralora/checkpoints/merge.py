@@ -10,7 +10,13 @@ from pathlib import Path
 import torch
 
 from gralora.adapters.stored import read_adapter
-from gralora.checkpoints.arguments import Adapters, PathLike, check_arguments, check_target
+from gralora.checkpoints.arguments import (
+    Adapters,
+    PathLike,
+    check_arguments,
+    check_target,
+    hint_at_swap,
+)
 from gralora.checkpoints.folder import Checkpoint, open_checkpoint
 from gralora.checkpoints.layout import Layout
 from gralora.checkpoints.paths import WHO
@@ -104,7 +110,7 @@ def merge_checkpoint(
         adapters: folder of one, or several folders, each alone or as ``(folder, weight)``. With
             several, or a weight other than 1, ΔW and the change of each trained bias or saved
             module are multiplied by the weight and added up.
-        out: absent, or an empty folder; not inside `base`.
+        out: absent, or an empty folder; not inside `base` or one of `adapters`.
         device: where weights are merged, such as ``"cuda"``.
         dtype: of all floating tensors; None keeps each as it is.
         layout: of square weights, where config.json does not tell: ``"linear"`` for
@@ -123,9 +129,10 @@ def merge_checkpoint(
     """
     started = time.monotonic()
     where, pairs = check_arguments(device, adapters, dtype, layout)
-    target = check_target(out, base)
-    checkpoint = open_checkpoint(base)
-    stored = [(read_adapter(folder, safe=True), weight) for folder, weight in pairs]
+    target = check_target(out, base, [folder for folder, _ in pairs])
+    with hint_at_swap(base, [folder for folder, _ in pairs]):
+        checkpoint = open_checkpoint(base)
+        stored = [(read_adapter(folder, safe=True), weight) for folder, weight in pairs]
     plan = make_plan(checkpoint, stored, dtype=dtype, layout=layout)
     files = sort_side_files(checkpoint, with_code=with_code)
     with open_workspace(target, settings_of(where, stored), plan.shards) as work:

@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 
 WHO = "merge_checkpoint"
+# The one folder of a model whose files go along; transformers keeps templates by name there.
+TEMPLATES = "additional_chat_templates"
 _MAX_LENGTH = 255
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import Any
 import torch
 
 from gralora.checkpoints.folder import CONFIG_NAME, INDEX_SUFFIX, Checkpoint
-from gralora.checkpoints.paths import locate
+from gralora.checkpoints.paths import TEMPLATES, locate
 from gralora.checkpoints.plan import MergePlan
 from gralora.checkpoints.workspace import JOURNAL_NAME, Workspace
 from gralora.storage.checked_file import open_regular
@@ -22,6 +23,8 @@ _TEXTS = frozenset(
      ".yaml", ".yml"}
 )  # fmt: skip
 _UNNAMED = frozenset({"LICENSE", "LICENCE", "NOTICE", "README", "COPYING", "USE_POLICY"})
+# Mistral's tokenizers carry the number of their version.
+_NUMBERED = re.compile(r"tokenizer\.model\.v[0-9]+")
 _CODE = frozenset({".py", ".so", ".sh", ".pyc", ".dll", ".ipynb"})
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"})
 _TYING = "tie_word_embeddings"
@@ -32,7 +35,7 @@ class SideFiles:
     """What happens to the files beside the weights.
 
     Attributes:
-        copied: names of those that go along.
+        copied: names of those that go along, with the folder's where they lie in one.
         left_out: names of those that do not, with the reason.
         size: bytes of all that go along.
 
@@ -57,10 +60,10 @@ def sort_side_files(base: Checkpoint, *, with_code: bool) -> SideFiles:
     """
     own = {*(shard.name for shard in base.shards), base.index_name, JOURNAL_NAME}
     copied, left_out, size = [], {}, 0
-    for name in sorted(os.listdir(base.directory)):
+    for name in _names(base.directory):
         if name in own:
             continue
-        reason = _why_not(base.directory / name, with_code=with_code)
+        reason = _why_not(base.directory, name, with_code=with_code)
         if reason is None:
             with open_regular(locate(base.directory, name)) as file:
                 size += os.fstat(file.fileno()).st_size
@@ -70,11 +73,23 @@ def sort_side_files(base: Checkpoint, *, with_code: bool) -> SideFiles:
     return SideFiles(tuple(copied), left_out, size)
 
 
-def _why_not(path: Path, *, with_code: bool) -> str | None:
+def _names(directory: Path) -> Iterator[str]:
+    """What lies in the folder, with that of templates opened."""
+    for name in sorted(os.listdir(directory)):
+        if name == TEMPLATES and (directory / name).is_dir():
+            yield from (f"{name}/{inner}" for inner in sorted(os.listdir(locate(directory, name))))
+        else:
+            yield name
+
+
+def _why_not(directory: Path, name: str, *, with_code: bool) -> str | None:
     """Why a file does not go along, or None."""
+    path = directory / name
     suffix = path.suffix.lower()
     if path.is_dir():
         return "a folder"
+    if "/" in name:
+        return None if suffix == ".jinja" else "no template"
     if path.name == "adapter_config.json":
         return "transformers would look for an adapter"
     if path.name.endswith(INDEX_SUFFIX):
@@ -86,6 +101,8 @@ def _why_not(path: Path, *, with_code: bool) -> str | None:
     if suffix in _PICKLES:
         return "pickled, or weights in another format"
     if suffix in _TEXTS or path.name.split(".")[0].upper() in _UNNAMED:
+        return None
+    if _NUMBERED.fullmatch(path.name):
         return None
     return "weights in another format" if suffix == ".safetensors" else "of an unknown kind"
 

@@ -21,7 +21,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from gralora.checkpoints.paths import WHO
+from gralora.checkpoints.paths import TEMPLATES, WHO
 from gralora.checkpoints.stream import CHUNK, Digests
 from gralora.storage.checked_file import open_regular, read_json
 
@@ -95,19 +95,24 @@ class Workspace:
         self.copy(name, io.BytesIO(content))
 
     def copy(self, name: str, source: BinaryIO) -> None:
-        """Write the rest of an open file as a whole, piece by piece."""
+        """Write the rest of an open file as a whole, piece by piece; the name may have a folder."""
         temporary = self.new_file()
         with open(temporary, "xb") as file:
             shutil.copyfileobj(source, file, CHUNK)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, self.path / name)
-        _sync(self.path)
+        target = self.path / name
+        target.parent.mkdir(exist_ok=True)
+        os.replace(temporary, target)
+        for folder in {target.parent, self.path}:
+            _sync(folder)
 
     def remove_others(self) -> None:
         """Remove what is neither the journal nor a shard that it notes."""
         for entry in list(os.scandir(self.path)):
-            if entry.name != JOURNAL_NAME and entry.name not in self.finished:
+            if entry.is_dir(follow_symlinks=False):
+                shutil.rmtree(entry.path)
+            elif entry.name != JOURNAL_NAME and entry.name not in self.finished:
                 os.unlink(entry.path)
 
     def publish(self) -> None:
@@ -196,9 +201,7 @@ def _take_over(path: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, A
 
     """
     present = sorted(os.listdir(path))
-    strange = [
-        name for name in present if not (path / name).is_file() or (path / name).is_symlink()
-    ]
+    strange = [name for name in present if not _is_left(path / name)]
     ours = JOURNAL_NAME in present or all(name.endswith(_TEMPORARY) for name in present)
     if strange or not ours:
         raise ValueError(
@@ -213,6 +216,13 @@ def _take_over(path: Path, settings: Mapping[str, Any]) -> dict[str, dict[str, A
     if noted != settings or not isinstance(shards, dict):
         return {}
     return {name: entry for name, entry in shards.items() if _is_entry(entry)}
+
+
+def _is_left(path: Path) -> bool:
+    """Whether it is a plain file, or the folder of templates with nothing but such files."""
+    if path.name == TEMPLATES and path.is_dir() and not path.is_symlink():
+        return all(entry.is_file(follow_symlinks=False) for entry in os.scandir(path))
+    return path.is_file() and not path.is_symlink()
 
 
 def _is_entry(entry: object) -> bool:

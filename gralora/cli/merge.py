@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from gralora.cli.errors import shell_errors
-from gralora.cli.options import dtypes, emit, examples, json_option, literal
+from gralora.cli.options import dtypes, emit, examples, json_option, literal, plural
 from gralora.cli.progress import merging
+from gralora.injection.listing import shown
 
 if TYPE_CHECKING:
     from gralora.checkpoints.merge import MergeReport
@@ -88,12 +88,24 @@ def merge(
 
 
 def parse_adapter(text: str) -> tuple[str, float]:
-    """Folder and weight from ``FOLDER`` or ``FOLDER:WEIGHT``; a folder may have a colon itself."""
+    """Folder and weight from ``FOLDER`` or ``FOLDER:WEIGHT``; a folder may have a colon itself.
+
+    Raises:
+        FileNotFoundError: what follows the colon after an existing folder is no number.
+
+    """
     folder, colon, number = text.rpartition(":")
-    if colon and folder and not Path(text).exists():
-        with contextlib.suppress(ValueError):
-            return folder, float(number)
-    return text, 1.0
+    if not colon or not folder or Path(text).exists():
+        return text, 1.0
+    try:
+        return folder, float(number)
+    except ValueError:
+        if not Path(folder).is_dir():
+            return text, 1.0
+    raise FileNotFoundError(
+        f"ADAPTER must be an existing folder, got {text} (a weight after the colon must be a "
+        f"number, as in {folder}:0.5)"
+    )
 
 
 def as_dict(report: MergeReport) -> dict[str, Any]:
@@ -122,6 +134,9 @@ def _print(report: MergeReport) -> None:
     from gralora.adapters.words import size
 
     facts = as_dict(report)
+    shards = plural(report.shards, "shard")
+    merged = plural(report.layers, "weight")
+    click.echo(f"{shown(str(report.out))}: {merged} merged, {shards}")
     title = literal(f"merged into {report.out}", "table.title")
     table = Table(show_header=False, title=title, title_justify="left")
     table.add_column(no_wrap=True)

@@ -12,10 +12,12 @@ _ALSO = {
     "adapters": ("directory",),
     "k": ("k_in", "k_out"),
     "lora": ("directory",),
+    "plot": ("path",),
     "rank": ("r",),
 }
 # Where a message names a parameter in the midst of a sentence.
 _PHRASES = {
+    "base": [(r"\(base and adapter are swapped\?\)", "(BASE and ADAPTER are swapped?)")],
     "dtype": [(r"must fit dtype\b", "must fit --dtype")],
     "overwrite": [(r"\(overwrite replaces\b", "(--overwrite replaces")],
     "rank": [
@@ -40,8 +42,8 @@ def in_options(text: str) -> str:
             if isinstance(parameter, click.Option) and re.search(rf"(?<!\S){name}(?![^\s,])", text):
                 text = re.sub(rf'(?<=[\s(]){name}=("?)(\w+)\1(?=[\s,;)]|$)', rf"{option} \2", text)
                 text = re.sub(rf"\bby {name}(?=,)", f"by {option}", text)
-            # Modules have factors; what is said of an argument is that it has to be something.
-            text = re.sub(rf"(^|: ){name}(?= must (?:be|come|hold|lie)\b)", rf"\g<1>{option}", text)
+            # Modules have factors and folders hold files; an argument has to be something.
+            text = re.sub(rf"(^|: ){name}(?= must (?:be|come|end|lie)\b)", rf"\g<1>{option}", text)
         for pattern, replacement in _PHRASES.get(parameter.name or "", ()):
             text = re.sub(pattern, replacement, text)
     return text

@@ -316,7 +316,7 @@ def test_a_frozen_copy_of_another_base_is_refused(originals: Path, tmp_path: Pat
 ARGUMENTS: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "dtype": ({"dtype": torch.int8}, TypeError, "dtype must be None or one of"),
     "layout": ({"layout": "rows"}, ValueError, "layout must be None or one of"),
-    "device": ({"device": "gpu"}, RuntimeError, "merge_checkpoint: the device gpu cannot be used"),
+    "device": ({"device": "gpu"}, RuntimeError, "must be cpu or cuda, got gpu"),
     "meta device": ({"device": "meta"}, RuntimeError, "must be cpu or cuda, got meta"),
     "missing GPU": ({"device": "cuda:99"}, RuntimeError, "device cuda:99 cannot be used"),
 }

@@ -60,7 +60,7 @@ def test_output_says_what_was_merged_and_how_fast(base: Path, adapter: Path) -> 
     assert "weights merged into │ 1" in result.stderr
     assert re.search(r"read +│ \d+ bytes in [\d.]+ s \([\d.]+ (bytes|kB|MB)/s\)", result.stderr)
     assert "left out: modeling_llama.py (code)" in result.stderr
-    assert result.stdout == ""
+    assert result.stdout == f"{base.parent / 'out'}: 1 weight merged, 1 shard\n"
 
 
 def test_json_is_alone_on_standard_output(base: Path, adapter: Path) -> None:
@@ -113,6 +113,50 @@ def test_a_folder_may_have_a_colon_in_its_name(tmp_path: Path) -> None:
     assert parse_adapter(str(folder)) == (str(folder), 1.0)
     assert parse_adapter(f"{folder}:0.5") == (str(folder), 0.5)
     assert parse_adapter("missing:x") == ("missing:x", 1.0)
+
+
+def test_a_weight_that_is_no_number_is_said(base: Path, adapter: Path) -> None:
+    result = _run(base, f"{adapter}:x", base.parent / "out")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"gralora merge: ADAPTER must be an existing folder, got {adapter}:x (a weight after the "
+        f"colon must be a number, as in {adapter}:0.5)\n"
+    )
+
+
+@pytest.mark.parametrize("device", ["foo", "meta", "mps"])
+def test_another_device_is_refused_in_one_line(device: str, base: Path, adapter: Path) -> None:
+    result = _run(base, adapter, base.parent / "out", "--device", device)
+    assert result.exit_code == 1
+    assert result.stderr == f"gralora merge: the device must be cpu or cuda, got {device}\n"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_one_line(base: Path, adapter: Path) -> None:
+    result = _run(base, adapter, base.parent / "out", "--device", "cuda")
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("gralora merge: the device cuda cannot be used: ")
+    assert not (base.parent / "out").exists()
+
+
+def test_every_device_merges(device: torch.device, base: Path, adapter: Path) -> None:
+    out = base.parent / "out"
+    result = _run(base, adapter, out, "--device", device.type)
+    assert result.exit_code == 0, result.output
+    delta = read_adapter(adapter).layers["layers.0.up"].delta()
+    torch.testing.assert_close(_weight(out), _weight(base) + delta)
+    assert torch.equal(_weight(out, 1), _weight(base, 1))
+
+
+def test_out_in_an_adapters_folder_is_refused(base: Path, adapter: Path) -> None:
+    before = sorted(adapter.iterdir())
+    result = _run(base, adapter, adapter / "merged")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        f"gralora merge: OUT must lie outside {adapter}, got {adapter / 'merged'}\n"
+    )
+    assert sorted(adapter.iterdir()) == before
 
 
 def test_refusals_are_one_line_and_exit_with_1(base: Path, adapter: Path) -> None:

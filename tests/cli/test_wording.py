@@ -69,6 +69,18 @@ CASES = {
         "inspect r=64,k=4/adapter",
         "ADAPTER must be an existing folder, got r=64,k=4/adapter",
     ),
+    "a picture": ("inspect a --plot a.pdf", "--plot must end in .png, got a.pdf"),
+    "a folder named k": ("combine k a new", ": k must hold adapter_model.safetensors"),
+    "a folder named rank": ("combine a rank new", ": rank must hold adapter_model.safetensors"),
+    "a folder named weights": (
+        "combine weights a new",
+        ": weights must hold adapter_model.safetensors",
+    ),
+    "a folder named out": ("export-lora out new", ": out must hold adapter_model.safetensors"),
+    "a folder named base": (
+        "merge base a new",
+        ": base must hold model.safetensors or model.safetensors.index.json",
+    ),
     "dtype": ("export-lora a out --dtype float16", "must fit --dtype, got numbers up to"),
 }
 
@@ -76,11 +88,15 @@ CASES = {
 @pytest.mark.parametrize("case", CASES)
 def test_refusal_names_what_was_typed(case: str, folder: Path) -> None:
     command, expected = CASES[case]
+    if case.startswith("a folder named "):
+        (folder / case.rpartition(" ")[2]).mkdir()
+        expected = f"gralora {command.split()[0]}{expected}"
     result = _run(*command.split())
     assert result.exit_code == 1
     (line,) = result.stderr.splitlines()
     assert expected in line
-    assert not (folder / "out").exists()
+    assert not (folder / "out" / "adapter_config.json").exists()
+    assert not (folder / "new").exists()
 
 
 def test_names_of_modules_stay_as_they_are(folder: Path) -> None:
@@ -98,3 +114,14 @@ def test_layout_is_asked_for_as_an_option(folder: Path) -> None:
     assert "(pass --layout linear for torch.nn.Linear, [out, in], or --layout conv1d" in (
         result.stderr
     )
+
+
+def test_a_base_and_an_adapter_that_are_swapped_are_told_apart(folder: Path) -> None:
+    (folder / "base").mkdir()
+    save_file({"up.weight": torch.randn(8, 8)}, folder / "base" / "model.safetensors")
+    result = _run("merge", "a", "base", "out")
+    assert result.exit_code == 1
+    assert result.stderr == (
+        "gralora merge: base must hold adapter_model.safetensors (BASE and ADAPTER are swapped?)\n"
+    )
+    assert "swapped" not in _run("merge", "base", "none", "out").stderr

@@ -114,6 +114,50 @@ def test_generate(options):
     assert not torch.equal(found, model.generate(input_ids=ids, **options))
 
 
+def by_position(model, ids, **options):
+    """Generation with the configuration as the second argument."""
+    return model.generate(ids, GenerationConfig(**options), **ADAPTERS_OF[len(ids)])
+
+
+def by_model(model, ids, **options):
+    """Generation by the model's own configuration."""
+    model.generation_config.update(**options)
+    return model.generate(input_ids=ids, **ADAPTERS_OF[len(ids)])
+
+
+# One row alone runs under the active adapter.
+ADAPTERS_OF = {1: {}, len(NAMES): {"adapter_names": NAMES}}
+
+
+@pytest.mark.parametrize("generate", [by_position, by_model], ids=["position", "model"])
+def test_generate_by_beams_that_are_configured_elsewhere(generate):
+    model = decoder("llama", gralora)
+    model = accelerate(with_second(model, gralora, r=2, target_modules=TARGETS["llama"]))
+    ids = tokens(len(NAMES))
+    options = {"num_beams": 3, "min_length": 8, "max_length": 8, "do_sample": False}
+    expected = one_by_one(model, NAMES, lambda row: generate(model, ids[row : row + 1], **options))
+    torch.testing.assert_close(generate(model, ids, **options), expected)
+
+
+def test_forward_ignores_the_beams_of_generation(gralora_decoder):
+    ids = tokens(len(NAMES))
+    expected = gralora_decoder(input_ids=ids, adapter_names=NAMES).logits
+    gralora_decoder.generation_config.num_beams = 3
+    found = gralora_decoder(input_ids=ids, adapter_names=NAMES).logits
+    assert torch.equal(found, expected)
+
+
+def test_generation_leaves_nothing_on_the_model(gralora_decoder):
+    base = gralora_decoder.get_base_model()
+    before = sorted(base.__dict__)
+    options = {"num_beams": 2, "max_new_tokens": 2, "adapter_names": ["default", "second"]}
+    gralora_decoder.generate(input_ids=tokens(2), **options)
+    assert sorted(base.__dict__) == before
+    with pytest.raises(ValueError, match="got 2 names and 4 rows"):
+        gralora_decoder.generate(input_ids=tokens(2), **options | {"adapter_names": ["default"]})
+    assert sorted(base.__dict__) == before
+
+
 def test_generate_several_answers():
     model = accelerate(with_second(decoder("llama", gralora), gralora, target_modules=["q_proj"]))
     found = model.generate(
@@ -155,6 +199,29 @@ def test_modules_to_save_follow_the_rows():
     ids = tokens(len(NAMES))
     expected = one_by_one(model, NAMES, lambda row: model(input_ids=ids[row : row + 1]).logits)
     torch.testing.assert_close(model(input_ids=ids, adapter_names=NAMES).logits, expected)
+
+
+@pytest.fixture
+def one_head():
+    """An accelerated decoder of which "default" alone trains the head."""
+    model = decoder("llama", gralora, target_modules=["q_proj"], modules_to_save=["lm_head"])
+    model = accelerate(with_second(model, gralora, target_modules=["q_proj"]))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "modules_to_save.default" in name:
+                parameter.mul_(2)
+    return model
+
+
+@pytest.mark.parametrize("names", [NAMES, ["second"] * 2], ids=["both", "the one without"])
+@pytest.mark.parametrize("active", ["default", "second"])
+def test_module_that_one_adapter_saves(one_head, names, active):
+    ids = tokens(len(names))
+    expected = one_by_one(
+        one_head, names, lambda row: one_head(input_ids=ids[row : row + 1]).logits
+    )
+    one_head.set_adapter(active)
+    torch.testing.assert_close(one_head(input_ids=ids, adapter_names=names).logits, expected)
 
 
 def test_hooks_are_gone_afterwards(language_model):

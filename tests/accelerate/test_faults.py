@@ -50,6 +50,27 @@ def test_input_of_any_shape(kind, shape, way):
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES)
+def test_input_of_any_shape_where_gralora_is_computed_by_peft(shape):
+    model = accelerate(network(gralora, dtype=torch.float64)).eval()
+    # Not known to the operators, and silent outside of training.
+    layer_of(model).gralora_dropout["default"] = nn.AlphaDropout(0.5).eval()
+    assert [row.way for row in report(model)] == ["peft"]
+    x = normal(*shape, dtype=torch.float64).requires_grad_()
+    y = model(x)
+    assert y.shape == (*shape[:-1], 8)
+    torch.testing.assert_close(y, expected_output(layer_of(model), x))
+    y.sum().backward()
+    assert x.grad.shape == x.shape
+
+
+@pytest.mark.parametrize("shape", [(4, 12), (4, 3, 12), (4, 2, 3, 12), (4, 2, 2, 3, 12)], ids=str)
+def test_rows_of_any_shape_under_vmap(shape):
+    model = accelerate(network(gralora, dtype=torch.float64)).requires_grad_(False)
+    x = normal(*shape, dtype=torch.float64)
+    torch.testing.assert_close(torch.func.vmap(model)(x), expected_output(layer_of(model), x))
+
+
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_the_base_layer_s_output_is_not_written_to(kind):
     model = accelerate(network(CONFIGS[kind], Kept(12, 8)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from accelerate_models import CONFIGS, layer_of, lora, network, normal
+from accelerate_models import CONFIGS, gradients, layer_of, network, normal
 from torch import nn
 
 from gralora.integrations.peft import accelerate, report, restore
@@ -50,17 +50,55 @@ def test_bitsandbytes(kind, bits, monkeypatch):
     assert type(layer_of(restore(model))) is peft_class
 
 
-@pytest.mark.filterwarnings("ignore")
-def test_torchao():
+def torchao_network(kind, config, base):
+    """A network over a base that torchao quantises by a configuration's name."""
     quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
-    base = nn.Sequential()
-    base.add_module("layer", nn.Linear(64, 32))
-    quantization.quantize_(base, quantization.Int8WeightOnlyConfig())
-    theirs = network(lora, base.layer)
-    if type(layer_of(theirs)).__name__ != "TorchaoLoraLinear":
+    quantization.quantize_(base, getattr(quantization, config)())
+    model = network(CONFIGS[kind], base, dtype=base.bias.dtype)
+    if kind == "lora" and type(layer_of(model)).__name__ != "TorchaoLoraLinear":
         pytest.skip("this PEFT does not take this torchao")
-    x = normal(5, 64)
-    expected = theirs(x)
-    (row,) = report(accelerate(theirs))
+    return model
+
+
+def output_and_gradients(model, x):
+    """Output, gradient of the input and those of the parameters."""
+    x = x.clone().requires_grad_()
+    model.zero_grad()
+    y = model(x)
+    y.float().square().mean().backward()
+    return y.detach(), x.grad, gradients(model)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_torchao(kind):
+    model = torchao_network(kind, "Int8WeightOnlyConfig", nn.Linear(64, 32))
+    peft_class, x = type(layer_of(model)), normal(5, 64)
+    expected = output_and_gradients(model, x)
+    (row,) = report(accelerate(model))
     assert row.way == "beside"
-    torch.testing.assert_close(theirs(x), expected)
+    found = output_and_gradients(model, x)
+    assert expected[2].keys() == found[2].keys() != set()
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    assert type(layer_of(restore(model))) is peft_class
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torchao's int4 needs a GPU")
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_torchao_int4(kind):
+    base = nn.Linear(256, 128, dtype=torch.bfloat16, device="cuda")
+    try:
+        model = torchao_network(kind, "Int4WeightOnlyConfig", base)
+    except (ImportError, RuntimeError, NotImplementedError) as error:
+        pytest.skip(f"torchao quantises to int4 by other means here: {error}")
+    x = normal(5, 256, dtype=torch.bfloat16).cuda()
+    with torch.no_grad():
+        expected = model(x)
+        (row,) = report(accelerate(model))
+        assert row.way == "beside"
+        torch.testing.assert_close(model(x), expected, rtol=0.02, atol=0.05)
+        if kind == "gralora":
+            with pytest.raises(RuntimeError, match="must be int8 to be merged into, got a Int4"):
+                model.merge_adapter()
+            torch.testing.assert_close(model(x), expected, rtol=0.02, atol=0.05)

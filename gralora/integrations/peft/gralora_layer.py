@@ -25,6 +25,21 @@ class Linear(AcceleratedForward, RequantisingMerge, PeftLinear):  # type: ignore
         """Operands of one adapter, why only PEFT can compute it, or None where it is not here."""
         return gralora_factors(self, name)
 
+    def _by_peft(
+        self,
+        x: Tensor,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        adapter_names: list[str] | None,
+    ) -> Tensor:
+        # PEFT's forward takes two or three dimensions, none of them empty.
+        if not x.numel():
+            return self._beside(x, args, kwargs, ())
+        if x.ndim in (2, 3) or args or kwargs or adapter_names is not None:
+            return super()._by_peft(x, args, kwargs, adapter_names)
+        y = super()._by_peft(x.reshape(-1, x.shape[-1]), args, kwargs, None)
+        return y.reshape(*x.shape[:-1], y.shape[-1])
+
     def check_mixed_batch(self, x: Tensor, adapter_names: list[str]) -> None:
         """Apply the rules that PEFT has for mixed batches of LoRA.
 

@@ -5,6 +5,10 @@ Each command is a file of its own, which imports what is slow to import only whe
 
 from __future__ import annotations
 
+import io
+import sys
+from typing import Any
+
 import click
 
 from gralora.cli.bench import bench
@@ -17,7 +21,18 @@ from gralora.cli.inspect import inspect
 from gralora.cli.merge import merge
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Program(click.Group):
+    """The commands, whose words any terminal can show."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as click does, with escapes for characters that an output's encoding lacks."""
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        return super().main(*args, **kwargs)
+
+
+@click.group(cls=_Program, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="gralora", prog_name="gralora")
 def main() -> None:
     """Granular low-rank adapters for PyTorch."""

@@ -39,4 +39,10 @@ def bench(suite: str, arguments: tuple[str, ...]) -> None:
     from gralora.bench.kernels_suite import KERNELS
     from gralora.bench.layer_suite import LAYER
 
-    raise SystemExit(run((suite, *arguments), (LAYER, KERNELS), program="gralora bench"))
+    try:
+        status = run((suite, *arguments), (LAYER, KERNELS), program="gralora bench")
+    except FileNotFoundError as error:
+        if suite != "show":
+            raise
+        raise FileNotFoundError(f"no result file {error.filename}") from None
+    raise SystemExit(status)

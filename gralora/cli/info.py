@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
 
 from gralora.cli.errors import shell_errors
 from gralora.cli.options import emit, examples, json_option
+
+# The names that the library has for the words after --explain.
+_TYPED = {
+    "in_features": "N", "out_features": "M", "r": "R", "k": "K", "k_in": "K", "k_out": "K",
+    "dtype": "DTYPE",
+}  # fmt: skip
 
 
 @click.command(
@@ -36,6 +43,9 @@ def info(
     """Show what was built, what runs and what is missing."""
     from gralora.info import collect
 
+    if shape is None and (bias or dropout):
+        wanted = "--bias" if bias else "--dropout"
+        raise click.UsageError(f"{wanted} must come with --explain")
     if shape is not None:
         _explain(shape, as_json, bias=bias, dropout=dropout)
         return
@@ -54,9 +64,9 @@ def _explain(
     try:
         steps = explain(*shape, bias=bias, dropout=dropout)
     except ValueError as error:
-        raise click.BadParameter(str(error), param_hint="--explain") from error
+        raise click.BadParameter(_as_typed(str(error)), param_hint="--explain") from error
     if as_json:
-        emit(steps)
+        emit({"steps": steps})
         return
     from rich.console import Console
     from rich.table import Table
@@ -67,6 +77,14 @@ def _explain(
     for step in steps:
         table.add_row(step["step"], step["path"], step["reason"])
     Console().print(table)
+
+
+def _as_typed(message: str) -> str:
+    """A refusal with the command line's names for what was given."""
+    text = message.removeprefix("explain: ")
+    for name, typed in _TYPED.items():
+        text = re.sub(rf"\b{name}\b", typed, text)
+    return text
 
 
 def _print_info(facts: dict[str, Any]) -> None:

@@ -74,6 +74,12 @@ def test_suite_has_help_of_its_own():
     assert "usage: gralora bench layer" in result.stdout
 
 
+def test_a_result_file_that_is_missing_is_one_line(tmp_path):
+    result = invoke("show", str(tmp_path / "nope.json"))
+    assert result.exit_code == 1
+    assert result.stderr == f"gralora bench: no result file {tmp_path / 'nope.json'}\n"
+
+
 @pytest.mark.parametrize("arguments", [[], ["weather"]], ids=["nothing", "no suite"])
 def test_wrong_usage_is_exit_code_2(arguments):
     assert invoke(*arguments).exit_code == 2

@@ -89,7 +89,7 @@ def test_dropout_takes_the_kernels_where_it_acts():
 def test_options_reach_the_explanation():
     result = _run("8192", "4096", "4096", "64", "4", "bf16", "--json", "--bias", "--dropout")
     expected = explain(8192, 4096, 4096, 64, 4, "bf16", bias=True, dropout=True)
-    assert json.loads(result.output) == expected
+    assert json.loads(result.output) == {"steps": expected}
 
 
 @pytest.mark.parametrize("processors", [0, -1])
@@ -112,21 +112,32 @@ def test_table_shows_every_step_with_its_reason():
         assert part in result.output
 
 
-def test_json_is_the_list_of_steps():
+def test_json_is_one_object_with_the_list_of_steps():
     result = _run("16", "4096", "4096", "64", "4", "bf16", "--json")
-    assert json.loads(result.output) == explain(16, 4096, 4096, 64, 4, "bf16")
+    assert json.loads(result.output) == {"steps": explain(16, 4096, 4096, 64, 4, "bf16")}
+
+
+@pytest.mark.parametrize("option", ["--bias", "--dropout"])
+def test_what_a_layer_has_is_said_of_a_shape(option):
+    result = CliRunner().invoke(main, ["info", option])
+    assert result.exit_code == 2
+    assert f"{option} must come with --explain" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("16", "4097", "4096", "64", "4", "bf16"), "in_features must be divisible by k_in"),
+        (("16", "4097", "4096", "64", "4", "bf16"), "N must be divisible by K, got N=4097, K=4"),
+        (("16", "4096", "4098", "64", "4", "bf16"), "M must be divisible by K, got M=4098, K=4"),
+        (("16", "4096", "4096", "6", "4", "bf16"), "R must be divisible by K, got R=6, K=4"),
+        (("16", "4096", "4096", "0", "4", "bf16"), "R must be at least 1, got R=0"),
+        (("16", "4096", "4096", "64", "0", "bf16"), "K must be at least 1, got K=0"),
         (("0", "4096", "4096", "64", "4", "bf16"), "T must be at least 1, got T=0"),
-        (("16", "4096", "4096", "64", "4", "int8"), "dtype must be one of bf16, fp16, fp32, fp64"),
+        (("16", "4096", "4096", "64", "4", "int8"), "DTYPE must be one of bf16, fp16, fp32, fp64"),
     ],
-    ids=["grid", "no_tokens", "dtype"],
+    ids=["in", "out", "rank", "no_rank", "no_blocks", "no_tokens", "dtype"],
 )
 def test_a_shape_that_cannot_be_is_an_error_without_a_traceback(arguments, message):
     result = _run(*arguments)
     assert result.exit_code == 2
-    assert message in " ".join(result.output.replace("│", " ").split())
+    assert f"--explain: {message}" in " ".join(result.output.replace("│", " ").split())

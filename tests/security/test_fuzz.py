@@ -1,7 +1,8 @@
 """Files that were changed at random, through every entry that reads files of others.
 
 Each input ends in a clean error or in a result that holds up, and nothing changes on the disk but
-the result. GRALORA_FUZZ=10000 tries ten thousand inputs of each entry, others each time.
+the result. GRALORA_FUZZ=10000 tries ten thousand inputs of each entry, others each time, and
+GRALORA_FUZZ_RECORD names a JSON file that their counts are added to.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, seed, settings
@@ -21,9 +23,11 @@ from security_entries import ENTRIES
 from security_files import CONFIG, PREFIX, WIDTH
 from security_inputs import changed_files, resized
 from security_places import Place
+from security_record import add_to_record
 
 USUAL = 200
 COUNT = int(os.environ.get("GRALORA_FUZZ", USUAL))
+RECORD = os.environ.get("GRALORA_FUZZ_RECORD")
 # Of each entry in the usual suite: a slow machine tries fewer inputs, but never less than a part.
 SECONDS = 20.0
 PART = 50
@@ -49,6 +53,9 @@ def test_changed_files_are_refused_or_harmless(
 ) -> None:
     if COUNT != USUAL:
         _try_many(entry, place, tally, COUNT)
+        if RECORD:
+            command = f"GRALORA_FUZZ={COUNT} pytest tests/security/test_fuzz.py"
+            add_to_record(Path(RECORD), entry, tally, command)
         return
     end = time.monotonic() + SECONDS
     for number in range(USUAL // PART):
@@ -94,6 +101,21 @@ def _contents(entry: str, adapter: str, place: Place, data: st.DataObject) -> di
         files = data.draw(resized(config, WIDTH, PREFIX))
         return {f"{adapter}/{name}": content for name, content in files.items()}
     return data.draw(changed_files(place, names))
+
+
+def test_a_record_keeps_what_every_entry_did(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "fuzz.json"
+    for entry, refused in (("merge", 7), ("inspect", 9)):
+        add_to_record(path, entry, Counter(refused=refused, taken=10 - refused), "pytest -k x")
+    runs = json.loads(path.read_text())["runs"]
+    counts = [(run["entry"], run["inputs"], run["refused"], run["accepted"]) for run in runs]
+    assert counts == [("merge", 10, 7, 3), ("inspect", 10, 9, 1)]
+    for run in runs:
+        assert run["environment"]["date"]
+        assert run["environment"]["command"] == "pytest -k x"
+        assert {"gralora", "torch", "safetensors", "hypothesis"} <= run["environment"][
+            "packages"
+        ].keys()
 
 
 @pytest.mark.parametrize("entry", ENTRIES)

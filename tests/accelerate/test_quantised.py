@@ -10,6 +10,11 @@ from torch import nn
 from gralora.integrations.peft import accelerate, report, restore
 
 BITSANDBYTES = {"4-bit": "Linear4bit", "8-bit": "Linear8bitLt"}
+INT8 = ("Int8WeightOnlyConfig", {})
+INT4 = (
+    "Int4WeightOnlyConfig",
+    {"group_size": 128, "int4_packing_format": "tile_packed_to_4d", "set_inductor_config": False},
+)
 
 
 def quantised(bits):
@@ -51,9 +56,10 @@ def test_bitsandbytes(kind, bits, monkeypatch):
 
 
 def torchao_network(kind, config, base):
-    """A network over a base that torchao quantises by a configuration's name."""
+    """A network over a base that torchao quantises by a configuration of that name and options."""
     quantization = pytest.importorskip("torchao.quantization", reason="torchao is not installed")
-    quantization.quantize_(base, getattr(quantization, config)())
+    name, options = config
+    quantization.quantize_(base, getattr(quantization, name)(**options))
     model = network(CONFIGS[kind], base, dtype=base.bias.dtype)
     if kind == "lora" and type(layer_of(model)).__name__ != "TorchaoLoraLinear":
         pytest.skip("this PEFT does not take this torchao")
@@ -72,7 +78,7 @@ def output_and_gradients(model, x):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_torchao(kind):
-    model = torchao_network(kind, "Int8WeightOnlyConfig", nn.Linear(64, 32))
+    model = torchao_network(kind, INT8, nn.Linear(64, 32))
     peft_class, x = type(layer_of(model)), normal(5, 64)
     expected = output_and_gradients(model, x)
     (row,) = report(accelerate(model))
@@ -87,12 +93,9 @@ def test_torchao(kind):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_torchao_int4(kind):
-    base = nn.Linear(256, 128, dtype=torch.bfloat16, device="cuda")
-    try:
-        model = torchao_network(kind, "Int4WeightOnlyConfig", base)
-    except (ImportError, RuntimeError, NotImplementedError) as error:
-        pytest.skip(f"torchao quantises to int4 by other means here: {error}")
-    x = normal(5, 256, dtype=torch.bfloat16).cuda()
+    base = nn.Linear(512, 256, dtype=torch.bfloat16, device="cuda")
+    model = torchao_network(kind, INT4, base)
+    x = normal(5, 512, dtype=torch.bfloat16).cuda()
     with torch.no_grad():
         expected = model(x)
         (row,) = report(accelerate(model))

@@ -16,7 +16,7 @@ BLOCKS = python_blocks(PATH.read_text(encoding="utf-8"))
 @pytest.fixture(scope="module")
 def reading(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Reading]:
     """A reader who follows the page in an empty folder."""
-    for package in ("transformers", "accelerate", "bitsandbytes", "torchao"):
+    for package in ("transformers", "accelerate", "bitsandbytes", "torchao", "peft"):
         pytest.importorskip(package)
     folder = tmp_path_factory.mktemp("quantized-page")
     save_tiny_llama(folder / "base")

@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def ranks(run_workers):
-    """What each rank saved, by kind of adapter and of gradient checkpointing."""
-    return run_workers("accelerated_ddp.py")
+    """What each rank saved, by kind of training and of adapter."""
+    return run_workers("accelerated.py")
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -44,11 +44,24 @@ def test_one_process_changes_every_adapter(alone):
     assert not any(torch.equal(value, before[name]) for name, value in after.items())
 
 
+def assert_same(found, expected):
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=lambda text, n=name: n + text)
+
+
 @pytest.mark.parametrize("checkpointing", CHECKPOINTING)
 def test_data_parallel_training(ranks, kind, alone, checkpointing):
-    _, expected = alone
     for rank in ranks:
-        found = rank[kind, checkpointing]
-        assert found.keys() == expected.keys()
-        for name, value in expected.items():
-            torch.testing.assert_close(found[name], value, msg=lambda text, n=name: n + text)
+        assert_same(rank["data parallel"][kind, checkpointing], alone[1])
+
+
+def test_fully_sharded_training(ranks, kind, alone):
+    for rank in ranks:
+        assert_same(rank["sharded"][kind]["adapters"], alone[1])
+
+
+def test_sharded_layers_are_fused_within_a_pass_and_not_said_to_be_after_it(ranks, kind):
+    for rank in ranks:
+        assert rank["sharded"][kind]["within"] == {"fused": 2}
+        assert rank["sharded"][kind]["after"] == {"peft": 2}

@@ -31,13 +31,14 @@ def accelerate(model: Model) -> Model:
     """Make PEFT's LoRA and GraLoRA layers of a model compute with gralora's operators.
 
     Only the classes of the layers change, to subclasses of PEFT's own with another ``forward``:
-    parameters, names, state dict, saving, merging and every method of PEFT stay. What cannot be
-    sped up keeps PEFT's forward; :func:`report` says which and why. Adapters added later are
-    sped up at once where a layer was; where they bring new layers, call this again, which is
-    harmless at any time. Layers of other PEFT methods are left alone.
+    parameters, names, state dict, saving and every method of PEFT stay. What cannot be sped up
+    keeps PEFT's forward; :func:`report` says which and why. Adapters added later are sped up at
+    once where a layer was; where they bring new layers, call this again, which is harmless at any
+    time. Layers of other PEFT methods are left alone.
 
-    ``adapter_names``, one adapter for each row of a batch, then works for GraLoRA too. Second
-    derivatives, forward-mode derivatives and export by tracing need :func:`restore` first.
+    GraLoRA then also takes ``adapter_names``, one adapter for each row of a batch, and is merged
+    into quantised weights. Second derivatives, forward-mode derivatives and export by tracing need
+    :func:`restore` first.
 
     Args:
         model: a PeftModel, or any module that holds layers of PEFT; changed in place.

@@ -38,7 +38,7 @@ COMMANDS = {
     "export-lora": ["export-lora", "adapter", "new/out"],
     "import-lora": ["import-lora", "lora", "out", "--k", "2"],
     "convert": ["convert", "fork", "out"],
-    "inspect": ["inspect", "adapter", "--plot", "pictures/out.png"],
+    "inspect": ["inspect", "adapter", "--plot", "out.png"],
     "combine into an earlier adapter": ["combine", "adapter", "earlier", "--overwrite"],
 }
 

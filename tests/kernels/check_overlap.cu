@@ -23,8 +23,10 @@ constexpr int64_t kRow = kBlocks * kWidth, kFactor = kRow * kRank;
 constexpr int kForwardSplits = 2, kBackwardSplits = 4, kTokenSplits = 3;
 #ifdef GRALORA_EMULATED
 constexpr int kSets = 2, kShortTurns = 2, kLongTurns = 2;  // nothing overlaps there
+constexpr int kLongSteps[] = {65};
 #else
 constexpr int kSets = 6, kShortTurns = 200, kLongTurns = 40;
+constexpr int kLongSteps[] = {400, 1500};
 #endif
 
 /// Factors and results of one call.
@@ -286,10 +288,12 @@ void check_steps(const char* name, int tokens, int turns, Run run) {
 void check_overlap() {
   check_steps("the kernels of a step over few tokens, overlapping", 48, kShortTurns, run_few);
   if (!runs_sm90()) return;
-  check_steps("the kernels of 9.0a in a step of 400 tokens, overlapping", 400, kLongTurns,
-              run_sm90);
-  check_steps("the kernels of 9.0a in a step of 1500 tokens, overlapping", 1500, kLongTurns,
-              run_sm90);
+  for (const int tokens : kLongSteps) {
+    check_steps(
+        ("the kernels of 9.0a in a step of " + std::to_string(tokens) + " tokens, overlapping")
+            .c_str(),
+        tokens, kLongTurns, run_sm90);
+  }
 }
 
 }  // namespace gralora::check

@@ -37,6 +37,8 @@ struct alignas(16) uint4 {
 
 inline void __syncthreads() { emulator::arrive_and_wait(emulator::current().block->barrier); }
 
+inline void __syncwarp() { emulator::arrive_and_wait(emulator::current().warp->barrier); }
+
 inline uint32_t __shfl_xor_sync(unsigned, uint32_t value, int mask) {
   emulator::Thread& thread = emulator::current();
   uint64_t(&words)[emulator::kWarpSize] = thread.warp->words[thread.turn];
@@ -50,7 +52,9 @@ enum cudaError_t {
   cudaSuccess,
   cudaErrorInvalidValue,
   cudaErrorInvalidConfiguration,
-  cudaErrorNotSupported
+  cudaErrorNotSupported,
+  cudaErrorNoKernelImageForDevice,
+  cudaErrorInvalidDeviceFunction
 };
 enum cudaMemcpyKind { cudaMemcpyHostToDevice, cudaMemcpyDeviceToHost };
 enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
@@ -93,9 +97,10 @@ inline cudaError_t cudaGetDevice(int* device) {
 }
 enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount };
 inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr, int) {
-  *value = 1;
+  *value = 4;
   return cudaSuccess;
 }
+inline cudaError_t cudaSetDevice(int) { return cudaSuccess; }
 template <class T>
 cudaError_t cudaMalloc(T** memory, size_t bytes) {
   *memory = static_cast<T*>(std::aligned_alloc(256, (bytes + 255) / 256 * 256));
@@ -127,6 +132,15 @@ inline int emulated_capability() {
   const char* const value = std::getenv("EMULATED_CAPABILITY");
   return value == nullptr ? 90 : std::atoi(value);
 }
+enum cudaDriverEntryPointQueryResult {
+  cudaDriverEntryPointSuccess,
+  cudaDriverEntryPointSymbolNotFound
+};
+inline constexpr unsigned cudaEnableDefault = 0;
+#define CUDART_VERSION 13000
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** entry, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* found);
 template <class Kernel>
 cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, Kernel) {
   attributes->ptxVersion = attributes->binaryVersion = emulated_capability();

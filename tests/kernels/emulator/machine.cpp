@@ -11,7 +11,7 @@ namespace emulator {
 namespace {
 
 constexpr size_t kStackBytes = 128 << 10;
-constexpr size_t kAlignment = 128;
+constexpr size_t kAlignment = 1024;
 
 /// A fiber: its first start needs a context with a stack, every later change is a long jump, which
 /// asks the system for nothing.
@@ -109,6 +109,20 @@ Cluster make_cluster(dim3 first, unsigned size, unsigned threads, size_t shared_
 }
 
 }  // namespace
+
+unsigned char* memory_of(Block& block) {
+  const auto address = reinterpret_cast<uintptr_t>(block.shared.get());
+  return reinterpret_cast<unsigned char*>((address + kAlignment - 1) / kAlignment * kAlignment);
+}
+
+void ByteBarrier::settle() {
+  if (pending > 0 || bytes != 0) return;
+  ++phase;
+  pending = expected;
+  scheduler.changes_without_progress = 0;
+}
+
+void give_way() { change(); }
 
 Thread& current() { return scheduler.fibers[scheduler.running]->thread; }
 

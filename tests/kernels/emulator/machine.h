@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -39,10 +40,23 @@ struct Warp {
   uint64_t words[2][kWarpSize];
 };
 
+/// A barrier in shared memory that counts bytes as well as arrivals. What is on its way to it comes
+/// at once or not before somebody waits, in turn: so both what is overwritten too early and what is
+/// read too early shows.
+struct ByteBarrier {
+  int expected = 0, pending = 0;  // arrivals
+  int64_t bytes = 0;              // announced and not there yet
+  uint64_t phase = 0;
+  std::vector<std::function<void()>> on_their_way;
+
+  void settle();
+};
+
 struct Block {
   dim3 index;
-  uint32_t rank = 0;  // in the cluster
-  Barrier barrier;
+  uint32_t rank = 0;                              // in the cluster
+  Barrier barrier, part;                          // of all threads, of the first ones
+  std::map<uint32_t, ByteBarrier> byte_barriers;  // by their addresses
   std::vector<Warp> warps;
   std::unique_ptr<unsigned char[]> shared;
 };
@@ -68,10 +82,19 @@ struct Thread {
   int turn = 0;  // which of the warp's sets of registers is shown next
   bool ended = false;
   std::vector<std::vector<Copy>> groups{1};  // the last one is still open
+  // Products of a warpgroup in groups, and boxes under way to global memory: done when waited for.
+  std::vector<std::vector<std::function<void()>>> products{1};
+  std::vector<std::function<void()>> boxes;
 };
 
 /// The thread that runs.
 Thread& current();
+
+/// Where a block's shared memory begins.
+unsigned char* memory_of(Block& block);
+
+/// Lets another thread run, while this one cannot go on.
+void give_way();
 
 /// Returns when all threads of the barrier that have not ended are there.
 void arrive_and_wait(Barrier& barrier);

@@ -19,13 +19,8 @@ namespace detail {
   std::abort();
 }
 
-inline unsigned char* memory_of(emulator::Block& block) {
-  const auto address = reinterpret_cast<uintptr_t>(block.shared.get());
-  return reinterpret_cast<unsigned char*>((address + 127) / 128 * 128);
-}
-
 inline unsigned char* at(uint32_t address) {
-  return memory_of(*emulator::current().block) + address;
+  return emulator::memory_of(*emulator::current().block) + address;
 }
 
 /// What all lanes show of a matrix instruction, and a place to show one's own.
@@ -79,7 +74,7 @@ inline void complete(std::vector<emulator::Copy>& copies) {
 }  // namespace detail
 
 inline unsigned char* dynamic_shared_memory() {
-  return detail::memory_of(*emulator::current().block);
+  return emulator::memory_of(*emulator::current().block);
 }
 
 inline uint32_t shared_address(const void* pointer) {
@@ -153,7 +148,7 @@ inline void synchronize_cluster() {
 inline float2 load_pair_of_block(uint32_t address, uint32_t rank) {
   emulator::Block& block = emulator::current().cluster->blocks[rank];
   float2 pair;
-  std::memcpy(&pair, detail::memory_of(block) + address, 8);
+  std::memcpy(&pair, emulator::memory_of(block) + address, 8);
   return pair;
 }
 

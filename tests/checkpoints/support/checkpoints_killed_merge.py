@@ -58,8 +58,9 @@ def _try(root: Path, out: Path, seed: int) -> dict[str, int | None]:
         patience *= 1.1
         assert kills < 400
     assert not work.exists()
-    resumed = int(report.read_text()) if report.exists() else None
-    return {"kills": kills, "cut off": cut_off, "resumed": resumed}
+    # The last process may have been killed just before it wrote its report.
+    resumed = report.read_text() if report.exists() else ""
+    return {"kills": kills, "cut off": cut_off, "resumed": int(resumed) if resumed else None}
 
 
 def main() -> None:

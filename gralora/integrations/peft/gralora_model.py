@@ -66,7 +66,8 @@ class GraloraModel(PeftGraloraModel):
 
     def _check_merge(self, who: str, adapter_names: list[str] | None, safe_merge: bool) -> None:
         for module in self.model.modules():
-            if isinstance(module, RequantisingMerge):
+            if isinstance(module, RequantisingMerge) and module.has_quantised_base():
+                # As PEFT itself before it merges: an offloaded weight has no values.
                 with onload_layer(module):
                     check_quantised_merge(module, adapter_names, safe_merge, who)
 

@@ -33,6 +33,11 @@ class RequantisingMerge(_Base):
     # In a tuple, since a parameter that is an attribute would be one of this module's own.
     kept_base: tuple[Any] | None = None
 
+    def has_quantised_base(self) -> bool:
+        """Whether merging is this class's, not PEFT's."""
+        layer: Any = self
+        return codec_of(layer.get_base_layer()) is not None
+
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
         """Add adapters to the base weight, as PEFT's layer does, also to a quantised one.
 

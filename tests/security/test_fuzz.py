@@ -23,11 +23,12 @@ from security_entries import ENTRIES
 from security_files import CONFIG, PREFIX, WIDTH
 from security_inputs import changed_files, resized
 from security_places import Place
-from security_record import add_to_record
+from security_record import add_to_record, started
 
 USUAL = 200
 COUNT = int(os.environ.get("GRALORA_FUZZ", USUAL))
 RECORD = os.environ.get("GRALORA_FUZZ_RECORD")
+FOUND = started(f"GRALORA_FUZZ={COUNT} pytest tests/security/test_fuzz.py") if RECORD else {}
 # Of each entry in the usual suite: a slow machine tries fewer inputs, but never less than a part.
 SECONDS = 20.0
 PART = 50
@@ -54,8 +55,7 @@ def test_changed_files_are_refused_or_harmless(
     if COUNT != USUAL:
         _try_many(entry, place, tally, COUNT)
         if RECORD:
-            command = f"GRALORA_FUZZ={COUNT} pytest tests/security/test_fuzz.py"
-            add_to_record(Path(RECORD), entry, tally, command)
+            add_to_record(Path(RECORD), entry, tally, FOUND)
         return
     end = time.monotonic() + SECONDS
     for number in range(USUAL // PART):
@@ -105,8 +105,9 @@ def _contents(entry: str, adapter: str, place: Place, data: st.DataObject) -> di
 
 def test_a_record_keeps_what_every_entry_did(tmp_path: Path) -> None:
     path = tmp_path / "new" / "fuzz.json"
+    found = started("pytest -k x")
     for entry, refused in (("merge", 7), ("inspect", 9)):
-        add_to_record(path, entry, Counter(refused=refused, taken=10 - refused), "pytest -k x")
+        add_to_record(path, entry, Counter(refused=refused, taken=10 - refused), found)
     runs = json.loads(path.read_text())["runs"]
     counts = [(run["entry"], run["inputs"], run["refused"], run["accepted"]) for run in runs]
     assert counts == [("merge", 10, 7, 3), ("inspect", 10, 9, 1)]

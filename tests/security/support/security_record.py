@@ -7,6 +7,7 @@ import json
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,18 +17,23 @@ _CHECKOUT = Path(__file__).parents[3]
 _PACKAGES = ("safetensors", "hypothesis")
 
 
-def add_to_record(path: Path, entry: str, counts: Counter[str], command: str) -> None:
+def started(command: str) -> dict[str, Any]:
+    """What a run is made with: to be asked when it starts, since sources may change meanwhile."""
+    found = environment(torch.device("cpu"), [command], _CHECKOUT)
+    found["packages"] |= {name: version(name) for name in _PACKAGES}
+    return found
+
+
+def add_to_record(path: Path, entry: str, counts: Counter[str], found: dict[str, Any]) -> None:
     """Append one entry's counts to a JSON file; several processes may do so at once.
 
     Args:
         path: of the file, which is made with its folder if need be.
         entry: whose files were changed.
         counts: of ``"refused"`` and ``"taken"`` inputs.
-        command: that was run.
+        found: what :func:`started` gave.
 
     """
-    found = environment(torch.device("cpu"), [command], _CHECKOUT)
-    found["packages"] |= {name: version(name) for name in _PACKAGES}
     run = {
         "entry": entry,
         "inputs": counts.total(),

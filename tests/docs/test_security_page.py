@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 import warnings
 from collections.abc import Iterator
@@ -89,11 +90,33 @@ def test_the_number_of_random_files_is_what_the_page_says() -> None:
     assert f"at most {float(_constant(FUZZ, 'SECONDS')):.0f} seconds each" in WORDS
 
 
-def test_the_table_has_every_entry_that_is_fuzzed() -> None:
+def _entries() -> list[str]:
     source = (FUZZ.parent / "support" / "security_entries.py").read_text(encoding="utf-8")
-    entries = re.findall(r'^    "([\w-]+)": Entry\(', source, re.MULTILINE)
+    return re.findall(r'^    "([\w-]+)": Entry\(', source, re.MULTILINE)
+
+
+def test_the_record_is_of_every_entry_and_what_the_page_says() -> None:
+    (link,) = re.findall(r"\(\.\./(\S+fuzz_\d+\.json)\)", PAGE)
+    runs = json.loads((PATH.parents[1] / link).read_text(encoding="utf-8"))["runs"]
+    assert [run["entry"] for run in runs] == _entries()
+    (each,) = {run["inputs"] for run in runs}
+    refused, accepted = (sum(run[name] for run in runs) for name in ("refused", "accepted"))
+    assert refused + accepted == each * len(runs)
+    assert (
+        f"of {each:,} inputs of each entry: of {each * len(runs):,}, {refused:,} were refused and "
+        f"{accepted:,} accepted"
+    ) in WORDS
+
+
+@pytest.mark.parametrize("name", ["GRALORA_FUZZ", "GRALORA_FUZZ_RECORD"])
+def test_the_variables_of_the_page_are_those_of_the_tests(name: str) -> None:
+    assert f"`{name}`" in PAGE
+    assert f'os.environ.get("{name}"' in FUZZ.read_text(encoding="utf-8")
+
+
+def test_the_table_has_every_entry_that_is_fuzzed() -> None:
     rows = re.findall(r"^\| `([\w-]+)` \| 10,000 \| ([\d,]+) \| ([\d,]+) \|$", PAGE, re.MULTILINE)
-    assert [name for name, *_ in rows] == entries
+    assert [name for name, *_ in rows] == _entries()
     for _, *counts in rows:
         assert sum(int(count.replace(",", "")) for count in counts) == 10_000
 

@@ -88,12 +88,14 @@ def _show_files(
     options: argparse.Namespace, suites: dict[str, Suite], parser: argparse.ArgumentParser
 ) -> int:
     for path in options.files:
-        record = json.loads(path.read_text(encoding="utf-8"))
-        if record["suite"] not in suites:
-            parser.error(
-                f"show: results of one of {', '.join(suites)}, got {record['suite']!r} in {path}"
-            )
-        show(record, console(), suites[record["suite"]].show, short=options.short)
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:  # no JSON, or no text
+            parser.error(f"show: {path} must be a result file, as --json writes it")
+        suite = record.get("suite") if isinstance(record, dict) else None
+        if suite not in suites:
+            parser.error(f"show: results of one of {', '.join(suites)}, got {suite!r} in {path}")
+        show(record, console(), suites[suite].show, short=options.short)
     return 0
 
 

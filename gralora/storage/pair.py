@@ -9,6 +9,7 @@ carry no digest and are taken as they are.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -115,8 +116,17 @@ def in_folder(error: Exception, directory: Path, *, who: str) -> Exception:
     if isinstance(error, OSError) and error.errno is not None:
         return error
     text = str(error).removeprefix(f"{WHO}: ")
-    where = "" if str(directory) in text else f"{directory}: "
-    return type(error)(f"{who}: {where}{text}")
+    return type(error)(f"{who}: {'' if _names(text, directory) else f'{directory}: '}{text}")
+
+
+def _names(text: str, directory: Path) -> bool:
+    """Whether a refusal says which folder; a folder's name alone may be any word of it."""
+    name = str(directory)
+    if os.sep in name:
+        return name in text
+    return text.startswith((f"{name} ", f"{name}{os.sep}", f"{name}: ")) or (
+        text.endswith(f", got {name}") or f" {name}{os.sep}" in text
+    )
 
 
 def _find_config(directory: Path, wanted: str | None) -> dict[str, Any]:

@@ -83,3 +83,13 @@ def test_a_result_file_that_is_missing_is_one_line(tmp_path):
 @pytest.mark.parametrize("arguments", [[], ["weather"]], ids=["nothing", "no suite"])
 def test_wrong_usage_is_exit_code_2(arguments):
     assert invoke(*arguments).exit_code == 2
+
+
+@pytest.mark.parametrize("content", ["", "no json", "[]", "{}", '{"suite": "another"}'])
+def test_a_file_that_holds_no_results_is_refused(content, tmp_path):
+    path = tmp_path / "other.json"
+    path.write_text(content)
+    result = invoke("show", str(path))
+    assert result.exit_code == 2
+    assert "Traceback" not in result.stderr
+    assert str(path) in " ".join(result.stderr.split())

@@ -31,6 +31,7 @@ from gralora.injection.record import adapter_records
 from gralora.injection.switching import enable_adapters, set_adapter
 from gralora.nn import GraLoRALinear
 from gralora.storage.adapter_files import load_adapter, save_adapter
+from gralora.storage.pair import WHO, in_folder
 from gralora.storage.state_dict import adapter_state_dict
 
 FULL: dict[str, Any] = {"hybrid_r": 2, "bias": "all", "modules_to_save": ["lm_head"]}
@@ -328,3 +329,20 @@ def test_other_tensors_of_the_model_stay_the_same_objects(tmp_path: Path) -> Non
     after = {name: id(parameter) for name, parameter in model.named_parameters()}
     assert before.items() <= after.items()
     assert len(after) - len(before) == len(adapter_state_dict(model))
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [
+        ("a", "load: a: rank must be a number"),
+        ("some/rank", "load: some/rank: rank must be a number"),
+    ],
+)
+def test_a_refusal_names_its_folder_whatever_it_is_called(folder: str, expected: str) -> None:
+    refusal = in_folder(ValueError(f"{WHO}: rank must be a number"), Path(folder), who="load")
+    assert str(refusal) == expected
+
+
+def test_a_refusal_that_names_its_folder_does_so_once() -> None:
+    refusal = in_folder(ValueError(f"{WHO}: a/b must hold a file"), Path("a/b"), who="load")
+    assert str(refusal) == "load: a/b must hold a file"

@@ -40,8 +40,8 @@ _HEADINGS = {
         "Each step by itself, on Hopper's own path too",
         "The same at commit `d56d0de`, where the path `sm90` began: projections and gradients "
         "whose operands come by bulk copies. Its expansion is that of `sm80`; in a layer it is "
-        "part of the base product. *Chosen* since then: `sm90` for projections, and for gradients above "
-        "rank 32.",
+        "part of the base product. *Chosen* since then: `sm90` for projections, and for "
+        "gradients above rank 32.",
     ),
     "h100_model": (
         "A whole decoder",

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gralora import functional
-from gralora.nn import sharing
-from gralora.nn.merging import MergeableLayer
+from gralora.nn.inplace import InPlaceLayer
 
 
-class WeightedLayer(MergeableLayer):
+class WeightedLayer(InPlaceLayer):
     """Layer ``y = x Wᵀ + bias`` with a frozen weight of its own.
 
     Args:
@@ -37,12 +35,7 @@ class WeightedLayer(MergeableLayer):
         for parameter in (weight, bias):
             if parameter is not None:
                 parameter.requires_grad_(False)
-        sharing.register(self)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a copied or unpickled layer."""
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        sharing.register(self)
+        self._announce()
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply the frozen layer and the active adapters that are not merged into its weight.
@@ -94,59 +87,12 @@ class WeightedLayer(MergeableLayer):
             return parameters["weight"], parameters["bias"]
         return self.weight, self.bias
 
-    def _placement(self) -> tuple[torch.device, torch.dtype]:
-        return self.weight.device, self.weight.dtype
-
     @torch.no_grad()
     def _reset_base(self) -> None:
         bound = 1 / math.sqrt(self.in_features)
         self.weight.uniform_(-bound, bound)
         if self.bias is not None:
             self.bias.uniform_(-bound, bound)
-
-    def _check_base(self) -> None:
-        if self.weight.is_meta:
-            raise RuntimeError(
-                f"{self._who}.merge: the weight is on the meta device and has no values"
-            )
-        if type(self.weight) not in (nn.Parameter, Tensor):
-            raise RuntimeError(
-                f"{self._who}.merge: the weight must be an ordinary tensor, got a "
-                f"{type(self.weight).__name__}; merge before it is sharded or wrapped"
-            )
-
-    def _check_unshared(self) -> None:
-        if next(sharing.layers_sharing_weight(self), None) is not None:
-            raise RuntimeError(
-                f"{self._who}.merge: the weight is shared with another GraLoRA layer, which would "
-                "change too; give each layer a weight of its own before merging"
-            )
-
-    def _try_merge(self, names: tuple[str, ...]) -> None:
-        trial = self.weight.clone()
-        for name in names:
-            self._add_to(self._matrix(trial), name)
-            if not torch.isfinite(trial).all():
-                raise ValueError(
-                    f"{self._who}.merge: merging adapter {name!r} would put Inf or NaN into the "
-                    "weight; nothing was changed (safe_merge=True)"
-                )
-
-    def _merge_into_base(self, names: Sequence[str]) -> float | None:
-        for name in names:
-            self._add_to(self._matrix(self.weight), name)
-            self._merged += (name,)
-        return None
-
-    def _keep_base(self, where: Literal["device", "cpu"]) -> None:
-        device = self.weight.device if where == "device" else torch.device("cpu")
-        if self._kept is not None:
-            self._kept = self._kept.to(device)
-        else:
-            self._kept = self.weight.detach().to(device, copy=True)
-
-    def _restore_base(self) -> None:
-        self.weight.copy_(self._kept)
 
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool

@@ -53,9 +53,16 @@ class BulkRing {
   __device__ uint32_t right(const Turn& turn) const { return left(turn) + Tile::kLeftBytes; }
 
   /// Waits for the stage and announces its bytes; the barrier that the copies report to.
-  __device__ uint32_t begin_filling(const Turn& turn) const {
+  __device__ uint32_t begin_filling(const Turn& turn, int bytes = Tile::kStageBytes) const {
+    wait_until_free(turn);
+    return announce(turn, bytes);
+  }
+  __device__ void wait_until_free(const Turn& turn) const {
     ptx::wait(freed(turn.stage), turn.round ^ 1);  // a fresh barrier lets the first round pass
-    ptx::arrive_and_expect(filled(turn.stage), Tile::kStageBytes);
+  }
+  /// What this thread has written to shared memory before is seen by those who wait for the stage.
+  __device__ uint32_t announce(const Turn& turn, int bytes) const {
+    ptx::arrive_and_expect(filled(turn.stage), bytes);
     return filled(turn.stage);
   }
   __device__ void wait_until_filled(const Turn& turn) const {

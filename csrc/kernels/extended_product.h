@@ -12,6 +12,20 @@
 
 namespace gralora {
 
+/// The latent made on the way, which takes counters:
+///
+/// latent[b, t, (p, rank)] = scaling * sum_v rows[t, (p, v)] * factor[p, v, (b, rank)]
+struct ProductProjection {
+  const void* factor = nullptr;  // [inner, depth/inner, blocks*s], unit stride along the same axis
+                                 // as the other factor: its depth or its columns; or null: the
+                                 // latent is there
+  void* latent = nullptr;        // the product's
+  int32_t inner = 0;             // blocks of the rows; s = rank/inner is a multiple of 8, as
+                                 // depth/inner is, and blocks*s at most the tile's columns
+  int64_t block_stride = 0, pitch = 0;
+  float scaling = 1;
+};
+
 /// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)]
 ///                  + sum_q latent[b, t, q] * factor[b, q, w] + bias[(b, w)]
 ///
@@ -35,7 +49,13 @@ struct ExtendedProductParams {
   ElementType type;          // bf16 or fp16
   ProductTile tile;
   int32_t processors;  // of the current device
+  int32_t* counters = nullptr;  // [count_product_counters()], written before they are read; or null
+  ProductProjection projection;
 };
+
+/// Of the call. With counters whichever CTAs are free do what is next, without them each does its
+/// share: as fast on a GPU that has nothing else to do, and a launch less.
+int64_t count_product_counters(const ExtendedProductParams& params);
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream);
 

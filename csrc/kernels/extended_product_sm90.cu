@@ -1,4 +1,5 @@
-// The extended product's launch: tensor maps of its operands and as many clusters as fit at once.
+// The extended product's launch: tensor maps of its operands, the order of its items, and as many
+// clusters as fit at once.
 #include <algorithm>
 
 #include "kernels/extended_product.h"
@@ -9,10 +10,32 @@
 namespace gralora::extended_product {
 namespace {
 
-template <class T, class Tile, bool kDepthIsContiguous>
-cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
+struct CounterParams {
+  int32_t* counters;
+  int64_t count;
+};
+
+/// Counters at zero. A kernel, since the product that follows may be set up while it runs.
+struct ClearCounters {
+  using Params = CounterParams;
+  static constexpr int kThreads = 256, kSharedBytes = 0, kBlocksPerProcessor = 1;
+  __device__ static void run(const Params& p, uint32_t, unsigned char*) {
+    ptx::wait_for_earlier_kernels();
+    ptx::release_next_kernel();
+    for (int64_t c = threadIdx.x; c < p.count; c += kThreads) p.counters[c] = 0;
+  }
+};
+
+template <class Tile>
+int64_t count_row_tiles(const ExtendedProductParams& p) {
+  constexpr int kClusterRows = Tile::kRows * Tile::kCluster;
+  return (p.T + kClusterRows - 1) / kClusterRows;
+}
+
+/// The maps of a product's operands and result.
+template <class Tile, bool kDepthIsContiguous>
+cudaError_t make_maps(Params& params, const ExtendedProductParams& p) {
   constexpr int kShare = Tile::kColumns / Tile::kCluster;
-  Params params{};
   const auto map = [&](CUtensorMap& to, const void* data, int64_t inner, int64_t middle,
                        int64_t middle_stride, int64_t outer, int64_t outer_stride, int box) {
     return make_tensor_map(to, {.data = data,
@@ -42,19 +65,79 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   for (const cudaError_t status : statuses) {
     if (status != cudaSuccess) return status;
   }
-  constexpr int kClusterRows = Tile::kRows * Tile::kCluster;
+  const ProductProjection& projection = p.projection;
+  if (projection.factor == nullptr) return cudaSuccess;
+  const int32_t depth = p.depth / projection.inner;
+  const int32_t columns = p.blocks * (p.rank / projection.inner);
+  const cudaError_t status = map(params.projection.rows, p.rows, depth, p.T, p.row_stride,
+                                 projection.inner, depth, Tile::kRows);
+  if (status != cudaSuccess) return status;
+  return kDepthIsContiguous
+             ? map(params.projection.factor, projection.factor, columns, depth, projection.pitch,
+                   projection.inner, projection.block_stride, Tile::kDepth)
+             : map(params.projection.factor, projection.factor, depth, columns, projection.pitch,
+                   projection.inner, projection.block_stride, parts_of(columns) * 64);
+}
+
+/// How many items a row of tiles has its projections in. One, where other clusters have more to do
+/// than those that project: all of that then fits beside their tiles. Else one for each block of
+/// the rows, so that it is shared out evenly.
+int32_t choose_slices(const Params& p, int32_t inner, int32_t columns, int64_t clusters) {
+  const int64_t tiles = int64_t{p.row_tiles} * p.column_tiles * p.blocks;
+  const int64_t left_over = (tiles + clusters - 1) / clusters * clusters - tiles;
+  // A row's projections take the bytes of so many sixths of a wide tile.
+  const int64_t sixths = 2 + parts_of(columns);
+  return p.row_tiles * sixths <= left_over * 6 ? 1 : inner;
+}
+
+template <class T, class Tile, bool kDepthIsContiguous>
+cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   constexpr int kGroupRows = 2048;
+  Params params{};
+  cudaError_t status = make_maps<Tile, kDepthIsContiguous>(params, p);
+  if (status != cudaSuccess) return status;
   params.bias = p.bias;
   params.width = p.width;
   params.rank = p.rank;
   params.base_steps = (p.depth + Tile::kDepth - 1) / Tile::kDepth;
-  params.row_tiles = static_cast<int32_t>((p.T + kClusterRows - 1) / kClusterRows);
+  params.row_tiles = static_cast<int32_t>(count_row_tiles<Tile>(p));
   params.column_tiles = (p.width + Tile::kColumns - 1) / Tile::kColumns;
   params.blocks = p.blocks;
-  params.group = kGroupRows / kClusterRows;
-  const int64_t tiles = int64_t{params.row_tiles} * params.column_tiles * p.blocks;
-  if (tiles > INT32_MAX || p.processors < Tile::kCluster) return cudaErrorInvalidConfiguration;
-  const int64_t clusters = std::min<int64_t>(tiles, p.processors / Tile::kCluster);
+  params.group = kGroupRows / (Tile::kRows * Tile::kCluster);
+  const int64_t columns = int64_t{params.column_tiles} * p.blocks;
+  const int32_t inner = std::max(p.projection.inner, 1);
+  if (params.row_tiles * (columns + inner) > INT32_MAX / 2 || p.processors < Tile::kCluster) {
+    return cudaErrorInvalidConfiguration;
+  }
+  const int32_t places = p.processors / Tile::kCluster;
+  int32_t slices = 0;
+  if (p.projection.factor != nullptr) {
+    if (p.counters == nullptr || p.rank % (inner * kChunk) != 0) return cudaErrorInvalidValue;
+    const int32_t s = p.rank / inner;
+    const int32_t latent_columns = p.blocks * s, width = p.depth / inner;
+    if (latent_columns > Tile::kColumns) return cudaErrorInvalidValue;
+    slices = choose_slices(params, inner, latent_columns, places);
+    Projection& projection = params.projection;
+    projection.latent = p.projection.latent;
+    projection.T = p.T;
+    projection.plane = p.latent_plane;
+    projection.pitch = p.latent_pitch;
+    projection.scaling = p.projection.scaling;
+    projection.inner = inner;
+    projection.s = s;
+    projection.columns = latent_columns;
+    projection.steps = (width + Tile::kDepth - 1) / Tile::kDepth;
+    projection.slices = slices;
+  }
+  params.order = order_product(params.row_tiles, static_cast<int32_t>(columns), params.group,
+                               slices, places);
+  if (p.counters != nullptr) {
+    params.next_item = p.counters;
+    params.projected = p.counters + 1;
+    status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p)}, stream);
+    if (status != cudaSuccess) return status;
+  }
+  const int64_t clusters = std::min<int64_t>(params.order.items(), places);
   return start_work<ExtendedProduct<T, Tile, kDepthIsContiguous>>(clusters * Tile::kCluster, params,
                                                                   stream, Tile::kCluster);
 }
@@ -75,6 +158,11 @@ cudaError_t launch(const ExtendedProductParams& p, cudaStream_t stream) {
 }  // namespace gralora::extended_product
 
 namespace gralora {
+
+int64_t count_product_counters(const ExtendedProductParams& params) {
+  using Tile = extended_product::Tile<256, 4>;  // both have as many rows
+  return 1 + extended_product::count_row_tiles<Tile>(params) * Tile::kCluster;
+}
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream) {
   if (params.T == 0) return cudaSuccess;

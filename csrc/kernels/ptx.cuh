@@ -47,6 +47,16 @@ __device__ inline uint4 load_chunk(uint32_t from) {
   return chunk;
 }
 
+__device__ inline uint32_t load_word(uint32_t from) {
+  uint32_t word = 0;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(word) : "r"(from) : "memory");
+  return word;
+}
+
+__device__ inline void store_word(uint32_t to, uint32_t word) {
+  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(word) : "memory");
+}
+
 __device__ inline void store_chunk(uint32_t to, uint4 chunk) {
   asm volatile("st.shared.v4.u32 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(chunk.x), "r"(chunk.y),
                "r"(chunk.z), "r"(chunk.w)

@@ -50,6 +50,20 @@ __device__ inline void wait(uint32_t barrier, uint32_t parity) {
       : "memory");
 }
 
+/// A word to where `to` lies in the cluster's block `rank`; its four bytes count for the barrier
+/// there.
+__device__ inline void send_word_to_block(uint32_t to, uint32_t word, uint32_t barrier,
+                                          uint32_t rank) {
+  asm volatile(
+      "{\n\t.reg .b32 there, barrier_there;\n\t"
+      "mapa.shared::cluster.u32 there, %0, %3;\n\t"
+      "mapa.shared::cluster.u32 barrier_there, %2, %3;\n\t"
+      "st.async.shared::cluster.mbarrier::complete_tx::bytes.u32 [there], %1, [barrier_there];"
+      "\n\t}" ::"r"(to),
+      "r"(word), "r"(barrier), "r"(rank)
+      : "memory");
+}
+
 /// Waits for the block's first kThreads threads, warps as a whole.
 template <int kThreads>
 __device__ void synchronize_threads() {
@@ -108,6 +122,38 @@ __device__ inline void wait_for_boxes() {
 /// Shows what this thread has written to shared memory to bulk copies.
 __device__ inline void show_to_copies() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
+/// The same for global memory, on both sides: after the writes that another block's copies are to
+/// see, and before those copies, once their time has come.
+__device__ inline void show_results_to_copies() {
+  asm volatile("fence.proxy.async.global;" ::: "memory");
+}
+
+/// What the counter held before; whoever asks again sees the next number. Nothing else is ordered.
+__device__ inline int32_t draw_number(int32_t* counter) {
+  int32_t number = 0;
+  asm volatile("atom.relaxed.gpu.global.add.s32 %0, [%1], 1;"
+               : "=r"(number)
+               : "l"(counter)
+               : "memory");
+  return number;
+}
+
+/// Adds to a counter that blocks on other multiprocessors wait for, after everything that this
+/// thread wrote or saw.
+__device__ inline void add_to_counter(int32_t* counter, int32_t number) {
+  asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(number) : "memory");
+}
+
+/// Returns when the counter has come so far, with what was written before visible.
+__device__ inline void wait_for_counter(const int32_t* counter, int32_t number) {
+  int32_t seen = 0;
+  while (true) {
+    asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
+    if (seen >= number) return;
+    __nanosleep(32);
+  }
 }
 
 /// Four 8 x 8 matrices of 16-bit elements to shared memory, as load_matrices() reads them.

@@ -1,6 +1,11 @@
 // kernels/extended_product.h: both tiles, both layouts of weight and factor, with and without a
-// bias, ranks beyond a stage and below a product, tails on every axis, more tiles than places.
+// bias, ranks beyond a stage and below a product, tails on every axis, more tiles than places; and
+// with the projection among the tiles.
 #include "kernels/extended_product.h"
+
+#include <algorithm>
+
+#include "kernels/product_order.h"
 #include "support.h"
 
 namespace gralora::check {
@@ -85,6 +90,146 @@ void check_case(const ProductCase& c, ProductTile tile, bool depth_is_contiguous
          wrong);
 }
 
+/// A product that makes its latent on the way: both against their sums, the product's from the
+/// latents as they were rounded.
+struct MadeCase {
+  int T, inner, width_in, blocks, width, s;
+};
+
+template <class T>
+void check_made(const MadeCase& c, ProductTile tile, bool depth_is_contiguous, int processors) {
+  const int depth = c.inner * c.width_in, rank = c.inner * c.s, columns = c.blocks * c.width;
+  const int latent_columns = c.blocks * c.s;
+  const int64_t row_pitch = depth + 8, latent_pitch = rank + 8;
+  const int64_t weight_width = depth_is_contiguous ? depth : columns;
+  const int64_t weight_rows = depth_is_contiguous ? columns : depth;
+  const int64_t factor_width = depth_is_contiguous ? c.width : rank;
+  const int64_t factor_rows = depth_is_contiguous ? rank : c.width;
+  const int64_t made_width = depth_is_contiguous ? latent_columns : c.width_in;
+  const int64_t made_rows = depth_is_contiguous ? c.width_in : latent_columns;
+  const int64_t made_pitch = padded(made_width) + 8;
+  Array<T> rows(c.T * row_pitch), weight(weight_rows * weight_width);
+  Array<T> latent(c.blocks * c.T * latent_pitch);
+  Array<T> factor(c.blocks * factor_rows * factor_width);
+  Array<T> made(c.inner * made_rows * made_pitch), out(static_cast<int64_t>(c.T) * columns);
+  rows.fill(depth, row_pitch);
+  weight.fill(weight_width, weight_width);
+  latent.poison();
+  factor.fill(factor_width, factor_width);
+  made.fill(made_width, made_pitch);
+  out.poison();
+  ExtendedProductParams p{};
+  p.rows = rows.device();
+  p.weight = weight.device();
+  p.latent = latent.device();
+  p.factor = factor.device();
+  p.out = out.device();
+  p.T = c.T;
+  p.depth = depth;
+  p.blocks = c.blocks;
+  p.width = c.width;
+  p.rank = rank;
+  p.row_stride = row_pitch;
+  p.weight_stride = weight_width;
+  p.latent_plane = c.T * latent_pitch;
+  p.latent_pitch = latent_pitch;
+  p.factor_block_stride = factor_rows * factor_width;
+  p.factor_pitch = factor_width;
+  p.depth_is_contiguous = depth_is_contiguous;
+  p.type = Traits<T>::kType;
+  p.tile = tile;
+  p.processors = processors;
+  p.projection = {.factor = made.device(),
+                  .latent = latent.device(),
+                  .inner = c.inner,
+                  .block_stride = made_rows * made_pitch,
+                  .pitch = made_pitch,
+                  .scaling = 0.5f};
+  Array<T> counters(2 * count_product_counters(p));
+  p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
+  check_cuda(launch_extended_product(p, nullptr), "extended_product");
+  latent.fetch();
+  out.fetch();
+  int64_t wrong = 0;
+  const auto latent_at = [&](int block, int t, int q) {
+    return (static_cast<int64_t>(block) * c.T + t) * latent_pitch + q;
+  };
+  for (int t = 0; t < c.T; t += t % 64 == 62 ? 2 : 1 + c.T / 100) {
+    for (int column = 0; column < latent_columns; ++column) {
+      const int block = column / c.s;
+      for (int i = 0; i < c.inner; ++i) {
+        Exact exact;
+        for (int d = 0; d < c.width_in; ++d) {
+          const int64_t at = i * p.projection.block_stride +
+                             (depth_is_contiguous ? d * made_pitch + column
+                                                  : column * made_pitch + d);
+          exact.add(0.5 * rows[t * row_pitch + i * c.width_in + d] * made[at]);
+        }
+        wrong += !is_close(latent[latent_at(block, t, i * c.s + column % c.s)], exact,
+                           Traits<T>::kHalfPlace);
+      }
+    }
+    for (int column = t % 5; column < columns; column += 5) {
+      const int block = column / c.width, w = column % c.width;
+      Exact exact;
+      for (int d = 0; d < depth; ++d) {
+        const int64_t at =
+            depth_is_contiguous ? column * weight_width + d : d * weight_width + column;
+        exact.add(rows[t * row_pitch + d] * weight[at]);
+      }
+      for (int q = 0; q < rank; ++q) {
+        const int64_t at =
+            block * p.factor_block_stride +
+            (depth_is_contiguous ? q * factor_width + w : w * factor_width + q);
+        exact.add(latent[latent_at(block, t, q)] * factor[at]);
+      }
+      wrong += !is_close(out[static_cast<int64_t>(t) * columns + column], exact,
+                         Traits<T>::kHalfPlace);
+    }
+  }
+  const auto size = size_of(tile);
+  report(std::string(Traits<T>::kName) + " extended_product with projection " +
+             std::to_string(size.tokens) + "x" + std::to_string(size.columns) + " T " +
+             std::to_string(c.T) + " " + std::to_string(c.inner) + "x" +
+             std::to_string(c.width_in) + " to " + std::to_string(c.blocks) + "x" +
+             std::to_string(c.width) + " s " + std::to_string(c.s) +
+             (depth_is_contiguous ? " depth contiguous" : ""),
+         wrong);
+}
+
+/// Every item once, and none before what it waits for.
+void check_order() {
+  int64_t wrong = 0, orders = 0;
+  for (int rows = 1; rows <= 40; rows += rows < 10 ? 1 : 7) {
+    for (const int columns : {1, 2, 3, 16, 57}) {
+      for (const int group : {1, 3, 8}) {
+        for (const int slices : {0, 1, 2, 5}) {
+          for (const int clusters : {1, 2, 9, 66}) {
+            const ProductOrder order = order_product(rows, columns, group, slices, clusters);
+            std::vector<int> projected(order.projections), multiplied(order.tiles);
+            for (int item = 0; item < order.items(); ++item) {
+              const ProductItem at = order[item];
+              ++(at.projects ? projected : multiplied).at(at.index);
+              if (at.projects || slices == 0) continue;
+              // The rows of its group have all their projections before it.
+              const int first = at.index / (group * columns) * group;
+              for (int row = first; row < std::min(first + group, rows); ++row) {
+                for (int slice = 0; slice < slices; ++slice) {
+                  wrong += projected[row * slices + slice] != 1;
+                }
+              }
+            }
+            for (const int times : projected) wrong += times != 1;
+            for (const int times : multiplied) wrong += times != 1;
+            ++orders;
+          }
+        }
+      }
+    }
+  }
+  report("order of a product's items, " + std::to_string(orders) + " shapes", wrong);
+}
+
 template <class T>
 void check_type(int processors) {
   for (const auto tile : {ProductTile::k128x256, ProductTile::k128x128}) {
@@ -103,6 +248,19 @@ void check_type(int processors) {
       check({513, 448, 1, 512, 64}, false, 2);
       // More rows of tiles than are walked together.
       check({2400, 64, 1, 136, 8}, false, 6);
+      const auto check_with_projection = [&](const MadeCase& c, int places) {
+        check_made<T>(c, tile, depth_is_contiguous, places);
+      };
+      check_with_projection({1, 1, 64, 1, 64, 8}, processors);
+      check_with_projection({300, 2, 72, 2, 136, 8}, processors);
+      check_with_projection({513, 4, 136, 4, 72, 16}, 4);
+      check_with_projection({257, 3, 200, 2, 264, 40}, 2);
+      check_with_projection({700, 2, 64, 4, 64, 32}, 4);
+      check_with_projection({2400, 1, 64, 2, 136, 24}, 4);
+      if (tile == ProductTile::k128x256) {
+        check_with_projection({300, 2, 88, 8, 64, 32}, 4);
+        check_with_projection({260, 8, 8, 4, 48, 40}, 4);
+      }
     }
   }
 }
@@ -110,6 +268,7 @@ void check_type(int processors) {
 }  // namespace
 
 void check_extended_product() {
+  check_order();
   if (!runs_sm90()) return;
   int device = 0, processors = 0;
   check_cuda(cudaGetDevice(&device), "cudaGetDevice");

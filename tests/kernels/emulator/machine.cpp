@@ -3,6 +3,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -12,6 +13,9 @@ namespace {
 
 constexpr size_t kStackBytes = 128 << 10;
 constexpr size_t kAlignment = 1024;
+
+// The GPU has room for so many clusters at once: enough to show what they do to each other.
+constexpr size_t kClustersTogether = 2;
 
 /// A fiber: its first start needs a context with a stack, every later change is a long jump, which
 /// asks the system for nothing.
@@ -141,27 +145,36 @@ void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, unsigned cluster
               const std::function<void()>& kernel) {
   scheduler.kernel = &kernel;
   gridDim = grid;
-  const size_t count = size_t{cluster_size} * threads;
-  while (scheduler.fibers.size() < count) scheduler.fibers.push_back(std::make_unique<Fiber>());
-  scheduler.fibers.resize(count);
-  for (unsigned y = 0; y < grid.y; ++y) {
-    for (unsigned x = 0; x < grid.x; x += cluster_size) {
-      Cluster cluster = make_cluster({x, y}, cluster_size, threads, shared_bytes);
-      for (size_t f = 0; f < count; ++f) {
-        Fiber& fiber = *scheduler.fibers[f];
-        fiber.started = false;
-        fiber.thread = Thread{};
-        fiber.thread.index = {static_cast<unsigned>(f % threads)};
-        fiber.thread.cluster = &cluster;
-        fiber.thread.block = &cluster.blocks[f / threads];
-        fiber.thread.warp = &fiber.thread.block->warps[f % threads / kWarpSize];
-        fiber.thread.lane = static_cast<int>(f % kWarpSize);
-      }
-      scheduler.running = 0;
-      scheduler.alive = count;
-      scheduler.changes_without_progress = 0;
-      run_until_all_have_ended();
+  const size_t of_cluster = size_t{cluster_size} * threads;
+  const size_t clusters = size_t{grid.x} / cluster_size * grid.y;
+  for (size_t first = 0; first < clusters; first += kClustersTogether) {
+    const size_t count = std::min(clusters - first, kClustersTogether);
+    while (scheduler.fibers.size() < count * of_cluster) {
+      scheduler.fibers.push_back(std::make_unique<Fiber>());
     }
+    scheduler.fibers.resize(count * of_cluster);
+    std::vector<Cluster> together;
+    for (size_t c = first; c < first + count; ++c) {
+      const size_t x = c * cluster_size;
+      together.push_back(
+          make_cluster({static_cast<unsigned>(x % grid.x), static_cast<unsigned>(x / grid.x)},
+                       cluster_size, threads, shared_bytes));
+    }
+    for (size_t f = 0; f < count * of_cluster; ++f) {
+      Fiber& fiber = *scheduler.fibers[f];
+      fiber.started = false;
+      fiber.thread = Thread{};
+      fiber.thread.index = {static_cast<unsigned>(f % threads)};
+      fiber.thread.cluster = &together[f / of_cluster];
+      fiber.thread.block = &fiber.thread.cluster->blocks[f % of_cluster / threads];
+      fiber.thread.warp = &fiber.thread.block->warps[f % threads / kWarpSize];
+      fiber.thread.lane = static_cast<int>(f % kWarpSize);
+    }
+    // The last one first: what a cluster waits for may be a later one's work.
+    scheduler.running = (count - 1) * of_cluster;
+    scheduler.alive = count * of_cluster;
+    scheduler.changes_without_progress = 0;
+    run_until_all_have_ended();
   }
 }
 

@@ -1,5 +1,5 @@
-// A GPU in software, for checks where there is none: the threads of a cluster of blocks are fibers
-// of one host thread, which change at every instruction that they have to reach together.
+// A GPU in software, for checks where there is none: the threads of two clusters of blocks at a time
+// are fibers of one host thread, which change at every instruction that they have to reach together.
 //
 // What it shows: results, indices, barriers that not all threads reach, data that is read before
 // its asynchronous copy was waited for. What it cannot show: time, races within a barrier's
@@ -99,7 +99,7 @@ void give_way();
 /// Returns when all threads of the barrier that have not ended are there.
 void arrive_and_wait(Barrier& barrier);
 
-/// Runs `kernel` once for each thread of the grid, a cluster of blocks at a time.
+/// Runs `kernel` once for each thread of the grid, two clusters of blocks at a time.
 void run_grid(dim3 grid, unsigned threads, size_t shared_bytes, unsigned cluster,
               const std::function<void()>& kernel);
 

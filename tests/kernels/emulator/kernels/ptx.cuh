@@ -105,6 +105,14 @@ inline uint4 load_chunk(uint32_t from) {
   return chunk;
 }
 
+inline uint32_t load_word(uint32_t from) {
+  uint32_t word = 0;
+  std::memcpy(&word, detail::at(from), 4);
+  return word;
+}
+
+inline void store_word(uint32_t to, uint32_t word) { std::memcpy(detail::at(to), &word, 4); }
+
 inline void store_chunk(uint32_t to, uint4 chunk) { std::memcpy(detail::at(to), &chunk, 16); }
 
 inline void load_matrices(uint32_t (&fragment)[4], uint32_t row_address) {

@@ -89,6 +89,14 @@ inline void arrive_and_expect(uint32_t barrier, uint32_t bytes) {
   arrive(barrier);
 }
 
+inline void send_word_to_block(uint32_t to, uint32_t word, uint32_t barrier, uint32_t rank) {
+  emulator::Block& block = emulator::current().cluster->blocks[rank];
+  std::memcpy(emulator::memory_of(block) + to, &word, 4);
+  emulator::ByteBarrier& there = detail::barrier_at(block, barrier);
+  there.bytes -= 4;
+  there.settle();
+}
+
 inline void wait(uint32_t barrier, uint32_t parity) {
   emulator::ByteBarrier& awaited = detail::barrier_at(barrier);
   while (awaited.phase % 2 == parity) {
@@ -150,6 +158,15 @@ void wait_for_box_reads() {
 inline void wait_for_boxes() { wait_for_box_reads<0>(); }
 
 inline void show_to_copies() {}
+inline void show_results_to_copies() {}
+
+inline int32_t draw_number(int32_t* counter) { return (*counter)++; }
+
+inline void add_to_counter(int32_t* counter, int32_t number) { *counter += number; }
+
+inline void wait_for_counter(const int32_t* counter, int32_t number) {
+  while (*counter < number) emulator::give_way();
+}
 
 inline void store_matrices(uint32_t row_address, const uint32_t (&fragment)[4]) {
   const detail::Exchange exchange;

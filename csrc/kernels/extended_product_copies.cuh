@@ -1,0 +1,134 @@
+// The copying thread of an extended product: all boxes of all items of its CTA, as far ahead as the
+// ring has stages.
+#pragma once
+
+#include <type_traits>
+
+#include "kernels/bulk_ring.cuh"
+#include "kernels/cluster_items.cuh"
+#include "kernels/extended_product_params.cuh"
+
+namespace gralora::extended_product {
+
+/// An item as the warps that multiply are told it, in a word beside each stage.
+constexpr uint32_t kNoItem = ~0u;
+__device__ inline uint32_t note_of(const ProductItem& item) {
+  return static_cast<uint32_t>(item.index) * 2 + item.projects;
+}
+__device__ inline ProductItem item_of(uint32_t note) {
+  return {(note & 1) != 0, static_cast<int32_t>(note >> 1)};
+}
+
+template <class Tile, bool kDepthIsContiguous>
+class Copier {
+ public:
+  __device__ Copier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes,
+                    const ClusterItems& items, int rank)
+      : p_(p), ring_(ring), notes_(notes), items_(items), rank_(rank) {}
+
+  __device__ void copy_items() {
+    const int all = p_.order.items();
+    for (int number = items_.next(); number < all; number = items_.next()) {
+      const ProductItem item = p_.order[number];
+      note_ = note_of(item);
+      if (item.projects) {
+        copy_projection(place_projection<Tile>(p_, item.index, rank_));
+      } else {
+        copy_tile(place_tile<Tile>(p_, item.index, rank_));
+      }
+    }
+    note_ = kNoItem;
+    begin_filling(0);
+  }
+
+ private:
+  // So many stages before an item's end the next is asked for: its number is there in time, yet
+  // other clusters that are done earlier have had their choice.
+  static constexpr int kStepsAhead = 6;
+
+  __device__ uint32_t begin_filling(int bytes) {
+    ring_.wait_until_free(turn_);
+    ptx::store_word(notes_ + turn_.stage * 4, note_);
+    return ring_.announce(turn_, bytes);
+  }
+
+  __device__ void copy_tile(const TilePlace& at) {
+    const int ask = max(p_.base_steps - kStepsAhead, 0);
+    for (int step = 0; step < p_.base_steps; ++step) {
+      if (step == ask) items_.look_ahead();
+      copy_step<kDepthIsContiguous>(&p_.rows, &p_.weight, step * Tile::kDepth, 0, at);
+    }
+    if (p_.order.projections > 0) {
+      ptx::wait_for_counter(p_.projected + at.token / Tile::kRows, count_projected<Tile>(p_));
+      ptx::show_results_to_copies();
+    }
+    for (int q = 0; q < p_.rank; q += Tile::kDepth) {
+      copy_step<!kDepthIsContiguous>(&p_.latent, &p_.factor, q, at.block, at);
+    }
+  }
+
+  template <bool kRightDepth>
+  __device__ void copy_step(const CUtensorMap* left, const CUtensorMap* right, int depth,
+                            int left_block, const TilePlace& at) {
+    const uint32_t filled = begin_filling(Tile::kStageBytes);
+    ptx::copy_box(ring_.left(turn_), left, depth, at.token, left_block, filled);
+    copy_share<kRightDepth>(right, depth, at, filled);
+    turn_.advance();
+  }
+
+  /// This CTA's share of a right operand's stage, to all CTAs of the cluster.
+  template <bool kRightDepth>
+  __device__ void copy_share(const CUtensorMap* map, int depth, const TilePlace& at,
+                             uint32_t filled) {
+    constexpr int kParts = Tile::kRightParts / Tile::kCluster;
+    constexpr uint16_t kAll = (1 << Tile::kCluster) - 1;
+    const uint32_t to = ring_.right(turn_);
+    if constexpr (kRightDepth) {
+      const int first = rank_ * kParts;
+      ptx::copy_box_to_blocks(to + first * kPartBytes, map, depth, at.column + first * 64, at.block,
+                              filled, kAll);
+    } else {
+#pragma unroll
+      for (int share = 0; share < kParts; ++share) {
+        const int part = rank_ * kParts + share;
+        ptx::copy_box_to_blocks(to + part * kPartBytes, map, at.column + part * 64, depth, at.block,
+                                filled, kAll);
+      }
+    }
+  }
+
+  __device__ void copy_projection(const ProjectionPlace& at) {
+    const Projection& projection = p_.projection;
+    const int parts = parts_of(projection.columns);
+    const int ask = max(at.blocks * projection.steps - kStepsAhead, 0);
+    int done = 0;
+    for (int b = 0; b < at.blocks; ++b) {
+      const int block = at.first_block + b;
+      for (int step = 0; step < projection.steps; ++step) {
+        if (done++ == ask) items_.look_ahead();
+        const uint32_t filled = begin_filling(Tile::kLeftBytes + parts * kPartBytes);
+        const int depth = step * Tile::kDepth;
+        ptx::copy_box(ring_.left(turn_), &projection.rows, depth, at.token, block, filled);
+        if constexpr (kDepthIsContiguous) {
+          for (int part = 0; part < parts; ++part) {
+            ptx::copy_box(ring_.right(turn_) + part * kPartBytes, &projection.factor, part * 64,
+                          depth, block, filled);
+          }
+        } else {
+          ptx::copy_box(ring_.right(turn_), &projection.factor, depth, 0, block, filled);
+        }
+        turn_.advance();
+      }
+    }
+  }
+
+  const Params& p_;
+  const BulkRing<Tile>& ring_;
+  uint32_t notes_;
+  ClusterItems items_;
+  int rank_;
+  typename BulkRing<Tile>::Turn turn_;
+  uint32_t note_ = kNoItem;
+};
+
+}  // namespace gralora::extended_product

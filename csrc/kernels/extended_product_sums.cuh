@@ -1,0 +1,241 @@
+// The warpgroups of an extended product that multiply: each has the sums of 64 rows of its CTA's
+// item, and stores them while the next item's first products run.
+#pragma once
+
+#include "kernels/block_product.cuh"
+#include "kernels/bulk_ring.cuh"
+#include "kernels/extended_product_copies.cuh"
+#include "kernels/extended_product_params.cuh"
+#include "kernels/ptx_products_sm90.cuh"
+
+namespace gralora::extended_product {
+
+/// A warpgroup's sums of 64 rows, and its way through the ring.
+template <class T, class Tile>
+class Consumer {
+ public:
+  __device__ Consumer(const BulkRing<Tile>& ring, int group)
+      : ring_(ring), rows_(group * kPartBytes) {}
+
+  /// The item that the next stage begins, by its note.
+  __device__ uint32_t begin_item(uint32_t notes) const {
+    ring_.wait_until_filled(turn_);
+    return ptx::load_word(notes + turn_.stage * 4);
+  }
+
+  /// kProducts steps of 16 along the depth from the next stage. One group of products stays under
+  /// way; the stage of the one before is free when that has ended.
+  template <int kColumns, bool kRightDepth, int kProducts>
+  __device__ void multiply(bool adds) {
+    ring_.wait_until_filled(turn_);
+    ptx::begin_products();
+#pragma unroll
+    for (int k = 0; k < kProducts; ++k) {
+      ptx::multiply_add_parts<T, kColumns, true, kRightDepth>(
+          sums, ptx::describe_part<true>(ring_.left(turn_) + rows_, k * 16),
+          ptx::describe_part<kRightDepth>(ring_.right(turn_), k * 16), k > 0 || adds ? 1 : 0);
+    }
+    ptx::commit_products();
+  }
+  __device__ void move_on(bool frees) {
+    ptx::wait_for_products<1>();
+    if (frees) ring_.free(before_);
+    before_ = turn_.stage;
+    turn_.advance();
+  }
+
+  /// Ends a chain: all its sums are there.
+  __device__ void finish() {
+    ptx::wait_for_products<0>();
+#pragma unroll
+    for (int v = 0; v < Tile::kColumns / 8; ++v) ptx::hold(sums[v]);
+    ring_.free(before_);
+  }
+
+  float sums[Tile::kColumns / 8][4];
+
+ private:
+  const BulkRing<Tile>& ring_;
+  typename BulkRing<Tile>::Turn turn_;
+  int before_ = 0;
+  uint32_t rows_;
+};
+
+/// 16 columns of a warp's 16 rows to its box: rows of 128 bytes, swizzled as maps say.
+template <class T>
+__device__ void stage_columns(uint32_t box, int v, const float (&a)[4], const float (&b)[4],
+                              float scaling) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const uint32_t fragment[4] = {
+      round_pair<T>(a[0] * scaling, a[1] * scaling), round_pair<T>(a[2] * scaling, a[3] * scaling),
+      round_pair<T>(b[0] * scaling, b[1] * scaling), round_pair<T>(b[2] * scaling, b[3] * scaling)};
+  const int chunk = (v + lane / 16) ^ (lane & 7);
+  ptx::store_matrices(box + lane % 16 * 128 + chunk * 16, fragment);
+}
+
+/// A warp's 16 rows of a tile, by boxes that are written under the next item's products.
+template <class T, class Tile>
+__device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4],
+                           const TilePlace& at, int warp, uint32_t boxes) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const int token = at.token + warp * kBoxRows;
+  const T* const bias = static_cast<const T*>(p.bias);
+#pragma unroll
+  for (int box = 0; box < Tile::kColumns / kBoxColumns; ++box) {
+    const int column0 = at.column + box * kBoxColumns;
+    const uint32_t to = boxes + box % kBoxes * kBoxBytes;
+    if (lane == 0) ptx::wait_for_box_reads<kBoxes - 1>();
+    __syncwarp();
+    if (bias != nullptr) {
+#pragma unroll
+      for (int v = 0; v < 8; ++v) {
+        const int column = column0 + v * 8 + lane % 4 * 2;
+        if (column >= p.width) continue;  // widths are even
+        const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(bias + at.block * p.width + column);
+        float(&e)[4] = sums[box * 8 + v];
+        e[0] += static_cast<float>(pair.first);
+        e[1] += static_cast<float>(pair.second);
+        e[2] += static_cast<float>(pair.first);
+        e[3] += static_cast<float>(pair.second);
+      }
+    }
+#pragma unroll
+    for (int v = 0; v < 8; v += 2) {
+      stage_columns<T>(to, v, sums[box * 8 + v], sums[box * 8 + v + 1], 1.0f);
+    }
+    ptx::show_to_copies();
+    __syncwarp();
+    if (lane == 0) ptx::store_box(&p.out, column0, token, at.block, to);
+  }
+}
+
+/// A warp's 16 rows of latents of one block of the rows: to the plane of each block of the result,
+/// 16 bytes at a time. Its boxes are not under way.
+template <class T, int kParts>
+__device__ void store_latents(const Projection& p, const float (*sums)[4], int token, int block,
+                              uint32_t box) {
+  constexpr int kChunks = kBoxColumns / kChunk;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  T* const latent = static_cast<T*>(p.latent) + int64_t{block} * p.s;
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+    for (int v = 0; v < 8; v += 2) {
+      stage_columns<T>(box, v, sums[part * 8 + v], sums[part * 8 + v + 1], p.scaling);
+    }
+    __syncwarp();
+    const int chunk = lane % kChunks, column = part * kBoxColumns + chunk * kChunk;
+    const int q = column / p.s;
+    T* const to = latent + q * p.plane + (column - q * p.s);
+#pragma unroll
+    for (int row = lane / kChunks; row < kBoxRows; row += 32 / kChunks) {
+      if (column >= p.columns || token + row >= p.T) continue;
+      const uint4 values = ptx::load_chunk(box + row * 128 + (chunk ^ (row & 7)) * 16);
+      *reinterpret_cast<uint4*>(to + (token + row) * p.pitch) = values;
+    }
+    __syncwarp();
+  }
+}
+
+/// What a warpgroup does with the items that the copying thread brings.
+template <class T, class Tile, bool kDepthIsContiguous>
+class Multiplier {
+ public:
+  __device__ Multiplier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes, uint32_t boxes,
+                        int rank)
+      : p_(p),
+        consumer_(ring, warp() / 4),
+        notes_(notes),
+        boxes_(boxes + warp() * kBoxes * kBoxBytes),
+        rank_(rank) {}
+
+  __device__ void multiply_items() {
+    for (uint32_t note = consumer_.begin_item(notes_); note != kNoItem;
+         note = consumer_.begin_item(notes_)) {
+      const ProductItem item = item_of(note);
+      if (item.projects) {
+        project(item.index);
+      } else {
+        multiply_tile(item.index);
+      }
+    }
+    if (threadIdx.x % 32 == 0) ptx::wait_for_boxes();
+  }
+
+ private:
+  __device__ static int warp() { return static_cast<int>(threadIdx.x - 128) / 32; }
+
+  template <int kProducts>
+  __device__ void multiply_rank() {
+    consumer_.template multiply<Tile::kColumns, !kDepthIsContiguous, kProducts>(true);
+  }
+
+  __device__ void multiply_tile(int index) {
+    consumer_.template multiply<Tile::kColumns, kDepthIsContiguous, 4>(false);
+    // Its divisions take place under the products.
+    const TilePlace at = place_tile<Tile>(p_, index, rank_);
+    consumer_.move_on(false);
+    for (int step = 1; step < p_.base_steps; ++step) {
+      consumer_.template multiply<Tile::kColumns, kDepthIsContiguous, 4>(true);
+      consumer_.move_on(true);
+    }
+    // The rank's last stage has zeros beyond it: only the products that it needs.
+    for (int rest = p_.rank; rest > 0; rest -= Tile::kDepth) {
+      if (rest > 48) {
+        multiply_rank<4>();
+      } else if (rest > 32) {
+        multiply_rank<3>();
+      } else if (rest > 16) {
+        multiply_rank<2>();
+      } else {
+        multiply_rank<1>();
+      }
+      consumer_.move_on(true);
+    }
+    consumer_.finish();
+    store_rows<T, Tile>(p_, consumer_.sums, at, warp(), boxes_);
+  }
+
+  __device__ void project(int index) {
+    const ProjectionPlace at = place_projection<Tile>(p_, index, rank_);
+    if (threadIdx.x % 32 == 0) ptx::wait_for_box_reads<0>();
+    __syncwarp();
+    for (int b = 0; b < at.blocks; ++b) {
+      const int block = at.first_block + b;
+      switch (parts_of(p_.projection.columns)) {
+        case 1:
+          project_block<1>(at.token, block);
+          break;
+        case 2:
+          project_block<2>(at.token, block);
+          break;
+        default:
+          project_block<Tile::kColumns / 64>(at.token, block);
+      }
+    }
+    // Each lane shows its own writes, one of them counts for all.
+    ptx::show_results_to_copies();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) {
+      ptx::add_to_counter(p_.projected + at.token / Tile::kRows, at.blocks);
+    }
+  }
+
+  template <int kParts>
+  __device__ void project_block(int token, int block) {
+    for (int step = 0; step < p_.projection.steps; ++step) {
+      consumer_.template multiply<kParts * 64, !kDepthIsContiguous, 4>(step > 0);
+      consumer_.move_on(step > 0);
+    }
+    consumer_.finish();
+    store_latents<T, kParts>(p_.projection, consumer_.sums, token + warp() * kBoxRows, block,
+                             boxes_);
+  }
+
+  const Params& p_;
+  Consumer<T, Tile> consumer_;
+  uint32_t notes_, boxes_;
+  int rank_;
+};
+
+}  // namespace gralora::extended_product

@@ -1,0 +1,86 @@
+"""Tokens to the experts that a router chose for them, and back.
+
+Every token goes to ``top_k`` experts: ``S = T * top_k`` rows, sorted by expert, in which an
+expert's own are next to each other. Both directions, and their gradients, are gathers and sums in a
+fixed order: no two rows are added to one place at a time, so that equal inputs give equal bits.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+
+@dataclass(frozen=True)
+class Routing:
+    """Which row stands for which token and expert.
+
+    Attributes:
+        order: ``[S]``, for each row its place among the router's choices, token by token.
+        places: ``[S]``, for each of those choices its row.
+        experts: ``[S]``, the expert of each row, ascending.
+        ends: ``[E]`` int32, where each expert's rows end.
+        top_k: experts for each token.
+
+    """
+
+    order: Tensor
+    places: Tensor
+    experts: Tensor
+    ends: Tensor
+    top_k: int
+
+    @classmethod
+    def of(cls, chosen: Tensor, experts: int) -> Routing:
+        """Routing of ``chosen [T, top_k]``, numbers of experts below `experts`."""
+        by_row, order = torch.sort(chosen.reshape(-1), stable=True)
+        places = torch.empty_like(order)
+        places[order] = torch.arange(order.shape[0], device=order.device)
+        numbers = torch.arange(experts, device=chosen.device, dtype=by_row.dtype)
+        ends = torch.searchsorted(by_row, numbers, right=True, out_int32=True)
+        return cls(order, places, by_row, ends, chosen.shape[-1])
+
+    def rows(self, x: Tensor) -> Tensor:
+        """``[S, N]`` of one row for each token, ``[T, N]``."""
+        result: Tensor = _Rows.apply(x, self)  # type: ignore[no-untyped-call]
+        return result
+
+    def sorted(self, choices: Tensor) -> Tensor:
+        """``[S, …]`` by row, of one entry for each of the router's choices, token by token."""
+        result: Tensor = _Permuted.apply(choices, self.order, self.places)  # type: ignore[no-untyped-call]
+        return result
+
+    def sums(self, rows: Tensor) -> Tensor:
+        """``[T, M]``: for each token the sum of its rows among ``[S, M]``."""
+        by_choice: Tensor = _Permuted.apply(rows, self.places, self.order)  # type: ignore[no-untyped-call]
+        return by_choice.view(-1, self.top_k, rows.shape[1]).sum(1)
+
+
+class _Rows(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, routing: Routing) -> Tensor:
+        ctx.routing = routing
+        return x[routing.order // routing.top_k]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, drows: Tensor) -> tuple[Tensor, None]:
+        routing: Routing = ctx.routing
+        return drows[routing.places].view(-1, routing.top_k, drows.shape[1]).sum(1), None
+
+
+class _Permuted(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, index: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(inverse)
+        return x[index]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+        (inverse,) = ctx.saved_tensors
+        return dy[inverse], None, None

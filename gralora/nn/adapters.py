@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -12,7 +11,9 @@ from torch import Tensor, nn
 
 from gralora import functional
 from gralora.nn.grid import Grid
+from gralora.nn.initialisation import initialise
 from gralora.nn.spec import AdapterSpec, check_adapter_name, make_spec
+from gralora.nn.starts import KAIMING, is_pissa
 
 # Opens the error messages of functions that serve every kind of layer.
 WHO = "GraLoRALinear"
@@ -75,12 +76,14 @@ class AdaptedLayer(nn.Module):
         use_rslora: bool = False,
         *,
         adapter_dtype: torch.dtype | None = None,
+        init_weights: str = KAIMING,
     ) -> None:
         """Add a fresh, inactive adapter; the arguments are the constructor's.
 
         Raises:
             TypeError: an argument of the wrong kind.
             ValueError: a name that is taken or no plain identifier; else as the constructor.
+            RuntimeError: the weight cannot give up the part with which the adapter has to start.
 
         """
         who = f"{self._who}.add_adapter"
@@ -98,11 +101,52 @@ class AdaptedLayer(nn.Module):
             hybrid_r=hybrid_r,
             dropout=dropout,
             use_rslora=use_rslora,
+            init_weights=init_weights,
             who=who,
         )
         check_dtypes(None, adapter_dtype, who=who)
+        self.check_start(spec, who=who)
+        self.prepare_adapter(name, spec, adapter_dtype)
+        self.take_out(name)
+
+    def check_start(self, spec: AdapterSpec, *, who: str) -> None:
+        """Raise unless an adapter can start here as its `init_weights` says.
+
+        Raises:
+            TypeError: it has to start as a part of a weight, and the base has no matrix of its own.
+            ValueError, RuntimeError: the weight cannot give up such a part.
+
+        """
+        if is_pissa(spec.init_weights):
+            raise TypeError(
+                f"{who}: init_weights={spec.init_weights!r} takes a part out of the weight, which "
+                f"must be the matrix of an nn.Linear or a Conv1D, got {self._who} (accepted: "
+                '"kaiming", "gaussian", "orthogonal")'
+            )
+
+    def prepare_adapter(
+        self,
+        name: str,
+        spec: AdapterSpec,
+        adapter_dtype: torch.dtype | None,
+        *,
+        fresh: bool = True,
+    ) -> None:
+        """Do what :meth:`add_adapter` does after its checks, and leave the base alone.
+
+        Args:
+            name: of the new adapter.
+            spec: what it is.
+            adapter_dtype: as in :meth:`add_adapter`.
+            fresh: whether to give it the values with which training starts, or none yet.
+
+        """
         self._create_adapter(name, spec, adapter_dtype)
-        self.reset_adapter(name)
+        if fresh:
+            self.reset_adapter(name)
+
+    def take_out(self, name: str) -> None:
+        """Take out of the base what a prepared adapter starts with, where that is a part of it."""
 
     def set_adapter(self, names: str | Sequence[str]) -> None:
         """Make exactly these adapters active and trainable, and all others neither.
@@ -163,8 +207,12 @@ class AdaptedLayer(nn.Module):
         for name in self.adapters:
             self.reset_adapter(name)
 
-    def reset_adapter(self, name: str) -> None:
-        """Initialise one adapter anew: A Kaiming-uniform with ``a = sqrt(5)``, B zero, as in PEFT.
+    def reset_adapter(self, name: str, *, generator: torch.Generator | None = None) -> None:
+        """Initialise one adapter anew, as its `init_weights` says.
+
+        Args:
+            name: of the adapter.
+            generator: of the random numbers, on the adapter's device; None means torch's default.
 
         Raises:
             ValueError: an unknown name.
@@ -176,16 +224,7 @@ class AdaptedLayer(nn.Module):
             raise RuntimeError(
                 f"{self._who}.reset_adapter: {name!r} is merged into the weight; {self._way_out()}"
             )
-        with torch.no_grad():
-            A, B, lora_A, lora_B = self._factors(name)
-            # Kaiming-uniform with a = sqrt(5) is uniform within 1/sqrt(fan-in).
-            bound = 1 / math.sqrt(self.in_features // self.adapters[name].k_in)
-            A.uniform_(-bound, bound)
-            B.zero_()
-            if lora_A is not None and lora_B is not None:
-                bound = 1 / math.sqrt(self.in_features)
-                lora_A.uniform_(-bound, bound)
-                lora_B.zero_()
+        initialise(self.adapters[name], *self._factors(name), generator=generator)
 
     def _create_adapter(
         self, name: str, spec: AdapterSpec, adapter_dtype: torch.dtype | None
@@ -210,8 +249,8 @@ class AdaptedLayer(nn.Module):
 
     def _create_default(self, spec: AdapterSpec, adapter_dtype: torch.dtype | None) -> None:
         """Give a layer the one adapter with which it starts, active."""
-        self._create_adapter("default", spec, adapter_dtype)
-        self.reset_adapter("default")
+        self.prepare_adapter("default", spec, adapter_dtype)
+        self.take_out("default")
         self.set_adapter("default")
 
     def _all_factors(self) -> tuple[nn.ParameterDict, ...]:

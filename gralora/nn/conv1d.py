@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from gralora.nn.adapters import check_dtypes
 from gralora.nn.grid import Grid
 from gralora.nn.kinds import conv1d_class, is_plain_conv1d, sizes
+from gralora.nn.residual import check_weight
 from gralora.nn.spec import check_int, make_spec
+from gralora.nn.starts import KAIMING
 from gralora.nn.weighted import WeightedLayer
 
 _WHO = "GraLoRAConv1D"
@@ -49,6 +51,7 @@ class GraLoRAConv1D(WeightedLayer):
         use_rslora: bool = False,
         *,
         adapter_dtype: torch.dtype | None = None,
+        init_weights: str = KAIMING,
     ) -> GraLoRAConv1D:
         """Adapt an existing layer, keeping its very weight and bias tensors, which become frozen.
 
@@ -59,6 +62,7 @@ class GraLoRAConv1D(WeightedLayer):
             TypeError: `conv1d` is no ``Conv1D`` of transformers, or a subclass with a forward of
                 its own.
             ValueError: a grid that does not fit the layer or the rank.
+            RuntimeError: the weight cannot give up the part with which the adapter has to start.
 
         """
         who = f"{_WHO}.from_conv1d"
@@ -73,9 +77,11 @@ class GraLoRAConv1D(WeightedLayer):
             hybrid_r=hybrid_r,
             dropout=dropout,
             use_rslora=use_rslora,
+            init_weights=init_weights,
             who=who,
         )
         check_dtypes(None, adapter_dtype, who=who)
+        check_weight(spec, cast(Tensor, conv1d.weight).t(), who=who)
         layer = cls.without_adapters(conv1d)
         layer._create_default(spec, adapter_dtype)
         return layer
@@ -106,7 +112,13 @@ class GraLoRAConv1D(WeightedLayer):
         return self.out_features
 
     def plain(self) -> nn.Module:
-        """The frozen layer as transformers has it, with the very same tensors."""
+        """The frozen layer as transformers has it, with the very same tensors.
+
+        Raises:
+            RuntimeError: the weight lacks what a PiSSA adapter took out of it.
+
+        """
+        self._check_whole("plain")
         with torch.device("meta"):
             conv1d: Any = self._conv1d(self.out_features, self.in_features)
         conv1d.weight = self.weight

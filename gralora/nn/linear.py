@@ -10,7 +10,9 @@ from torch import nn
 from gralora.nn.adapters import WHO, check_dtypes
 from gralora.nn.grid import Grid
 from gralora.nn.kinds import has_computed_weight, has_packed_weight, is_plain_linear
+from gralora.nn.residual import check_weight
 from gralora.nn.spec import check_int, make_spec
+from gralora.nn.starts import KAIMING
 from gralora.nn.weighted import WeightedLayer
 
 
@@ -18,8 +20,8 @@ class GraLoRALinear(WeightedLayer):
     """Linear layer ``y = x weightᵀ + bias`` whose weight is frozen and whose adapters train.
 
     Each adapter's update is a grid of ``k_out x k_in`` blocks, each of rank ``s = r / k_in``
-    (GraLoRA, arXiv 2505.20355, section 3); ``k=1`` is LoRA. A fresh adapter changes nothing: A is
-    Kaiming-uniform on fan-in ``n`` as in PEFT, B is zero.
+    (GraLoRA, arXiv 2505.20355, section 3); ``k=1`` is LoRA. A fresh adapter changes nothing: by
+    default A is Kaiming-uniform on fan-in ``n`` as in PEFT, B is zero.
 
     Args:
         in_features: ``N``.
@@ -36,6 +38,10 @@ class GraLoRALinear(WeightedLayer):
         dtype: of weight and bias.
         adapter_dtype: of the adapters; None means `dtype`, float32 where that is bfloat16 or
             float16.
+        init_weights: how the factors start (:mod:`gralora.nn.initialisation`): ``"kaiming"``,
+            ``"gaussian"``, ``"orthogonal"``, ``"pissa"`` (the weight gives its largest singular
+            triplets, block by block, to the adapter) or ``"pissa_niter_N"``, the same by N power
+            iterations on random directions.
 
     Shape:
         ``[..., in_features]`` to ``[..., out_features]``; any leading sizes, zero tokens too.
@@ -47,6 +53,7 @@ class GraLoRALinear(WeightedLayer):
         gralora_B: per adapter ``[k_out, k_in*s, m]``.
         lora_A: per hybrid adapter ``[hybrid_r, N]``.
         lora_B: per hybrid adapter ``[M, hybrid_r]``.
+        principal_A: per PiSSA adapter the A that it started with, frozen; principal_B likewise.
         adapters: the :class:`AdapterSpec` of each adapter by name.
 
     Raises:
@@ -70,6 +77,7 @@ class GraLoRALinear(WeightedLayer):
         dtype: torch.dtype | None = None,
         *,
         adapter_dtype: torch.dtype | None = None,
+        init_weights: str = KAIMING,
     ) -> None:
         check_int(WHO, "in_features", in_features, 1)
         check_int(WHO, "out_features", out_features, 1)
@@ -82,6 +90,7 @@ class GraLoRALinear(WeightedLayer):
             hybrid_r=hybrid_r,
             dropout=dropout,
             use_rslora=use_rslora,
+            init_weights=init_weights,
         )
         weight = torch.empty(out_features, in_features, device=device, dtype=dtype)
         bias_tensor = torch.empty(out_features, device=device, dtype=dtype) if bias else None
@@ -92,6 +101,7 @@ class GraLoRALinear(WeightedLayer):
             nn.Parameter(weight, requires_grad=False),
             None if bias_tensor is None else nn.Parameter(bias_tensor, requires_grad=False),
         )
+        self.check_start(spec, who=WHO)
         self._create_adapter("default", spec, adapter_dtype)
         self.reset_parameters()
         self.set_adapter("default")
@@ -108,16 +118,19 @@ class GraLoRALinear(WeightedLayer):
         use_rslora: bool = False,
         *,
         adapter_dtype: torch.dtype | None = None,
+        init_weights: str = KAIMING,
     ) -> GraLoRALinear:
         """Adapt an existing layer, keeping its very weight and bias tensors, which become frozen.
 
         The result has one adapter, named ``"default"``, and the training mode of `linear`. Merging
-        writes to the shared weight, so `linear` itself changes with it.
+        writes to the shared weight, so `linear` itself changes with it; ``init_weights="pissa"``
+        does so at once.
 
         Raises:
             TypeError: `linear` is no ``nn.Linear``, a subclass with a forward of its own, or its
                 weight is no parameter.
             ValueError: as the constructor.
+            RuntimeError: the weight cannot give up the part with which the adapter has to start.
 
         """
         who = f"{WHO}.from_linear"
@@ -131,9 +144,11 @@ class GraLoRALinear(WeightedLayer):
             hybrid_r=hybrid_r,
             dropout=dropout,
             use_rslora=use_rslora,
+            init_weights=init_weights,
             who=who,
         )
         check_dtypes(linear.weight.dtype, adapter_dtype)
+        check_weight(spec, linear.weight, who=who)
         layer = cls.without_adapters(linear)
         layer._create_default(spec, adapter_dtype)
         return layer
@@ -158,7 +173,13 @@ class GraLoRALinear(WeightedLayer):
         return layer.train(linear.training)
 
     def plain(self) -> nn.Linear:
-        """The frozen layer as torch has it, with the very same tensors."""
+        """The frozen layer as torch has it, with the very same tensors.
+
+        Raises:
+            RuntimeError: the weight lacks what a PiSSA adapter took out of it.
+
+        """
+        self._check_whole("plain")
         linear = nn.Linear(
             self.in_features, self.out_features, bias=self.bias is not None, device="meta"
         )

@@ -53,6 +53,18 @@ class MergeableLayer(AdaptedLayer):
     def _restore_base(self) -> None:
         """Make the base what ``_kept`` is."""
 
+    def lacks_part(self, names: Sequence[str] = ()) -> bool:
+        """Whether the base lacks what an adapter took out of it.
+
+        Args:
+            names: adapters that are not asked about, since they are to be merged.
+
+        """
+        return False
+
+    def put_back(self) -> None:
+        """Give the base back what adapters took out of it that are not merged into it."""
+
     def enable_adapters(self, enabled: bool) -> None:
         """Turn all adapters on, or off: the layer is then the frozen one and nothing trains.
 

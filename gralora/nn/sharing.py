@@ -32,11 +32,15 @@ def memory_range(tensor: Tensor) -> tuple[int, int]:
 
 def layers_sharing_weight(layer: nn.Module) -> Iterator[nn.Module]:
     """Yield every other live layer whose weight overlaps this layer's."""
-    weight = cast(Tensor, layer.weight)
+    return layers_sharing(cast(Tensor, layer.weight), layer)
+
+
+def layers_sharing(weight: Tensor, owner: nn.Module | None) -> Iterator[nn.Module]:
+    """Yield every live layer but `owner` whose weight overlaps a tensor."""
     start, end = memory_range(weight)
     for other in live_layers():
         other_weight = cast(Tensor, other.weight)
-        if other is layer or other_weight.device != weight.device:
+        if other is owner or other_weight.device != weight.device:
             continue
         other_start, other_end = memory_range(other_weight)
         if start < other_end and other_start < end:

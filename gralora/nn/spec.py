@@ -9,6 +9,7 @@ from keyword import iskeyword
 from torch import nn
 
 from gralora.nn.grid import Grid, resolve_grid
+from gralora.nn.starts import KAIMING, check_init_weights
 
 _RESERVED_NAMES = frozenset(dir(nn.ParameterDict()))
 
@@ -26,6 +27,7 @@ class AdapterSpec:
         dropout: probability of dropping an element of the adapter's input while training.
         use_rslora: whether the scale is ``alpha / sqrt(r + r0)`` instead of ``alpha / (r + r0)``.
         scaling: the resulting factor. It never changes, so that compiled models need no recompile.
+        init_weights: how the factors start, see :mod:`gralora.nn.initialisation`.
 
     """
 
@@ -37,6 +39,7 @@ class AdapterSpec:
     dropout: float
     use_rslora: bool
     scaling: float
+    init_weights: str = KAIMING
 
     @property
     def s(self) -> int:
@@ -53,6 +56,8 @@ class AdapterSpec:
             parts.append(f"dropout={self.dropout:g}")
         if self.use_rslora:
             parts.append("use_rslora=True")
+        if self.init_weights != KAIMING:
+            parts.append(f"init_weights={self.init_weights}")
         return ", ".join(parts)
 
 
@@ -79,6 +84,7 @@ def make_spec(
     hybrid_r: int,
     dropout: float,
     use_rslora: bool,
+    init_weights: str = KAIMING,
     who: str = "GraLoRALinear",
 ) -> AdapterSpec:
     """Check an adapter's hyperparameters against a layer and derive the rest.
@@ -92,6 +98,7 @@ def make_spec(
         hybrid_r: rank of the plain LoRA part.
         dropout: in [0, 1].
         use_rslora: scale by the square root of the rank.
+        init_weights: how the factors start.
         who: opens the error messages.
 
     Raises:
@@ -108,6 +115,7 @@ def make_spec(
     _check_number(who, "dropout", dropout)
     if not 0.0 <= dropout <= 1.0:
         raise ValueError(f"{who}: dropout must lie in [0, 1], got dropout={dropout}")
+    check_init_weights(init_weights, who=who)
     k_out, k_in = resolve_grid(k, in_features, out_features, r, who=who)
     rank = r + hybrid_r
     scaling = alpha / (math.sqrt(rank) if use_rslora else rank)
@@ -120,6 +128,7 @@ def make_spec(
         dropout=float(dropout),
         use_rslora=bool(use_rslora),
         scaling=float(scaling),
+        init_weights=init_weights,
     )
 
 

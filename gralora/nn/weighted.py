@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gralora import functional
-from gralora.nn.inplace import InPlaceLayer
+from gralora.nn.residual import ResidualLayer
 
 
-class WeightedLayer(InPlaceLayer):
+class WeightedLayer(ResidualLayer):
     """Layer ``y = x Wᵀ + bias`` with a frozen weight of its own.
 
     Args:
@@ -40,6 +41,8 @@ class WeightedLayer(InPlaceLayer):
     def forward(self, x: Tensor) -> Tensor:
         """Apply the frozen layer and the active adapters that are not merged into its weight.
 
+        What an adapter took out of the weight acts in its place while the adapter does not.
+
         Args:
             x: ``[..., N]`` in the weight's dtype (any floating dtype under autocast).
 
@@ -50,6 +53,8 @@ class WeightedLayer(InPlaceLayer):
         live = self._live_adapters()
         weight, bias = self._base()
         weight = self._matrix(weight)
+        if self._taken_out and (stand_ins := self._stand_ins(live)):
+            return self._add_adapters(self._with_parts(x, weight, bias, stand_ins), x, live)
         if not live:
             return nn.functional.linear(x, weight, bias)
         spec = self.adapters[live[0]]
@@ -68,6 +73,19 @@ class WeightedLayer(InPlaceLayer):
         )
         return self._add_adapters(y, x, live[1:]) if len(live) > 1 else y
 
+    def _with_parts(
+        self, x: Tensor, weight: Tensor, bias: Tensor | None, names: Sequence[str]
+    ) -> Tensor:
+        """The frozen layer, with what those adapters took out of it."""
+        scalings = [self.adapters[name].scaling for name in names]
+        parts = [
+            (self._factor("principal_A", name), self._factor("principal_B", name)) for name in names
+        ]
+        y = functional.gralora_linear(x, weight, bias, *parts[0], scaling=scalings[0])
+        for part, scaling in zip(parts[1:], scalings[1:], strict=True):
+            y = functional.gralora_add(y, x, *part, scaling=scaling)
+        return y
+
     def extra_repr(self) -> str:
         """Sizes, and what is attached, active and merged."""
         sizes = (
@@ -77,7 +95,6 @@ class WeightedLayer(InPlaceLayer):
         return "\n".join((sizes, *self._adapter_lines()))
 
     def _matrix(self, weight: Tensor) -> Tensor:
-        """``W [M, N]`` as a view of the weight, which merging writes through."""
         return weight
 
     def _base(self) -> tuple[Tensor, Tensor | None]:

@@ -14,6 +14,7 @@ from gralora.nn.kinds import has_forward, sizes
 from gralora.nn.merging import MergeableLayer
 from gralora.nn.quantisation import Codec, codec_of
 from gralora.nn.spec import check_int, make_spec
+from gralora.nn.starts import KAIMING
 
 _WHO = "GraLoRAWrapper"
 
@@ -35,6 +36,8 @@ class GraLoRAWrapper(MergeableLayer):
         use_rslora: see r.
         adapter_dtype: of the adapters; None means float32 over a quantised base, and else the dtype
             of its weight, float32 where that is bfloat16 or float16.
+        init_weights: ``"kaiming"``, ``"gaussian"`` or ``"orthogonal"``; a base that runs itself
+            cannot give up a part of its weight.
 
     Attributes:
         base_layer: the frozen layer.
@@ -58,6 +61,7 @@ class GraLoRAWrapper(MergeableLayer):
         use_rslora: bool = False,
         *,
         adapter_dtype: torch.dtype | None = None,
+        init_weights: str = KAIMING,
     ) -> None:
         in_features, out_features = _check_base_layer(base_layer, _WHO)
         spec = make_spec(
@@ -69,9 +73,11 @@ class GraLoRAWrapper(MergeableLayer):
             hybrid_r=hybrid_r,
             dropout=dropout,
             use_rslora=use_rslora,
+            init_weights=init_weights,
             who=_WHO,
         )
         check_dtypes(None, adapter_dtype, who=_WHO)
+        self.check_start(spec, who=_WHO)
         self._take_over(base_layer)
         self._create_default(spec, adapter_dtype)
 

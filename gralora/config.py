@@ -11,6 +11,7 @@ from typing import Any, Literal
 from gralora.injection.patterns import compile_layers, parse_key
 from gralora.nn.grid import Grid
 from gralora.nn.spec import check_int, make_spec
+from gralora.nn.starts import KAIMING, check_init_weights
 
 WHO = "GraLoRAConfig"
 ALL_LINEAR = "all-linear"
@@ -52,6 +53,10 @@ class GraLoRAConfig:
         base_model_name_or_path: where the adapted model comes from; kept for the saved adapter.
         task_type: PEFT's; with ``"SEQ_CLS"`` and ``"TOKEN_CLS"`` modules whose names end in
             ``classifier`` or ``score``, with ``"QUESTION_ANS"`` in ``qa_outputs``, are saved too.
+        init_weights: how the factors start: ``"kaiming"`` as PEFT's GraLoRA, ``"gaussian"``,
+            ``"orthogonal"``, ``"pissa"`` (each block's largest singular triplets, which the frozen
+            weight then lacks) or ``"pissa_niter_N"``, the same by N power iterations on random
+            directions. See docs/initialisations.md.
 
     Raises:
         TypeError: a value of the wrong kind.
@@ -76,6 +81,7 @@ class GraLoRAConfig:
     k_pattern: Mapping[str, Grid] = field(default_factory=dict)
     base_model_name_or_path: str | None = None
     task_type: str | None = None
+    init_weights: str = KAIMING
 
     def __post_init__(self) -> None:
         """Bring every value into its one form, and check it."""
@@ -113,6 +119,7 @@ class GraLoRAConfig:
             raise TypeError(f"{WHO}: use_rslora must be a bool, got {self.use_rslora!r}")
         if self.bias not in _BIASES:
             raise ValueError(f"{WHO}: bias must be one of {', '.join(_BIASES)}, got {self.bias!r}")
+        check_init_weights(self.init_weights, who=WHO)
         _check_layer(self.r, self.k, self.alpha, self.hybrid_r, self.dropout)
         for key, r in self.rank_pattern.items():
             check_int(f"{WHO}: rank_pattern[{key!r}]", "r", r, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from gralora.injection.saved_module import SavedModule, copy_modules
 from gralora.injection.switching import drop_adapter, enable_adapters, set_adapter
 from gralora.nn import MergeableLayer
 from gralora.nn.choice import adapted_layer
+from gralora.nn.starts import is_pissa
 
 Fill = Callable[[Mapping[str, nn.Module]], None]
 
@@ -36,6 +37,10 @@ def inject(
     biases and saved modules that `config` asks for. A fresh adapter changes no output. Earlier
     adapters stay attached and become inactive. Wrap and compile the model afterwards.
 
+    With ``init_weights="pissa"`` the weights of the targets are written to: they lose what the
+    adapter starts with, and outputs change by rounding. The model remains the base model plus its
+    adapters: without the adapter, or with another one, the part acts that the weights lack.
+
     Where the model has input embeddings, their output requires gradients while its gradient
     checkpointing is on, as the reentrant kind needs; it may be switched on later.
 
@@ -53,7 +58,8 @@ def inject(
         TypeError: an argument of the wrong kind, or a target that cannot be adapted.
         ValueError: no layer is selected, settings that do not fit a layer, a name in use, or a
             model that is wrapped already.
-        RuntimeError: an adapter is merged.
+        RuntimeError: an adapter is merged, or a weight cannot give up the part that a PiSSA adapter
+            starts with, since it is shared or has no values.
 
     In each case nothing has changed.
 
@@ -82,12 +88,14 @@ def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
     checkpointing.remove(model)
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
-        layers = _build_layers(model, plan)
+        layers = _build_layers(model, plan, fresh=fill is None)
         wrappers = _build_saved_modules(model, plan)
-        built = layers | wrappers
+        built = {**layers, **wrappers}
         if fill is not None:
             names = (*plan.record.targets, *plan.record.saved_modules)
             fill({name: built.get(name) or model.get_submodule(name) for name in names})
+        # Last: it writes to the weights, and can be undone up to rounding alone.
+        _take_out([layers[name] for name in plan.record.targets], plan.adapter_name)
     except BaseException:
         for parameter, requires_grad in trained.items():
             parameter.requires_grad_(requires_grad)
@@ -95,7 +103,8 @@ def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
         checkpointing.install(model)
         raise
     for name, module in built.items():
-        _replace(model, plan.places[name], module)
+        if model.get_submodule(name) is not module:
+            _replace(model, plan.places[name], module)
     fused.disable(model)
     model.requires_grad_(False)
     state = injection_state(model)
@@ -106,23 +115,30 @@ def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
     checkpointing.install(model)
 
 
-def _build_layers(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:
-    layers: dict[str, nn.Module] = {}
+def _build_layers(model: nn.Module, plan: Plan, *, fresh: bool) -> dict[str, MergeableLayer]:
+    """The layers of the targets with the new adapter, of which the model has some already."""
+    layers: dict[str, MergeableLayer] = {}
     for name, spec in plan.record.targets.items():
         module = model.get_submodule(name)
-        if not isinstance(module, MergeableLayer):
-            module = layers[name] = adapted_layer(module)
-        module.add_adapter(
-            plan.adapter_name,
-            r=spec.r,
-            k=(spec.k_out, spec.k_in),
-            alpha=spec.alpha,
-            hybrid_r=spec.hybrid_r,
-            dropout=spec.dropout,
-            use_rslora=spec.use_rslora,
-            adapter_dtype=plan.adapter_dtype,
-        )
+        layer = module if isinstance(module, MergeableLayer) else adapted_layer(module)
+        # Finding what a PiSSA adapter starts with can take long.
+        needs_start = fresh or not is_pissa(spec.init_weights)
+        layer.prepare_adapter(plan.adapter_name, spec, plan.adapter_dtype, fresh=needs_start)
+        layers[name] = layer
     return layers
+
+
+def _take_out(layers: Sequence[MergeableLayer], adapter_name: str) -> None:
+    """Let the weights lack what a new adapter starts with, all of them or none."""
+    done: list[MergeableLayer] = []
+    try:
+        for layer in layers:
+            layer.take_out(adapter_name)
+            done.append(layer)
+    except BaseException:
+        for layer in done:
+            layer.delete_adapter(adapter_name)
+        raise
 
 
 def _build_saved_modules(model: nn.Module, plan: Plan) -> dict[str, nn.Module]:

@@ -29,9 +29,10 @@ def merge_and_unload(
 
     Every adapted layer becomes the plain one it was, with the very weight that it had, in place and
     without a copy kept; a quantised weight is dequantised, added to, and quantised again with the
-    same settings. Saved modules become the trained copy of the adapter that is merged, and the
-    original where it has none. Other adapters are dropped. Trained biases are in the model already.
-    Saved, the model loads without gralora.
+    same settings. A weight gets back what a PiSSA adapter took out of it that is not merged. Saved
+    modules become the trained copy of the adapter that is merged, and the original where it has
+    none. Other adapters are dropped. Trained biases are in the model already. Saved, the model
+    loads without gralora.
 
     Args:
         model: bare, data-parallel or compiled; layers may have been put in by hand.
@@ -63,7 +64,7 @@ def merge_and_unload(
     replacements = {saved: _copy_of(cast(SavedModule, saved), names, copies) for saved in copies}
     _check_whole(layers | copies)
     _check_merged(layers, chosen)
-    check_unshared(base, {layer for layer, adapters in chosen.items() if adapters}, WHO)
+    check_unshared(base, _changed(chosen), WHO)
     pending = _check_layers(layers, chosen, safe_merge)
     errors: dict[str, float] = {}
     for layer in _shown(list(layers), progressbar):
@@ -71,6 +72,7 @@ def merge_and_unload(
         error = adapted.merge_checked(pending[layer])
         if error is not None:
             errors[layers[layer][0]] = error
+        adapted.put_back()
         replacements[layer] = adapted.plain()
     _warn(errors)
     checkpointing.remove(base)
@@ -84,6 +86,15 @@ def merge_and_unload(
     for module in base.modules():
         detach_state(module)
     return base
+
+
+def _changed(chosen: Mapping[nn.Module, Sequence[str]]) -> set[nn.Module]:
+    """Layers whose weights are written to, by merging or by giving back what they lack."""
+    return {
+        layer
+        for layer, names in chosen.items()
+        if names or cast(MergeableLayer, layer).lacks_part(names)
+    }
 
 
 def _shown(layers: list[nn.Module], progressbar: bool) -> Iterable[nn.Module]:

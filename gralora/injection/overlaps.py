@@ -1,4 +1,4 @@
-"""Weights that are to be merged, and whatever else lies in the same memory."""
+"""Weights that are to be changed, and whatever else lies in the same memory."""
 
 from __future__ import annotations
 
@@ -20,16 +20,22 @@ class _Extent(NamedTuple):
     merged: bool
 
 
-def check_unshared(model: nn.Module, merged: Collection[nn.Module], who: str) -> None:
+def check_unshared(
+    model: nn.Module,
+    merged: Collection[nn.Module],
+    who: str,
+    which: str = "a weight that is merged",
+) -> None:
     """Raise where a weight overlaps with another tensor of the model, or with one outside it.
 
     Args:
         model: looked through as a whole.
-        merged: those adapted layers of it whose weights will change.
+        merged: those layers of it whose weights will change.
         who: opens the error message.
+        which: says in it what changes them.
 
     Raises:
-        RuntimeError: two tensors of one memory, of which a merge would change one.
+        RuntimeError: two tensors of one memory, of which one would change.
 
     """
     widest: _Extent | None = None
@@ -38,7 +44,7 @@ def check_unshared(model: nn.Module, merged: Collection[nn.Module], who: str) ->
         if widest and current.start < reach and (widest.merged or current.merged):
             one, other = (widest, current) if widest.merged else (current, widest)
             raise RuntimeError(
-                f"{who}: a weight that is merged must be its layer's alone, got {one.name} and "
+                f"{who}: {which} must be its layer's alone, got {one.name} and "
                 f"{other.name} in the same memory (give each a tensor of its own)"
             )
         if current.end > reach:

@@ -16,6 +16,7 @@ from gralora.injection.patterns import PatternTable
 from gralora.injection.record import AdapterRecord, injection_state, unwrap
 from gralora.injection.saved_module import SavedModule
 from gralora.injection.saving import modules_to_save, own_parameters, with_tied_modules
+from gralora.injection.starts import check_starts
 from gralora.injection.survey import Survey, survey
 from gralora.injection.targets import check_target, choose_targets
 from gralora.nn import AdapterSpec, MergeableLayer
@@ -66,7 +67,8 @@ def make_plan(
     Raises:
         TypeError: an argument or a target of the wrong kind.
         ValueError: a name in use, settings that do not fit the model, or a model that is wrapped.
-        RuntimeError: an adapter is merged.
+        RuntimeError: an adapter is merged, or a weight cannot give up the part that a PiSSA adapter
+            starts with.
 
     """
     _check_model(model, config, who)
@@ -81,6 +83,7 @@ def make_plan(
     _check_shared(found, targets, saved, who)
     check_dtypes(torch.float32, adapter_dtype, who=who)
     specs = _make_specs(found, targets, config, who)
+    check_starts(model, specs, who)
     record = AdapterRecord(config, specs, saved, _biases(model, found, config, targets, saved))
     places = {name: found.names[id(found.modules[name])] for name in (*targets, *saved)}
     return Plan(adapter_name, adapter_dtype, record, places, notices(found, record, who))
@@ -202,6 +205,7 @@ def _make_specs(
             hybrid_r=config.hybrid_r,
             dropout=config.dropout,
             use_rslora=config.use_rslora,
+            init_weights=config.init_weights,
             who=f"{who}: {name}",
         )
     return specs

@@ -95,6 +95,7 @@ def select_extended_product(
     matched: bool = True,
     plain: bool = False,
     drops: bool = False,
+    inner: int = 0,
     processors: int = 132,
     cluster: int = 8,
     sm90: bool = True,

@@ -80,10 +80,10 @@ def explain(
     check_int(who, "cluster", cluster, 1)
     n, m, columns = N // k, M // k, k * s
 
-    def with_base(depth: int, width: int, *, drops: bool) -> _C.Choice:
+    def with_base(depth: int, width: int, *, drops: bool, projects: bool) -> _C.Choice:
         return _C.select_extended_product(
             T=T, depth=depth, width=width, rank=columns, blocks=k, half=half, drops=drops,
-            processors=processors, cluster=cluster, sm90=sm90,
+            inner=k if projects else 0, processors=processors, cluster=cluster, sm90=sm90,
         )  # fmt: skip
 
     def expand_y() -> _C.Choice:
@@ -118,15 +118,24 @@ def explain(
         )
         if not pair
     }
-    choices: dict[str, _C.Choice] = {"H = x A": H}
-    y = with_base(N, m, drops=False)
-    choices |= {"y = x W^T + H B": y} if y["path"] == "kernel" else {"y = H B": expand_y()}
-    choices |= _pair("G = dy B^T", of_output["project"], "dB", of_output["together"])
-    dx = with_base(M, n, drops=dropout)
-    if dx["path"] == "kernel" and not of_input["together"]:
-        choices["dx = dy W + G A^T"] = dx
+    choices: dict[str, _C.Choice] = {}
+    H_and_y = with_base(N, m, drops=dropout, projects=True)
+    y = with_base(N, m, drops=False, projects=False)
+    if H_and_y["path"] == "kernel":
+        choices["H = x A, y = x W^T + H B"] = H_and_y
     else:
-        choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])
+        choices["H = x A"] = H
+        choices |= {"y = x W^T + H B": y} if y["path"] == "kernel" else {"y = H B": expand_y()}
+    G_and_dx = with_base(M, n, drops=dropout, projects=True)
+    dx = with_base(M, n, drops=dropout, projects=False)
+    if G_and_dx["path"] == "kernel":
+        choices["G = dy B^T, dx = dy W + G A^T"] = G_and_dx
+    else:
+        choices |= _pair("G = dy B^T", of_output["project"], "dB", of_output["together"])
+        if dx["path"] == "kernel" and not of_input["together"]:
+            choices["dx = dy W + G A^T"] = dx
+        else:
+            choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])
     if remaining:
         choices[", ".join(remaining)] = _C.select_weight_gradient(
             T=T,

@@ -8,15 +8,6 @@
 namespace gralora::aten {
 namespace {
 
-/// [planes, T, rank] with rows padded to latent_pitch, the last one too: whole 16-byte loads never
-/// leave the storage. The strides are those that ops/meta.cpp promises, also for T = 0.
-at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::TensorOptions& options) {
-  const int64_t pitch = latent_pitch(rank).expect_int();
-  if (pitch == rank && T > 0) return at::empty({planes, T, rank}, options);
-  return at::empty({planes * T * pitch}, options)
-      .as_strided({planes, T, rank}, {T * pitch, pitch, 1});
-}
-
 /// For project() of a grid factor.
 at::Tensor empty_grid_latent(const AdapterInput& input, const at::Tensor& factor, int64_t outer) {
   return empty_latent(outer, input.rows().size(0), factor.size(0) * (factor.size(2) / outer),
@@ -39,6 +30,23 @@ at::Tensor project_plain(const AdapterInput& input, const at::Tensor& factor, do
 
 at::Tensor transpose_factor(const at::Tensor& factor) {
   return factor.defined() ? factor.transpose(-2, -1) : factor;
+}
+
+/// What a part that the adapter does not have leaves behind.
+at::Tensor absent_latent(const at::Tensor& rows) { return at::empty({0}, rows.options()); }
+
+/// project() and what comes of it at once, of an adapter with a grid and nothing else.
+bool project_and_expand(at::Tensor& rows, const BaseProduct& base, Latents& latents,
+                        const AdapterInput& input, const ComputeFactors& factors,
+                        const at::Tensor& projecting, const at::Tensor& expanding, double scaling,
+                        const Steps& steps) {
+  if (!factors.A.defined() || factors.lora_A.defined() || input.dropout().drops() ||
+      !steps.project_with_base(rows, base, latents.grid, projecting, scaling, expanding)) {
+    return false;
+  }
+  latents.plain = absent_latent(rows);
+  latents.projected_here = true;
+  return true;
 }
 
 }  // namespace
@@ -81,15 +89,23 @@ at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks) {
                          {width * rows.stride(1), rows.stride(0), rows.stride(1)});
 }
 
+at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::TensorOptions& options) {
+  // Rows padded to latent_pitch, the last one too: whole 16-byte loads never leave the storage. The
+  // strides are those that ops/meta.cpp promises, also for T = 0.
+  const int64_t pitch = latent_pitch(rank).expect_int();
+  if (pitch == rank && T > 0) return at::empty({planes, T, rank}, options);
+  return at::empty({planes * T * pitch}, options)
+      .as_strided({planes, T, rank}, {T * pitch, pitch, 1});
+}
+
 Latents project_input(const AdapterInput& input, const ComputeFactors& factors, const Sizes& sizes,
                       double scaling, const Steps& steps) {
-  const auto absent = [&] { return at::empty({0}, input.rows().options()); };
   Latents latents;
   latents.grid =
-      factors.A.defined() ? project_grid(input, factors.A, sizes.k_out, scaling, steps) : absent();
+      factors.A.defined() ? project_grid(input, factors.A, sizes.k_out, scaling, steps) : absent_latent(input.rows());
   latents.plain = factors.lora_A.defined()
                       ? project_plain(input, factors.lora_A.t(), scaling, steps)
-                      : absent();
+                      : absent_latent(input.rows());
   latents.projected_here = true;
   return latents;
 }
@@ -129,6 +145,20 @@ bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
 bool expand_output_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
                              const ComputeFactors& factors, const Steps& steps) {
   return steps.expand_with_base(rows, base, latents, factors.B, transpose_factor(factors.lora_B));
+}
+
+bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latents& latents,
+                               const AdapterInput& input, const ComputeFactors& factors,
+                               double scaling, const Steps& steps) {
+  return project_and_expand(rows, base, latents, input, factors, factors.A, factors.B, scaling,
+                            steps);
+}
+
+bool project_and_expand_input(at::Tensor& rows, const BaseProduct& base, Latents& latents,
+                              const AdapterInput& input, const ComputeFactors& factors,
+                              double scaling, const Steps& steps) {
+  return project_and_expand(rows, base, latents, input, factors, transpose_factor(factors.B),
+                            transpose_factor(factors.A), scaling, steps);
 }
 
 bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,

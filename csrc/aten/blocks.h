@@ -34,6 +34,9 @@ std::vector<int64_t> with_width(at::IntArrayRef sizes, int64_t width);
 /// [T, blocks*w] -> [blocks, T, w], a view.
 at::Tensor split_blocks(const at::Tensor& rows, int64_t blocks);
 
+/// A latent [planes, T, rank] to be written, its rows padded for 16-byte accesses.
+at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::TensorOptions& options);
+
 /// H = scaling * x A and lora_H = scaling * x lora_A^T from x's dropped rows.
 Latents project_input(const AdapterInput& input, const ComputeFactors& factors, const Sizes& sizes,
                       double scaling, const Steps& steps);
@@ -58,9 +61,19 @@ bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
 bool expand_output_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
                              const ComputeFactors& factors, const Steps& steps);
 
-/// The same for dx = dy W + G A^T + lora_G lora_A into `rows` [T, N].
+/// The same with H, which becomes `latents`: H and y at once.
+bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latents& latents,
+                               const AdapterInput& input, const ComputeFactors& factors,
+                               double scaling, const Steps& steps);
+
+/// The same as expand_output_with_base() for dx = dy W + G A^T + lora_G lora_A into `rows` [T, N].
 bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
                             const ComputeFactors& factors, const Steps& steps);
+
+/// The same with G, which becomes `latents`: G and dx at once.
+bool project_and_expand_input(at::Tensor& rows, const BaseProduct& base, Latents& latents,
+                              const AdapterInput& input, const ComputeFactors& factors,
+                              double scaling, const Steps& steps);
 
 /// dx = drop(G A^T + lora_G lora_A) into `rows` [T, N], or into a tensor that takes its place. Does
 /// `sums` along with it, and empties it, where that is better.

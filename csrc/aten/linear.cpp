@@ -29,23 +29,28 @@ ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::T
   const Sizes sizes(shape);
   const ComputeFactors factors(adapter, x.scalar_type(), steps);
   const at::Tensor rows = as_rows(x, sizes.N);
-  const Latents latents =
-      project_input(AdapterInput(rows, {rng_state, dropout_p}), factors, sizes, scaling, steps);
+  const AdapterInput input(rows, {rng_state, dropout_p});
+  const BaseProduct base{rows, weight.t(), bias};
 
   at::Tensor y = at::empty(with_width(x.sizes(), sizes.M), x.options());
   at::Tensor y_rows = y.view({rows.size(0), sizes.M});
+  Latents latents;
+  if (project_and_expand_output(y_rows, base, latents, input, factors, scaling, steps)) {
+    return {y, latents.grid, latents.plain};
+  }
+  latents = project_input(input, factors, sizes, scaling, steps);
   // Adapter term first: the compute-bound base product then hides the second visit to y.
-  if (expand_output_with_base(y_rows, {rows, weight.t(), bias}, latents, factors, steps)) {
+  if (expand_output_with_base(y_rows, base, latents, factors, steps)) {
     // One pass for both.
   } else if (!bias) {
     expand_output(y_rows, latents, factors, /*overwrite=*/true, steps);
-    y_rows.addmm_(rows, weight.t());
+    y_rows.addmm_(rows, base.weight);
   } else if (expand_output_onto_bias(y_rows, latents, factors, *bias, steps)) {
-    y_rows.addmm_(rows, weight.t());
+    y_rows.addmm_(rows, base.weight);
   } else {
     // The bias rides in the base product's epilogue, so that comes first. The other order would
     // spread the bias over y in a pass of its own before the adapter term could be added to it.
-    at::addmm_out(y_rows, *bias, rows, weight.t());
+    at::addmm_out(y_rows, *bias, rows, base.weight);
     expand_output(y_rows, latents, factors, /*overwrite=*/false, steps);
   }
   return {y, latents.grid, latents.plain};

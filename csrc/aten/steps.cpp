@@ -73,6 +73,11 @@ bool expand_with_base(at::Tensor&, const BaseProduct&, const Latents&, const at:
   return false;
 }
 
+bool project_with_base(at::Tensor&, const BaseProduct&, at::Tensor&, const at::Tensor&, double,
+                       const at::Tensor&) {
+  return false;
+}
+
 at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
   const int64_t T = left.size(1);
   at::Tensor sum =
@@ -102,7 +107,7 @@ void round(std::initializer_list<Rounding> roundings) {
 
 const Steps kLibrarySteps{
     project,          project_beside_sums, expand,          expand_dropped, expand_onto_bias,
-    expand_with_base, expand_beside_sums,  sum_over_tokens, round,          round};
+    expand_with_base, project_with_base,   expand_beside_sums, sum_over_tokens, round, round};
 
 bool any_asked_for(const TokenSums& sums) {
   return std::any_of(sums.begin(), sums.end(),

@@ -106,6 +106,13 @@ struct Steps {
   bool (*expand_with_base)(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
                            const at::Tensor& grid_factor, const at::Tensor& plain_factor);
 
+  /// latent = what project makes of the base product's input, a new tensor, and rows = the base
+  /// product + what expand writes of it, at once; false, with nothing done, where they are better
+  /// apart.
+  bool (*project_with_base)(at::Tensor& rows, const BaseProduct& base, at::Tensor& latent,
+                            const at::Tensor& factor, double scaling,
+                            const at::Tensor& grid_factor);
+
   /// expand(), or expand_dropped() where the input is dropped, and sum_over_tokens() at once;
   /// false, with nothing done, where they are better apart.
   bool (*expand_beside_sums)(at::Tensor& rows, const Latents& latents,

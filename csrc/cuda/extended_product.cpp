@@ -1,9 +1,12 @@
-// The base product and the adapter's term in one on CUDA: tensors to plain parameters,
-// dispatch/select_extended_product's choice, then kernels/extended_product_sm90.cu.
+// The base product and the adapter's term in one on CUDA, with the projection or after it: tensors
+// to plain parameters, dispatch/select_extended_product's choice, then
+// kernels/extended_product_sm90.cu.
 #include "kernels/extended_product.h"
 
+#include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include "aten/blocks.h"
 #include "cuda/launch.h"
 #include "cuda/steps.h"
 #include "dispatch/select_extended_product.h"
@@ -16,24 +19,66 @@ bool is_mappable(const at::Tensor& tensor, int64_t along = -1) {
   return has_aligned_rows(tensor, along) && !repeats_rows(tensor);
 }
 
-ExtendedProductSelection select(const aten::BaseProduct& base, const at::Tensor& rows,
-                                const at::Tensor& latent, const at::Tensor& factor, bool by_depth,
-                                bool has_plain) {
-  const bool aligned = is_mappable(base.input) && is_mappable(rows) && is_mappable(latent) &&
-                       (!base.bias || is_mappable(base.bias->unsqueeze(0))) &&
-                       (by_depth || is_mappable(base.weight));
-  return select_extended_product({.T = rows.size(0),
-                                  .depth = base.weight.size(0),
-                                  .blocks = factor.size(0),
-                                  .width = factor.size(2),
-                                  .rank = factor.size(1),
-                                  .half = is_half(rows),
-                                  .aligned = aligned,
-                                  .matched = is_mappable(factor, by_depth ? 2 : 1),
-                                  .plain = has_plain,
-                                  .drops = false,
-                                  .chip = current_chip(),
-                                  .forced = forced_path()});
+/// An extended product between tensors and the kernel: what the chooser and the launcher are told.
+struct Product {
+  const at::Tensor& rows;
+  const aten::BaseProduct& base;
+  const at::Tensor& grid_factor;
+  // The weight as [depth, columns]: its depth is contiguous where it is a transposed [columns,
+  // depth].
+  bool by_depth = is_mappable(base.weight, 0);
+
+  /// Of the factors, along which they are to be contiguous.
+  int64_t factor_axis() const { return by_depth ? 2 : 1; }
+
+  ExtendedProductProblem problem() const {
+    const bool aligned = is_mappable(base.input) && is_mappable(rows) &&
+                         (!base.bias || is_mappable(base.bias->unsqueeze(0))) &&
+                         (by_depth || is_mappable(base.weight));
+    return {.T = rows.size(0),
+            .depth = base.weight.size(0),
+            .blocks = grid_factor.size(0),
+            .width = grid_factor.size(2),
+            .rank = grid_factor.size(1),
+            .half = is_half(rows),
+            .aligned = aligned,
+            .matched = is_mappable(grid_factor, factor_axis()),
+            .plain = false,
+            .drops = false,
+            .chip = current_chip(),
+            .forced = forced_path()};
+  }
+
+  ExtendedProductParams describe(ProductTile tile, const at::Tensor& latent) const {
+    ExtendedProductParams params{};
+    params.rows = base.input.const_data_ptr();
+    params.weight = base.weight.const_data_ptr();
+    params.latent = latent.const_data_ptr();
+    params.factor = grid_factor.const_data_ptr();
+    params.bias = base.bias ? base.bias->const_data_ptr() : nullptr;
+    params.out = rows.mutable_data_ptr();
+    params.T = rows.size(0);
+    params.depth = static_cast<int32_t>(base.weight.size(0));
+    params.blocks = static_cast<int32_t>(grid_factor.size(0));
+    params.width = static_cast<int32_t>(grid_factor.size(2));
+    params.rank = static_cast<int32_t>(grid_factor.size(1));
+    params.row_stride = base.input.stride(0);
+    params.weight_stride = base.weight.stride(by_depth ? 1 : 0);
+    params.latent_plane = latent.stride(0);
+    params.latent_pitch = latent.stride(1);
+    params.factor_block_stride = grid_factor.stride(0);
+    params.factor_pitch = grid_factor.stride(by_depth ? 1 : 2);
+    params.depth_is_contiguous = by_depth;
+    params.type = element_type(rows);
+    params.tile = tile;
+    params.processors = current_chip().processors;
+    return params;
+  }
+};
+
+void launch(const ExtendedProductParams& params) {
+  check_launch("extended_product",
+               launch_extended_product(params, c10::cuda::getCurrentCUDAStream()));
 }
 
 }  // namespace
@@ -41,36 +86,36 @@ ExtendedProductSelection select(const aten::BaseProduct& base, const at::Tensor&
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor) {
   if (!grid_factor.defined()) return false;
-  // The weight as [depth, columns]: its depth is contiguous where it is a transposed [columns,
-  // depth].
-  const bool by_depth = is_mappable(base.weight, 0);
-  const ExtendedProductSelection selection =
-      select(base, rows, latents.grid, grid_factor, by_depth, plain_factor.defined());
+  const Product product{rows, base, grid_factor};
+  ExtendedProductProblem problem = product.problem();
+  problem.aligned = problem.aligned && is_mappable(latents.grid);
+  problem.plain = plain_factor.defined();
+  const ExtendedProductSelection selection = select_extended_product(problem);
   if (!selection.choice.kernel) return false;
-  ExtendedProductParams params{};
-  params.rows = base.input.const_data_ptr();
-  params.weight = base.weight.const_data_ptr();
-  params.latent = latents.grid.const_data_ptr();
-  params.factor = grid_factor.const_data_ptr();
-  params.bias = base.bias ? base.bias->const_data_ptr() : nullptr;
-  params.out = rows.mutable_data_ptr();
-  params.T = rows.size(0);
-  params.depth = static_cast<int32_t>(base.weight.size(0));
-  params.blocks = static_cast<int32_t>(grid_factor.size(0));
-  params.width = static_cast<int32_t>(grid_factor.size(2));
-  params.rank = static_cast<int32_t>(grid_factor.size(1));
-  params.row_stride = base.input.stride(0);
-  params.weight_stride = base.weight.stride(by_depth ? 1 : 0);
-  params.latent_plane = latents.grid.stride(0);
-  params.latent_pitch = latents.grid.stride(1);
-  params.factor_block_stride = grid_factor.stride(0);
-  params.factor_pitch = grid_factor.stride(by_depth ? 1 : 2);
-  params.depth_is_contiguous = by_depth;
-  params.type = element_type(rows);
-  params.tile = selection.tile;
-  params.processors = current_chip().processors;
-  check_launch("extended_product",
-               launch_extended_product(params, c10::cuda::getCurrentCUDAStream()));
+  launch(product.describe(selection.tile, latents.grid));
+  return true;
+}
+
+bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
+                       const at::Tensor& factor, double scaling, const at::Tensor& grid_factor) {
+  const Product product{rows, base, grid_factor};
+  ExtendedProductProblem problem = product.problem();
+  problem.matched = problem.matched && is_mappable(factor, product.factor_axis());
+  problem.inner = factor.size(0);
+  const ExtendedProductSelection selection = select_extended_product(problem);
+  if (!selection.choice.kernel) return false;
+  latent = aten::empty_latent(problem.blocks, problem.T, problem.rank, rows.options());
+  ExtendedProductParams params = product.describe(selection.tile, latent);
+  params.projection = {.factor = factor.const_data_ptr(),
+                       .latent = latent.mutable_data_ptr(),
+                       .inner = static_cast<int32_t>(problem.inner),
+                       .block_stride = factor.stride(0),
+                       .pitch = factor.stride(product.by_depth ? 1 : 2),
+                       .scaling = static_cast<float>(scaling)};
+  const at::Tensor counters =
+      at::empty({count_product_counters(params)}, rows.options().dtype(at::kInt));
+  params.counters = counters.mutable_data_ptr<int32_t>();
+  launch(params);
   return true;
 }
 

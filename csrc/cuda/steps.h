@@ -23,6 +23,9 @@ bool expand_onto_bias(at::Tensor& rows, const aten::Latents& latents, const at::
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor);
 
+bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
+                       const at::Tensor& factor, double scaling, const at::Tensor& grid_factor);
+
 bool project_beside_sums(at::Tensor& latent, const aten::AdapterInput& input,
                          const at::Tensor& factor, double scaling, const aten::TokenSums& sums);
 
@@ -38,6 +41,6 @@ void pack(std::initializer_list<aten::Rounding> factors);
 
 inline constexpr aten::Steps kKernelSteps{
     project,          project_beside_sums, expand,          expand_dropped, expand_onto_bias,
-    expand_with_base, expand_beside_sums,  sum_over_tokens, round,          pack};
+    expand_with_base, project_with_base,   expand_beside_sums, sum_over_tokens, round, pack};
 
 }  // namespace gralora::cuda

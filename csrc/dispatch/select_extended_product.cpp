@@ -1,6 +1,7 @@
 #include "dispatch/select_extended_product.h"
 
 #include <algorithm>
+#include <string_view>
 
 namespace gralora {
 namespace {
@@ -17,6 +18,9 @@ constexpr double kNarrowPenalty = 1.06;
 constexpr int64_t kLeastNarrowDepth = 2048;
 
 constexpr int64_t kMostRank = 1024;
+
+// Measured on an H100: making the latent on the way pays from so many tokens on.
+constexpr int64_t kLeastTokensOnTheWay = 256;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -51,6 +55,18 @@ ProductTile choose_tile(const ExtendedProductProblem& problem) {
              : ProductTile::k128x256;
 }
 
+/// Why the latent cannot be made on the way; nothing where it can.
+std::string_view why_not_on_the_way(const ExtendedProductProblem& problem, ProductTile tile) {
+  if (problem.depth % (problem.inner * kGroup) != 0) return "a block's width is not a multiple of 8";
+  if (problem.rank % (problem.inner * kGroup) != 0) {
+    return "a block's share of the rank is not a multiple of 8";
+  }
+  if (problem.rank / problem.inner * problem.blocks > size_of(tile).columns) {
+    return "a block has more latents than the tile has columns";
+  }
+  return {};
+}
+
 Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   if (!problem.chip.sm90) {
     return Choice::impossible("no code for compute capability 9.0a runs there");
@@ -74,8 +90,15 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   if (!problem.aligned) return Choice::impossible("rows are not 16-byte aligned");
   if (!problem.matched)
     return Choice::impossible("weight and factor have the same axis contiguous");
+  if (problem.inner > 0) {
+    const std::string_view obstacle = why_not_on_the_way(problem, tile);
+    if (!obstacle.empty()) return Choice::impossible(obstacle);
+  }
   if (!is_worthwhile(problem, tile)) return Choice::library("its tiles leave processors idle");
-  return Choice::own("the adapter's term in the base product's sums");
+  if (problem.inner == 0) return Choice::own("the adapter's term in the base product's sums");
+  return problem.T < kLeastTokensOnTheWay
+             ? Choice::library("too few tokens to hide a projection among them")
+             : Choice::own("the adapter's products among and in the base product's");
 }
 
 }  // namespace

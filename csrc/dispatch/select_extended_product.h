@@ -16,9 +16,12 @@ struct ExtendedProductProblem {
   int64_t T, depth, blocks, width, rank;
   bool half;     // 16-bit operands
   bool aligned;  // rows of all operands start on 16-byte boundaries, none repeats
-  bool matched;  // the weight and the factor have opposite axes contiguous
+  bool matched;  // the weight and the factor have opposite axes contiguous, the projection's factor
+                 // the same one as the factor
   bool plain;    // the adapter has a plain part
   bool drops;    // what the adapter adds goes through dropout
+  int64_t inner = 0;  // blocks of the depth that the latent is projected from, were it made on the
+                      // way; 0: it is there
   Chip chip;
   ForcedPath forced = ForcedPath::kNone;
 };

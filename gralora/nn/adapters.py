@@ -224,6 +224,10 @@ class AdaptedLayer(nn.Module):
             raise RuntimeError(
                 f"{self._who}.reset_adapter: {name!r} is merged into the weight; {self._way_out()}"
             )
+        self._start(name, generator)
+
+    def _start(self, name: str, generator: torch.Generator | None) -> None:
+        """Write the starting values into an adapter's factors."""
         initialise(self.adapters[name], *self._factors(name), generator=generator)
 
     def _create_adapter(

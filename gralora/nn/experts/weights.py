@@ -11,8 +11,10 @@ from gralora import functional
 from gralora.nn.experts.delta import grouped_delta
 from gralora.nn.experts.layout import features, fused_parameters, is_transposed
 from gralora.nn.experts.stacking import as_one_grid
+from gralora.nn.initialisation import initialise
 from gralora.nn.inplace import InPlaceLayer
 from gralora.nn.spec import AdapterSpec
+from gralora.nn.starts import is_pissa
 
 _WHO = "ExpertWeights"
 
@@ -72,12 +74,11 @@ class ExpertWeights(InPlaceLayer):
 
     def check_start(self, spec: AdapterSpec, *, who: str) -> None:
         """Raise TypeError where an adapter has to start as a part of the weight."""
-        start = getattr(spec, "init_weights", "kaiming")
-        if start.startswith("pissa"):
+        if is_pissa(spec.init_weights):
             raise TypeError(
-                f"{who}: init_weights={start!r} takes a part out of the weight, which must be that "
-                f"of an nn.Linear or Conv1D, got the fused parameter {self.parameter_name} "
-                '(accepted here: "kaiming", "gaussian" and "orthogonal")'
+                f"{who}: init_weights={spec.init_weights!r} takes a part out of the weight, which "
+                "must be that of an nn.Linear or Conv1D, got the fused parameter "
+                f'{self.parameter_name} (accepted here: "kaiming", "gaussian" and "orthogonal")'
             )
 
     def plain(self) -> nn.Module:
@@ -143,6 +144,14 @@ class ExpertWeights(InPlaceLayer):
                 one = factors[name].data
                 shape = (self.num_experts, *one.shape)
                 factors[name] = nn.Parameter(one.new_empty(shape), requires_grad=False)
+
+    def _start(self, name: str, generator: torch.Generator | None) -> None:
+        for expert in range(self.num_experts):
+            A, B, lora_A, lora_B = (
+                None if factor is None else factor[expert] for factor in self._factors(name)
+            )
+            assert A is not None and B is not None
+            initialise(self.adapters[name], A, B, lora_A, lora_B, generator)
 
     def _reset_base(self) -> None:
         """Do nothing: the module that owns the parameter has a method of its own for that."""

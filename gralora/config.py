@@ -18,6 +18,8 @@ ALL_LINEAR = "all-linear"
 
 Bias = Literal["none", "all", "gralora_only"]
 _BIASES = ("none", "all", "gralora_only")
+# Settings that are names alone, where others may be an expression too.
+_SEQUENCES = ("modules_to_save", "target_parameters")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,10 @@ class GraLoRAConfig:
         target_modules: which layers to adapt: names or endings of names (``"q_proj"`` is every
             ``….q_proj``), one regular expression that the full name must match as a whole, or
             ``"all-linear"``, every linear layer but the output head.
-        exclude_modules: layers that are left out, given in the same way.
+        target_parameters: fused experts to adapt, one adapter for each expert: names or endings of
+            names of parameters with three dimensions (``"experts.gate_up_proj"``). With them,
+            `target_modules` may be empty.
+        exclude_modules: layers and parameters that are left out, given as `target_modules` are.
         layers_to_transform: only layers with these indices, for every kind of `target_modules`.
         layers_pattern: name of the list that the indices count, such as ``"layers"``; None takes
             the first number in a name.
@@ -82,26 +87,22 @@ class GraLoRAConfig:
     base_model_name_or_path: str | None = None
     task_type: str | None = None
     init_weights: str = KAIMING
+    target_parameters: Sequence[str] | None = None
 
     def __post_init__(self) -> None:
         """Bring every value into its one form, and check it."""
         self._set("k", _as_grid(self.k))
         self._set("target_modules", _as_names("target_modules", self.target_modules))
-        if not self.target_modules:
+        self._set_sequence("target_parameters")
+        if not self.target_modules and not self.target_parameters:
             raise ValueError(
                 f"{WHO}: target_modules must name at least one module, got {self.target_modules!r} "
-                f'(names, a regular expression or "{ALL_LINEAR}")'
+                f'(names, a regular expression or "{ALL_LINEAR}"; none beside target_parameters)'
             )
         for name in ("exclude_modules", "layers_pattern"):
             if getattr(self, name) is not None:
                 self._set(name, _as_names(name, getattr(self, name)))
-        if self.modules_to_save is not None:
-            if isinstance(self.modules_to_save, str):
-                raise TypeError(
-                    f"{WHO}: modules_to_save must be a sequence of str, got "
-                    f"{self.modules_to_save!r} (write [{self.modules_to_save!r}])"
-                )
-            self._set("modules_to_save", _as_names("modules_to_save", self.modules_to_save))
+        self._set_sequence("modules_to_save")
         self._set("layers_to_transform", _as_indices(self.layers_to_transform))
         for name in ("rank_pattern", "alpha_pattern", "k_pattern"):
             self._set(name, _as_patterns(name, getattr(self, name)))
@@ -113,6 +114,16 @@ class GraLoRAConfig:
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
+
+    def _set_sequence(self, name: str) -> None:
+        """Bring a setting into its form that is names, never an expression, or None."""
+        value = getattr(self, name)
+        if isinstance(value, str):
+            raise TypeError(
+                f"{WHO}: {name} must be a sequence of str, got {value!r} (write [{value!r}])"
+            )
+        if value is not None:
+            self._set(name, _as_names(name, value))
 
     def _check_numbers(self) -> None:
         if not isinstance(self.use_rslora, bool):
@@ -182,7 +193,7 @@ def _as_names(name: str, value: object) -> str | tuple[str, ...]:
     if isinstance(value, str):
         return value
     if not isinstance(value, Collection) or not all(isinstance(entry, str) for entry in value):
-        kinds = "a sequence of str" if name == "modules_to_save" else "a str or a sequence of str"
+        kinds = "a sequence of str" if name in _SEQUENCES else "a str or a sequence of str"
         raise TypeError(f"{WHO}: {name} must be {kinds}, got {value!r}")
     if not all(value):
         raise ValueError(f"{WHO}: {name} must hold no empty name, got {value!r}")

@@ -19,6 +19,7 @@ from gralora.nn.experts.layout import (
     fused_parameters,
     projections,
 )
+from gralora.nn.starts import is_pissa
 
 
 def choose_parameters(
@@ -51,7 +52,7 @@ def choose_parameters(
         raise ValueError(
             f"{who}: target_parameters must select a parameter of a module of the model, got "
             f"{list(config.target_parameters)} (fused parameters of the model: "
-            f"{some(_fused_names(found))})"
+            f"{some(fused_names(found))})"
         )
     return selected
 
@@ -60,7 +61,8 @@ def check_parameter(found: Survey, name: str, config: GraLoRAConfig, who: str) -
     """Raise unless a parameter can be adapted.
 
     Raises:
-        TypeError: not one of floating numbers that the operators know.
+        TypeError: not one of floating numbers that the operators know, or an adapter that would
+            start as a part of it.
         ValueError: not fused experts, sharded already, or dropout where it is not possible.
 
     """
@@ -81,6 +83,12 @@ def check_parameter(found: Survey, name: str, config: GraLoRAConfig, who: str) -
             "target_modules)"
         )
     check_dtypes(parameter.dtype, None, who=f"{who}: {name}")
+    if is_pissa(config.init_weights):
+        raise TypeError(
+            f"{who}: init_weights={config.init_weights!r} takes a part out of the weight, which "
+            "must be that of an nn.Linear or a Conv1D, got the fused experts of "
+            f'{name} (accepted here: "kaiming", "gaussian", "orthogonal")'
+        )
     found_projections = projections(module)
     if config.dropout and (found_projections is None or attribute not in found_projections):
         raise ValueError(
@@ -137,7 +145,8 @@ def _parameter_names(found: Survey) -> Iterator[tuple[str, str]]:
                 yield owner, name
 
 
-def _fused_names(found: Survey) -> Iterator[str]:
+def fused_names(found: Survey) -> Iterator[str]:
+    """Full names of the parameters that could be adapted, under all their owners' names."""
     for owner, module in found.modules.items():
         for name in fused_parameters(base_of(module)):
             yield f"{owner}.{name}"

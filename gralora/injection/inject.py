@@ -9,11 +9,12 @@ from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import checkpointing, fused
+from gralora.injection.experts import weights_of, wrap_owners
 from gralora.injection.plan import Plan, make_plan, warn
 from gralora.injection.record import attach_state, injection_state
 from gralora.injection.saved_module import SavedModule, copy_modules
 from gralora.injection.switching import drop_adapter, enable_adapters, set_adapter
-from gralora.nn import MergeableLayer
+from gralora.nn import GraLoRAExperts, MergeableLayer
 from gralora.nn.choice import adapted_layer
 from gralora.nn.starts import is_pissa
 
@@ -33,7 +34,9 @@ def inject(
     transformers a :class:`gralora.nn.GraLoRAConv1D`, which keep its name and its very weight, so
     that checkpoints of the base model still load. Quantised layers, and others that have
     ``in_features``, ``out_features`` and a forward, are put into a
-    :class:`gralora.nn.GraLoRAWrapper` as its ``base_layer``. The rest is frozen, but for the
+    :class:`gralora.nn.GraLoRAWrapper` as its ``base_layer``; modules whose fused experts
+    ``target_parameters`` selects, into a :class:`gralora.nn.GraLoRAExperts`. The rest is frozen,
+    but for the
     biases and saved modules that `config` asks for. A fresh adapter changes no output. Earlier
     adapters stay attached and become inactive. Wrap and compile the model afterwards.
 
@@ -88,9 +91,11 @@ def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
     checkpointing.remove(model)
     trained = {parameter: parameter.requires_grad for parameter in model.parameters()}
     try:
-        layers = _build_layers(model, plan, fresh=fill is None)
+        owners = wrap_owners(model, plan.record.parameters)
+        layers = _build_layers(model, plan, owners, fresh=fill is None)
         wrappers = _build_saved_modules(model, plan)
-        built = {**layers, **wrappers}
+        # Owners first: adapters of parameters are in the model once their owner's wrapper is.
+        built = {**owners, **layers, **wrappers}
         if fill is not None:
             names = (*plan.record.targets, *plan.record.saved_modules)
             fill({name: built.get(name) or model.get_submodule(name) for name in names})
@@ -115,11 +120,16 @@ def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
     checkpointing.install(model)
 
 
-def _build_layers(model: nn.Module, plan: Plan, *, fresh: bool) -> dict[str, MergeableLayer]:
+def _build_layers(
+    model: nn.Module, plan: Plan, owners: Mapping[str, GraLoRAExperts], *, fresh: bool
+) -> dict[str, MergeableLayer]:
     """The layers of the targets with the new adapter, of which the model has some already."""
     layers: dict[str, MergeableLayer] = {}
     for name, spec in plan.record.targets.items():
-        module = model.get_submodule(name)
+        if name in plan.record.parameters:
+            module: nn.Module = weights_of(model, owners, name)
+        else:
+            module = model.get_submodule(name)
         layer = module if isinstance(module, MergeableLayer) else adapted_layer(module)
         # Finding what a PiSSA adapter starts with can take long.
         needs_start = fresh or not is_pissa(spec.init_weights)

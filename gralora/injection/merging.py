@@ -12,7 +12,7 @@ from gralora.injection import checkpointing, fused
 from gralora.injection.overlaps import check_unshared
 from gralora.injection.record import detach_state, unwrap
 from gralora.injection.saved_module import SavedModule
-from gralora.nn import MergeableLayer
+from gralora.nn import ExpertWeights, GraLoRAExperts, MergeableLayer
 
 WHO = "merge_and_unload"
 
@@ -59,10 +59,11 @@ def merge_and_unload(
     """
     base = unwrap(model)
     layers, copies = _find(base, MergeableLayer), _find(base, SavedModule)
+    experts = _find(base, GraLoRAExperts)
     names = _check_names(layers, copies, adapter_names)
     chosen = {layer: _adapters_of(cast(MergeableLayer, layer), names) for layer in layers}
     replacements = {saved: _copy_of(cast(SavedModule, saved), names, copies) for saved in copies}
-    _check_whole(layers | copies)
+    _check_whole(layers | copies | experts)
     _check_merged(layers, chosen)
     check_unshared(base, _changed(chosen), WHO)
     pending = _check_layers(layers, chosen, safe_merge)
@@ -73,11 +74,14 @@ def merge_and_unload(
         if error is not None:
             errors[layers[layer][0]] = error
         adapted.put_back()
-        replacements[layer] = adapted.plain()
+        # Adapters of experts go together with what holds them.
+        if not isinstance(layer, ExpertWeights):
+            replacements[layer] = adapted.plain()
+    replacements |= {wrapped: cast(GraLoRAExperts, wrapped).base_layer for wrapped in experts}
     _warn(errors)
     checkpointing.remove(base)
-    for module, places in (layers | copies).items():
-        for place in places:
+    for module, places in (layers | copies | experts).items():
+        for place in places if module in replacements else ():
             if not place:
                 return replacements[module]
             parent, _, attribute = place.rpartition(".")
@@ -164,7 +168,7 @@ def _check_whole(modules: Places) -> None:
             # DTensors have placements; DeepSpeed and FSDP 1 leave nothing of the shape.
             part = "a DTensor" if hasattr(parameter, "placements") else list(parameter.shape)
             if part == "a DTensor" or (
-                parameter.numel() == 0 and isinstance(module, MergeableLayer)
+                parameter.numel() == 0 and isinstance(module, (MergeableLayer, GraLoRAExperts))
             ):
                 raise RuntimeError(
                     f"{WHO}: model must not be sharded, got {names[0]}.{key} as {part} (save the "

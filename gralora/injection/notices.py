@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
+from gralora.injection.experts import fused_names
 from gralora.injection.paths import is_inside
 from gralora.injection.patterns import PatternTable
 from gralora.injection.record import AdapterRecord
@@ -49,12 +50,23 @@ def _skipped(found: Survey, config: GraLoRAConfig, saved: tuple[str, ...], who: 
     ]
 
 
+def _aliases_of_parameters(found: Survey, record: AdapterRecord) -> Iterator[str]:
+    for name in record.parameters:
+        owner, _, attribute = name.rpartition(".")
+        for alias in found.names[id(found.modules[owner])]:
+            yield f"{alias}.{attribute}"
+
+
 def _unmatched(found: Survey, record: AdapterRecord, who: str) -> list[str]:
     """Text that names the entries of a configuration without any effect."""
     config = record.config
     all_names = tuple(found.modules)
+    parameters = tuple(_aliases_of_parameters(found, record))
     adapted = tuple(
-        alias for name in record.targets for alias in found.names[id(found.modules[name])]
+        alias
+        for name in record.targets
+        if name not in record.parameters
+        for alias in found.names[id(found.modules[name])]
     )
 
     def missing(entries: Iterable[str], matched: Iterable[str]) -> list[str]:
@@ -66,8 +78,12 @@ def _unmatched(found: Survey, record: AdapterRecord, who: str) -> list[str]:
         targeted = names.NameMatcher(config.target_modules)
         matched = (entry for name in adapted for entry in targeted.matching(name))
         unused["target_modules"] = missing(targeted.entries, matched)
+    of_parameters = names.NameMatcher(config.target_parameters)
+    matched = (entry for name in parameters for entry in of_parameters.matching(name))
+    unused["target_parameters"] = missing(of_parameters.entries, matched)
     excluding = names.NameMatcher(config.exclude_modules)
-    matched = (entry for name in all_names for entry in excluding.matching(name))
+    candidates = (*all_names, *fused_names(found))
+    matched = (entry for name in candidates for entry in excluding.matching(name))
     unused["exclude_modules"] = missing(excluding.entries, matched)
     saved = names.saved_entries(config)
     matched = (entry for name in all_names for entry in saved.of(name))
@@ -77,7 +93,7 @@ def _unmatched(found: Survey, record: AdapterRecord, who: str) -> list[str]:
         table = PatternTable(patterns)
         matched = (key for name in record.targets for key in table.matching(name))
         unused[setting] = missing(patterns, matched)
-    indices = {names.layer_index(config, name) for name in adapted}
+    indices = {names.layer_index(config, name) for name in (*adapted, *parameters)}
     unused["layers_to_transform"] = [
         str(index) for index in names.wanted_layers(config) if index not in indices
     ]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from gralora.nn import ExpertWeights
 from gralora.nn.sharing import live_layers, memory_range
 
 
@@ -52,11 +53,14 @@ def check_unshared(
 
 
 def _inside(model: nn.Module, merged: Collection[nn.Module]) -> Iterator[_Extent]:
+    # A fused parameter is not its adapters' own, but that of the module that it was given in.
+    fused = {id(layer.weight) for layer in merged if isinstance(layer, ExpertWeights)}
     for prefix, module in model.named_modules():
         for key, tensor in (*module._parameters.items(), *module._buffers.items()):
             if tensor is not None and _has_memory(tensor):
                 name = f"{prefix}.{key}" if prefix else key
-                yield _extent(tensor, name, module in merged and key == "weight")
+                written = (module in merged and key == "weight") or id(tensor) in fused
+                yield _extent(tensor, name, written)
 
 
 def _outside(model: nn.Module) -> Iterator[_Extent]:

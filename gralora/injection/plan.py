@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
 from gralora.config import GraLoRAConfig
+from gralora.injection.experts import check_parameter, choose_parameters, fused_sizes
 from gralora.injection.notices import notices
 from gralora.injection.paths import is_inside, owner
 from gralora.injection.patterns import PatternTable
@@ -34,7 +36,8 @@ class Plan:
         adapter_name: of the new adapter.
         adapter_dtype: of its factors; None takes each layer's own.
         record: what the model will carry.
-        places: every name under which each target and saved module is reachable, by first name.
+        places: every name under which each target, each owner of a target that is a parameter, and
+            each saved module is reachable, by first name.
         warnings: what the user should know.
 
     """
@@ -76,16 +79,22 @@ def make_plan(
     found = survey(model)
     named = modules_to_save(found, config)
     targets = choose_targets(model, found, config, named, who)
+    parameters = choose_parameters(found, config, named, who)
     saved = with_tied_modules(model, found, named, who)
     for name in targets:
         check_target(found, name, who)
-    _check_nested(found, targets, saved, who)
-    _check_shared(found, targets, saved, who)
+    for name in parameters:
+        check_parameter(found, name, config, who)
+    owners = tuple(dict.fromkeys(name.rpartition(".")[0] for name in parameters))
+    _check_nested(found, (*targets, *owners), saved, who)
+    _check_shared(found, (*targets, *owners), saved, who)
     check_dtypes(torch.float32, adapter_dtype, who=who)
-    specs = _make_specs(found, targets, config, who)
-    check_starts(model, specs, who)
-    record = AdapterRecord(config, specs, saved, _biases(model, found, config, targets, saved))
-    places = {name: found.names[id(found.modules[name])] for name in (*targets, *saved)}
+    specs = _make_specs(found, (*targets, *parameters), config, who)
+    check_starts(model, {name: specs[name] for name in targets}, who)
+    biases = _biases(model, found, config, targets, saved)
+    record = AdapterRecord(config, specs, saved, biases, parameters)
+    replaced = (*targets, *owners, *saved)
+    places = {name: found.names[id(found.modules[name])] for name in replaced}
     return Plan(adapter_name, adapter_dtype, record, places, notices(found, record, who))
 
 
@@ -193,7 +202,7 @@ def _make_specs(
     alphas = PatternTable[float | None](config.alpha_pattern)
     specs = {}
     for name in targets:
-        in_features, out_features = sizes(found.modules[name])
+        in_features, out_features = _widths(found, name)
         check_int(f"{who}: {name}", "in_features", in_features, 1)
         check_int(f"{who}: {name}", "out_features", out_features, 1)
         specs[name] = make_spec(
@@ -209,6 +218,14 @@ def _make_specs(
             who=f"{who}: {name}",
         )
     return specs
+
+
+def _widths(found: Survey, name: str) -> tuple[Any, Any]:
+    """``(N, M)`` of a target, a module or a parameter."""
+    if name in found.modules:
+        return sizes(found.modules[name])
+    owner, _, attribute = name.rpartition(".")
+    return fused_sizes(found.modules[owner], attribute)[1:]
 
 
 def _biases(

@@ -21,9 +21,10 @@ class AdapterRecord:
     Attributes:
         config: as it was given.
         targets: what each adapted layer got, by the layer's full name. A layer that is reachable
-            under several names is listed under the first.
+            under several names is listed under the first. Adapted parameters are listed too.
         saved_modules: modules that the adapter has copies of, those tied to them included.
         biases: parameters of the model itself that train with the adapter.
+        parameters: those of `targets` that are fused experts, in the order of their owners.
 
     """
 
@@ -31,6 +32,7 @@ class AdapterRecord:
     targets: Mapping[str, AdapterSpec]
     saved_modules: tuple[str, ...]
     biases: tuple[str, ...]
+    parameters: tuple[str, ...] = ()
 
 
 @dataclass

@@ -9,7 +9,7 @@ from gralora.injection import names
 from gralora.injection.paths import is_inside, outermost
 from gralora.injection.saved_module import SavedModule
 from gralora.injection.survey import Survey
-from gralora.nn import GraLoRAWrapper, MergeableLayer
+from gralora.nn import GraLoRAExperts, GraLoRAWrapper, MergeableLayer
 
 _CONTAINERS = (nn.ModuleList, nn.ModuleDict, nn.ParameterList, nn.ParameterDict)
 
@@ -49,7 +49,7 @@ def own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     if isinstance(module, SavedModule):
         module = module.original_module
         return dict(module.named_parameters(remove_duplicate=False))
-    if isinstance(module, GraLoRAWrapper):
+    if isinstance(module, (GraLoRAWrapper, GraLoRAExperts)):
         return dict(module.base_layer.named_parameters(remove_duplicate=False))
     return {key: value for key, value in module._parameters.items() if value is not None}
 

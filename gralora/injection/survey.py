@@ -9,7 +9,7 @@ from functools import cached_property
 from torch import nn
 
 from gralora.injection.saved_module import SavedModule
-from gralora.nn import MergeableLayer
+from gralora.nn import GraLoRAExperts, MergeableLayer
 from gralora.nn.choice import is_linear
 
 
@@ -55,7 +55,7 @@ class Survey:
 
 
 def survey(model: nn.Module) -> Survey:
-    """Walk a model; adapters and saved modules are leaves."""
+    """Walk a model; adapters and saved modules are leaves, also those of wrapped experts."""
     modules: dict[str, nn.Module] = {}
     names: dict[int, list[str]] = {}
     for name, module in _walk(model, "", ()):
@@ -73,6 +73,8 @@ def _walk(module: nn.Module, name: str, above: tuple[int, ...]) -> Iterator[tupl
     if isinstance(module, (MergeableLayer, SavedModule)):
         return
     for child_name, child in module._modules.items():
-        if child is not None:
+        # What wrapped experts hold besides adapters is as before, and no business of others.
+        inside = isinstance(module, GraLoRAExperts) and child is module.base_layer
+        if child is not None and not inside:
             full_name = f"{name}.{child_name}" if name else child_name
             yield from _walk(child, full_name, (*above, id(module)))

@@ -10,7 +10,7 @@ from gralora.injection.listing import some
 from gralora.injection.paths import is_inside
 from gralora.injection.saved_module import SavedModule
 from gralora.injection.survey import Survey
-from gralora.nn import MergeableLayer
+from gralora.nn import ExpertWeights, MergeableLayer
 from gralora.nn.adapters import check_dtypes
 from gralora.nn.kinds import (
     has_computed_weight,
@@ -41,7 +41,7 @@ def choose_targets(
     A layer with several names is chosen when one of them is selected and none is excluded.
 
     Raises:
-        ValueError: no layer is selected.
+        ValueError: no layer is selected, although `target_modules` asks for some.
 
     """
     candidates = _linear_names(model, found) if names.is_all_linear(config) else None
@@ -50,7 +50,10 @@ def choose_targets(
     copied = frozenset(saved)
     chosen: set[str] = set()
     excluded: set[str] = set()
-    for name in found.modules:
+    for name, module in found.modules.items():
+        # Those are what target_parameters selects, in a model that has none yet too.
+        if isinstance(module, ExpertWeights):
+            continue
         first = found.first_name(name)
         if excluding.matching(name) or is_inside(name, copied):
             excluded.add(first)
@@ -59,9 +62,16 @@ def choose_targets(
             if wanted:
                 chosen.add(first)
     targets = tuple(name for name in found.modules if name in chosen - excluded)
-    if not targets:
+    if not targets and not _may_be_none(config):
         raise ValueError(_describe_no_target(found, config, who))
     return targets
+
+
+def _may_be_none(config: GraLoRAConfig) -> bool:
+    """Whether a model without a layer to adapt is as its user expects."""
+    # "all-linear" is the default, and some modules have experts and a router alone.
+    unasked = not config.target_modules or names.is_all_linear(config)
+    return unasked and bool(config.target_parameters)
 
 
 def reads_weights_itself(found: Survey, name: str) -> bool:

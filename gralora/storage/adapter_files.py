@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,17 +14,19 @@ from torch.distributed.tensor import DTensor
 from gralora.injection.inject import apply_plan
 from gralora.injection.plan import Plan, make_plan
 from gralora.injection.record import AdapterRecord, adapter_records, unwrap
+from gralora.injection.starts import check_starts
 from gralora.injection.survey import survey
-from gralora.nn.spec import check_adapter_name
+from gralora.nn.spec import AdapterSpec, check_adapter_name
 from gralora.storage.agreement import check_agreement
 from gralora.storage.config_values import WHO
 from gralora.storage.extras import check_copies, split_extras
 from gralora.storage.pair import in_folder, open_pair, write_pair
 from gralora.storage.peft_config import describe
+from gralora.storage.pissa import as_difference, halved, join, remember_start, restore_start, split
 from gralora.storage.resolution import check_keys, resolve
 from gralora.storage.rslora import remember_alpha, restore_alpha
 from gralora.storage.state_dict import checked_tensors, copy_into, gather, known_record
-from gralora.storage.stored_config import parse_config
+from gralora.storage.stored_config import StoredConfig, parse_config
 from gralora.storage.tensor_file import read_tensors
 from gralora.storage.tensor_names import bias_keys, live_tensors, wanted_tensors
 from gralora.storage.tying import drop_partners, separate
@@ -37,6 +40,9 @@ def save_adapter(model: nn.Module, directory: Directory, adapter_name: str = "de
     PEFT loads the result with ``PeftModel.from_pretrained``. Tensors keep their dtype; equal
     adapters give equal files. Merged and inactive adapters are saved like others. A process that is
     killed meanwhile leaves the earlier adapter of that folder or the new one.
+
+    A PiSSA adapter is saved as its difference to the unmodified base, of twice the rank, with a
+    note from which :func:`load_adapter` makes the adapter of rank r again.
 
     Under FSDP2 every rank has to call this, and rank 0 writes. Under DistributedDataParallel one
     rank is enough.
@@ -96,6 +102,10 @@ def load_adapter(
     Reads what :func:`save_adapter`, PEFT's GraLoRA and the fork of the method's authors write. The
     files need not be trusted: everything is checked before the model changes.
 
+    A PiSSA adapter that was saved here takes the part it started with out of the weights again, so
+    that training goes on as if it had not stopped. Where they cannot give it, as quantised or
+    shared ones, it is attached as its difference to the base, of rank 2r.
+
     Args:
         model: bare, or with other adapters, which become inactive; not wrapped yet.
         directory: holds the two files.
@@ -116,7 +126,8 @@ def load_adapter(
     In each case, and where memory runs out, nothing has changed.
 
     Warns:
-        UserWarning: unknown fields in the config, or values that untie tied modules.
+        UserWarning: unknown fields in the config, values that untie tied modules, or a PiSSA
+            adapter that is attached as its difference.
 
     """
     _check_model(model, adapter_name)
@@ -135,16 +146,36 @@ def _read(
     """What an adapter on disk makes of a model, and its numbers by key, all of it checked."""
     with open_pair(folder) as pair:
         stored = restore_alpha(parse_config(pair.content), pair.header.metadata)
-        config = resolve(model, stored, pair.header.tensors.keys())
-        plan = make_plan(model, config, adapter_name, adapter_dtype=adapter_dtype, who=WHO)
-        wanted = drop_partners(
-            wanted_tensors(model, plan.record), plan.record, pair.header.tensors.keys()
-        )
+        keys = pair.header.tensors.keys()
+
+        def planned(config: StoredConfig) -> Plan:
+            resolved = resolve(model, config, keys)
+            return make_plan(model, resolved, adapter_name, adapter_dtype=adapter_dtype, who=WHO)
+
+        plan = planned(stored)
+        own = restore_start(stored, pair.header.metadata)
+        if own is not None and _can_start(model, halved(plan.record.targets, own)):
+            plan = planned(own)
+        wanted = drop_partners(wanted_tensors(model, as_difference(plan.record)), plan.record, keys)
         received, copies = split_extras(model, plan.record, wanted, pair.header.tensors)
         check_agreement(wanted, received, who=WHO)
         tensors = read_tensors(pair.file, pair.header)
     check_copies(copies, tensors)
-    return plan, {key: tensors[key] for key in received}
+    return plan, split({key: tensors[key] for key in received}, plan.record)
+
+
+def _can_start(model: nn.Module, specs: Mapping[str, AdapterSpec]) -> bool:
+    """Whether a model's weights can give a PiSSA adapter what it started with; else warn."""
+    try:
+        check_starts(model, specs, WHO)
+    except (TypeError, ValueError, RuntimeError) as error:
+        warnings.warn(
+            f"{WHO}: the PiSSA adapter is attached as its difference to the base, of twice its "
+            f"rank ({str(error).removeprefix(f'{WHO}: ')})",
+            stacklevel=4,
+        )
+        return False
+    return True
 
 
 def _write(
@@ -152,7 +183,9 @@ def _write(
 ) -> None:
     if directory.exists() and not directory.is_dir():
         raise NotADirectoryError(f"save_adapter: directory must be a folder, got {directory}")
-    content = describe(model, record, survey(model).modules)
+    stored = as_difference(record)
+    content = describe(model, stored, survey(model).modules)
+    tensors = join(tensors, record)
     try:
         parse_config(content)
         check_keys(tensors)
@@ -162,7 +195,7 @@ def _write(
             f"refused ({error})"
         ) from None
     directory.mkdir(parents=True, exist_ok=True)
-    write_pair(directory, content, tensors, remember_alpha(record))
+    write_pair(directory, content, tensors, remember_alpha(stored) | remember_start(record))
 
 
 def _as_path(directory: Directory, who: str) -> Path:

@@ -75,6 +75,7 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
             rank_pattern=ranks,
             alpha_pattern=alphas,
             k_pattern=grids,
+            init_weights=stored.init_weights,
         )
     except ValueError as error:
         raise ValueError(f"{WHO}: the config must fit the method, got {error}") from None

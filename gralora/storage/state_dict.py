@@ -11,6 +11,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from gralora.injection.record import AdapterRecord, adapter_records, unwrap
 from gralora.nn import MergeableLayer
 from gralora.storage.agreement import check_agreement
+from gralora.storage.pissa import as_difference, is_start, join, split
 from gralora.storage.tensor_names import live_tensors, wanted_tensors
 
 
@@ -26,7 +27,8 @@ def adapter_state_dict(model: nn.Module, adapter_name: str = "default") -> dict[
 
     Returns:
         Detached tensors, in their own dtype and on their own device. Those that are not sharded
-        share memory with the model; saved modules that are tied share it among themselves.
+        share memory with the model; saved modules that are tied share it among themselves. Those of
+        a PiSSA adapter are new: its difference to the unmodified base, of twice the rank.
 
     Raises:
         ValueError: an unknown name, or a tensor that is not whole, as DeepSpeed's partitions are.
@@ -34,7 +36,8 @@ def adapter_state_dict(model: nn.Module, adapter_name: str = "default") -> dict[
 
     """
     live = checked_tensors(model, adapter_name, "adapter_state_dict")
-    return {key: gather(tensor.detach()) for key, tensor in live.items()}
+    whole = {key: gather(tensor.detach()) for key, tensor in live.items()}
+    return join(whole, adapter_records(model)[adapter_name])
 
 
 @torch.no_grad()
@@ -52,8 +55,9 @@ def load_adapter_state_dict(
         adapter_name: which adapter.
 
     Raises:
-        ValueError: an unknown name, missing or unexpected keys, another shape, or two values for
-            tensors that are tied. The model is unchanged then, as with the other errors.
+        ValueError: an unknown name, missing or unexpected keys, another shape, two values for
+            tensors that are tied, or a PiSSA adapter that started with other factors than the
+            model's. The model is unchanged then, as with the other errors.
         TypeError: no mapping, a value that is no tensor, or not of floating dtype where it must be.
         RuntimeError: the adapter is merged into a weight.
 
@@ -68,16 +72,18 @@ def load_adapter_state_dict(
     for key, value in state_dict.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{who}: {key} must be a tensor, got a {type(value).__name__}")
-    check_agreement(wanted_tensors(bare, record), state_dict, who=who)
+    check_agreement(wanted_tensors(bare, as_difference(record)), state_dict, who=who)
     _check_unmerged(bare, record, adapter_name, who)
     live = live_tensors(bare, record, adapter_name)
-    conflict = tied_conflict(live, state_dict)
+    values = split(state_dict, record)
+    _check_starts(live, values, who)
+    conflict = tied_conflict(live, values)
     if conflict is not None:
         raise ValueError(
             f"{who}: {conflict[0]} and {conflict[1]} are one tensor of the model and must have "
             "the same values, got two"
         )
-    copy_into(live, state_dict)
+    copy_into(live, values)
 
 
 def checked_tensors(model: nn.Module, adapter_name: str, who: str) -> dict[str, Tensor]:
@@ -143,6 +149,19 @@ def copy_into(live: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
             target.copy_(distribute_tensor(whole, target.device_mesh, target.placements))
         else:
             target.copy_(gather(value))
+
+
+def _check_starts(live: Mapping[str, Tensor], values: Mapping[str, Tensor], who: str) -> None:
+    """Refuse a PiSSA adapter that belongs to another residual of the base."""
+    for key, value in values.items():
+        if is_start(key):
+            own = gather(live[key].detach())
+            if not torch.equal(own, gather(value).to(device=own.device, dtype=own.dtype)):
+                raise ValueError(
+                    f"{who}: a PiSSA adapter must have started with the factors of the model's, "
+                    f"which its weights lack, got others in {key.rpartition('.')[0]} (load_adapter "
+                    "attaches it to an unmodified model)"
+                )
 
 
 def _check_unmerged(model: nn.Module, record: AdapterRecord, adapter_name: str, who: str) -> None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from gralora.config import Bias
+from gralora.nn.starts import KAIMING
 from gralora.storage import config_values as values
 from gralora.storage.config_values import WHO, refuse, take
 
@@ -67,6 +68,7 @@ class StoredConfig:
         rank_pattern: ranks by full module name.
         alpha_pattern: alphas by full module name.
         k_pattern: grids by full module name.
+        init_weights: how the factors started, where it decides what the base weights are.
         base_model_name_or_path: what the adapter was trained on, where that was known.
         task_type: PEFT's.
 
@@ -88,6 +90,7 @@ class StoredConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     k_pattern: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    init_weights: str = KAIMING
 
 
 def parse_config(content: Mapping[str, Any]) -> StoredConfig:

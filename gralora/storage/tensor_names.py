@@ -27,6 +27,7 @@ from gralora.injection.record import AdapterRecord
 from gralora.injection.saved_module import SavedModule
 from gralora.nn.kinds import sizes
 from gralora.nn.spec import AdapterSpec
+from gralora.nn.starts import is_pissa
 
 PREFIX = "base_model.model."
 FACTOR_A = ".gralora_A"
@@ -37,6 +38,8 @@ _FACTORS = {
     ".gralora_B_general.weight": "lora_B",
 }
 _PLAIN_FACTORS = 2
+# What a PiSSA adapter started with, by the factor that it is for. No key of a file: see pissa.py.
+PRINCIPALS = {FACTOR_A: ".principal_A", ".gralora_B": ".principal_B"}
 
 
 @dataclass(frozen=True)
@@ -120,7 +123,10 @@ def adapted_modules(keys: Iterator[str]) -> set[str]:
 
 def _present_factors(spec: AdapterSpec) -> list[tuple[str, str]]:
     factors = list(_FACTORS.items())
-    return factors if spec.hybrid_r else factors[:_PLAIN_FACTORS]
+    present = factors if spec.hybrid_r else factors[:_PLAIN_FACTORS]
+    if is_pissa(spec.init_weights):
+        present += [(suffix, suffix.removeprefix(".")) for suffix in PRINCIPALS.values()]
+    return present
 
 
 def _factor_shapes(
@@ -133,6 +139,7 @@ def _factor_shapes(
         "lora_A": (spec.hybrid_r, in_features),
         "lora_B": (out_features, spec.hybrid_r),
     }
+    shapes |= {"principal_A": shapes["gralora_A"], "principal_B": shapes["gralora_B"]}
     for suffix, attribute in _present_factors(spec):
         yield suffix, shapes[attribute]
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import smollm2
-import torch
 from finetuning import determinism, generation, merged, methods, models, record, report, text
-from finetuning.errors import FinetuneError
+from finetuning.failures import in_one_line
 from finetuning.options import Options, check_device, compute_dtype, parse
 from finetuning.saving import list_files, load_figure, make_folder, save_trained
 from finetuning.training import History, Trainer, train
@@ -96,12 +95,7 @@ def load_model(options: Options) -> tuple[nn.Module, Any]:
 def load_corpus(options: Options, model: nn.Module, tokenizer: Any) -> text.Corpus:
     """Return the text, checked to fill windows that the model takes."""
     models.check_window(model, options.seq_len)
-    if options.text:
-        corpus = text.text_files(tokenizer, options.text)
-    else:
-        corpus = text.standard_library(tokenizer)
-    text.check_length(corpus, options.seq_len)
-    return corpus
+    return text.load(tokenizer, options.text, options.seq_len)
 
 
 def fine_tune(
@@ -126,18 +120,10 @@ def fine_tune(
 def main() -> None:
     """Run; end with one line and status 1 where something is wrong that the user can mend."""
     options = parse(__doc__.splitlines()[0])
-    try:
+    with in_one_line("a smaller --batch or --seq-len, --grad-checkpointing"):
         difference = run(options, Console())
         if difference is not None:
             difference.check()
-    except (FinetuneError, smollm2.SmolLM2Error) as error:
-        raise SystemExit(f"error: {error}") from error
-    except torch.OutOfMemoryError as error:
-        raise SystemExit(
-            f"error: {error}\nLess memory: a smaller --batch or --seq-len, --grad-checkpointing"
-        ) from error
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None  # the shell's status of a program that Ctrl-C ended
 
 
 if __name__ == "__main__":

@@ -30,6 +30,11 @@ def prepare(device: torch.device, seed: int, *, deterministic: bool) -> None:
     torch.manual_seed(seed)
 
 
+def generator(seed: int) -> torch.Generator:
+    """Random numbers of the CPU that depend on `seed` alone."""
+    return torch.Generator().manual_seed(seed)
+
+
 def digest(tensors: Mapping[str, Tensor]) -> str:
     """Return the SHA-256 of names, dtypes, shapes and bits, in the order of the names."""
     result = hashlib.sha256()

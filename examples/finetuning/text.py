@@ -51,6 +51,18 @@ class Corpus:
     name: str
 
 
+def load(tokenizer: Any, paths: Sequence[Path], length: int) -> Corpus:
+    """The files, or without any Python's own modules; both parts fill windows of `length` tokens.
+
+    Raises:
+        FinetuneError: a file cannot be read, or there is too little text.
+
+    """
+    corpus = text_files(tokenizer, paths) if paths else standard_library(tokenizer)
+    check_length(corpus, length)
+    return corpus
+
+
 def standard_library(tokenizer: Any) -> Corpus:
     """Python's own modules: :data:`TRAIN_MODULES` to learn, :data:`HELD_OUT_MODULES` to judge.
 
@@ -59,8 +71,8 @@ def standard_library(tokenizer: Any) -> Corpus:
 
     """
     return Corpus(
-        train=_tokens(tokenizer, "".join(map(_module_source, TRAIN_MODULES))),
-        held_out=_tokens(tokenizer, "".join(map(_module_source, HELD_OUT_MODULES))),
+        train=_tokens(tokenizer, "".join(map(module_source, TRAIN_MODULES))),
+        held_out=_tokens(tokenizer, "".join(map(module_source, HELD_OUT_MODULES))),
         prompt=_tokens(tokenizer, PYTHON_PROMPT)[None],
         name="Python's standard library",
     )
@@ -121,11 +133,13 @@ def shuffled_batches(corpus: Corpus, batch: int, length: int, seed: int) -> Iter
         queue = queue[batch:]
 
 
-def _tokens(tokenizer: Any, text: str) -> Tensor:
-    return torch.tensor(tokenizer(text).input_ids, dtype=torch.int64)
+def module_source(name: str) -> str:
+    """Return the source of a module of the standard library.
 
+    Raises:
+        FinetuneError: this Python comes without it.
 
-def _module_source(name: str) -> str:
+    """
     path = Path(get_path("stdlib"), f"{name}.py")
     if not path.is_file():
         raise FinetuneError(
@@ -133,6 +147,10 @@ def _module_source(name: str) -> str:
             "give text of your own with --text"
         )
     return path.read_text(encoding="utf-8") + "\n"
+
+
+def _tokens(tokenizer: Any, text: str) -> Tensor:
+    return torch.tensor(tokenizer(text).input_ids, dtype=torch.int64)
 
 
 def _read(path: Path) -> str:

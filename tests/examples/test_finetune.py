@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from examples_finetune_runs import WINDOW, Run, finish, finish_in_turn, tiny_options
+from examples_finetune_runs import Run, finish, finish_in_turn, held_out_loss, tiny_options
 
 import gralora
 
@@ -43,20 +43,6 @@ def runs(tiny_llama: Path, essay: Path, tmp_path_factory: pytest.TempPathFactory
     }
 
 
-def _held_out_loss(model: Any, folder: Path, essay: Path) -> float:
-    """The loss on the last tenth of the text, computed without the example's code."""
-    from transformers import AutoTokenizer
-
-    ids = torch.tensor(AutoTokenizer.from_pretrained(folder)(essay.read_text()).input_ids)
-    held_out = ids[len(ids) - len(ids) // 10 :]
-    windows = held_out[: len(held_out) // WINDOW * WINDOW].view(-1, WINDOW)
-    with torch.no_grad():
-        logits = model.eval()(input_ids=windows).logits
-    return torch.nn.functional.cross_entropy(
-        logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()
-    ).item()
-
-
 def _load(folder: Path) -> Any:
     from transformers import AutoModelForCausalLM
 
@@ -79,7 +65,7 @@ def test_the_recorded_loss_before_is_the_base_models(
     runs: dict[str, Run], tiny_llama: Path, essay: Path, method: str
 ) -> None:
     recorded = runs[method].record["computation"]["held_out_losses"]["0"]
-    assert recorded == pytest.approx(_held_out_loss(_load(tiny_llama), tiny_llama, essay), rel=1e-5)
+    assert recorded == pytest.approx(held_out_loss(_load(tiny_llama), tiny_llama, essay), rel=1e-5)
 
 
 @pytest.mark.parametrize("method", ADAPTERS)
@@ -92,7 +78,7 @@ def test_peft_loads_the_adapter_and_has_the_recorded_loss(
         # A field that PEFT does not know would be dropped with a warning, and the result be wrong.
         warnings.filterwarnings("error", message=".*[Uu]nexpected.*")
         model = peft.PeftModel.from_pretrained(_load(tiny_llama), run.folder / "adapter")
-    loss = _held_out_loss(model, tiny_llama, essay)
+    loss = held_out_loss(model, tiny_llama, essay)
     assert loss == pytest.approx(_last_held_out_loss(run), rel=1e-5)
 
 
@@ -102,7 +88,7 @@ def test_gralora_loads_the_adapter_and_has_the_recorded_loss(
 ) -> None:
     run = runs[method]
     model = gralora.load_adapter(_load(tiny_llama), run.folder / "adapter")
-    loss = _held_out_loss(model, tiny_llama, essay)
+    loss = held_out_loss(model, tiny_llama, essay)
     assert loss == pytest.approx(_last_held_out_loss(run), rel=1e-5)
 
 
@@ -110,7 +96,7 @@ def test_transformers_loads_the_full_model_and_has_the_recorded_loss(
     runs: dict[str, Run], essay: Path
 ) -> None:
     folder = runs["full"].folder / "model"
-    loss = _held_out_loss(_load(folder), folder, essay)
+    loss = held_out_loss(_load(folder), folder, essay)
     assert loss == pytest.approx(_last_held_out_loss(runs["full"]), rel=1e-5)
 
 

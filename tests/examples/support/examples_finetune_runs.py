@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 SCRIPT = Path(__file__).resolve().parents[3] / "examples" / "finetune.py"
 WINDOW = 32
 
@@ -88,3 +90,17 @@ def finish_in_turn(runs: Mapping[Path, Sequence[str]]) -> dict[Path, Run]:
     process = _start("-P", "-c", _IN_TURN, json.dumps([list(options) for options in runs.values()]))
     assert process.returncode == 0, process.stderr
     return {folder: Run(folder, process.stdout) for folder in runs}
+
+
+def held_out_loss(model: Any, folder: Path, essay: Path) -> float:
+    """The loss on the last tenth of the text, computed without the example's code."""
+    from transformers import AutoTokenizer
+
+    ids = torch.tensor(AutoTokenizer.from_pretrained(folder)(essay.read_text()).input_ids)
+    held_out = ids[len(ids) - len(ids) // 10 :]
+    windows = held_out[: len(held_out) // WINDOW * WINDOW].view(-1, WINDOW)
+    with torch.no_grad():
+        logits = model.eval()(input_ids=windows).logits
+    return torch.nn.functional.cross_entropy(
+        logits[:, :-1].flatten(0, 1), windows[:, 1:].flatten()
+    ).item()

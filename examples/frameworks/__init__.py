@@ -1,0 +1,1 @@
+"""What the examples of training frameworks share; each script shows its own framework alone."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from gralora.injection.overlaps import check_unshared
 from gralora.nn import AdapterSpec, MergeableLayer
 from gralora.nn.kinds import conv1d_class, has_packed_weight, is_plain_conv1d, is_plain_linear
-from gralora.nn.pissa import check_pissa
+from gralora.nn.pissa import check_finite, check_pissa
 from gralora.nn.starts import is_pissa
 
 
@@ -24,7 +24,8 @@ def check_starts(model: nn.Module, specs: Mapping[str, AdapterSpec], who: str) -
 
     Raises:
         TypeError: a target without a matrix of its own, such as a quantised one.
-        ValueError: a rank above that of a target's blocks, or a scale that is not positive.
+        ValueError: a rank above that of a target's blocks, a scale that is not positive, or a
+            weight that is not finite.
         RuntimeError: a weight that has no values, or that something else in memory shares.
 
     """
@@ -52,3 +53,4 @@ def _check_start(module: nn.Module, spec: AdapterSpec, who: str) -> None:
         )
     weight = cast(Tensor, module.weight)
     check_pissa(spec, weight.t() if conv1d_class(module) else weight, who=who)
+    check_finite(spec, weight, who=who)

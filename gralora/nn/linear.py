@@ -101,7 +101,7 @@ class GraLoRALinear(WeightedLayer):
             nn.Parameter(weight, requires_grad=False),
             None if bias_tensor is None else nn.Parameter(bias_tensor, requires_grad=False),
         )
-        self.check_start(spec, who=WHO)
+        self._check_fit(spec, WHO)
         self._create_adapter("default", spec, adapter_dtype)
         self.reset_parameters()
         self.set_adapter("default")

@@ -38,12 +38,7 @@ def principal_factors(
     Returns:
         A ``[k_in, n, k_out*s]`` and B ``[k_out, k_in*s, m]`` in float32, float64 for float64.
 
-    Raises:
-        ValueError: the matrix has an Inf or NaN.
-
     """
-    if not torch.isfinite(matrix).all():
-        raise ValueError("pissa: the weight must be finite, got an Inf or NaN")
     dtype = torch.promote_types(matrix.dtype, torch.float32)
     m, n = matrix.shape[0] // spec.k_out, matrix.shape[1] // spec.k_in
     A = torch.empty(spec.k_in, n, spec.k_out, spec.s, dtype=dtype, device=matrix.device)
@@ -117,4 +112,13 @@ def check_pissa(spec: AdapterSpec, matrix: Tensor, *, who: str) -> None:
         raise RuntimeError(
             f"{who}: {given} needs a weight that is an ordinary tensor, got a "
             f"{type(matrix).__name__} (adapt the model before it is sharded)"
+        )
+
+
+def check_finite(spec: AdapterSpec, matrix: Tensor, *, who: str) -> None:
+    """Raise ValueError where the values of a matrix have no singular value decomposition."""
+    if not torch.isfinite(matrix).all():
+        raise ValueError(
+            f"{who}: init_weights={spec.init_weights!r} needs a finite weight, got an Inf or NaN "
+            "in it"
         )

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from gralora import functional
 from gralora.nn import sharing
 from gralora.nn.inplace import InPlaceLayer
-from gralora.nn.pissa import check_pissa, principal_factors
+from gralora.nn.pissa import check_finite, check_pissa, principal_factors
 from gralora.nn.spec import AdapterSpec
 from gralora.nn.starts import is_pissa
 
@@ -50,14 +50,14 @@ class ResidualLayer(InPlaceLayer):
         """Raise unless an adapter can start here as its `init_weights` says.
 
         Raises:
-            ValueError: a rank or a scale with which it cannot.
+            ValueError: a rank or a scale with which it cannot, or a weight that is not finite.
             RuntimeError: an adapter is merged, or the weight is another layer's too or has no
                 values.
 
         """
-        check_weight(spec, self._matrix(self.weight.detach()), who=who, layer=self)
         if not is_pissa(spec.init_weights):
             return
+        check_weight(spec, self._matrix(self.weight.detach()), who=who, layer=self)
         if self._merged:
             raise RuntimeError(
                 f"{who}: with init_weights={spec.init_weights!r} no adapter may be merged, got "
@@ -75,7 +75,7 @@ class ResidualLayer(InPlaceLayer):
             generator: of the random numbers, on the adapter's device; None means torch's default.
 
         Raises:
-            ValueError: an unknown name, or a weight that is not finite.
+            ValueError: an unknown name.
             RuntimeError: the adapter is merged into the weight.
 
         """
@@ -105,7 +105,7 @@ class ResidualLayer(InPlaceLayer):
         """
         if not self._merged:
             for spec in self.adapters.values():
-                self.check_start(spec, who=f"{self._who}.reset_parameters")
+                self._check_fit(spec, f"{self._who}.reset_parameters")
             self._taken_out = ()
         super().reset_parameters()
         for name in self.adapters:
@@ -187,6 +187,11 @@ class ResidualLayer(InPlaceLayer):
             scaling=self.adapters[name].scaling,
         )
 
+    def _check_fit(self, spec: AdapterSpec, who: str) -> None:
+        """Do what :meth:`check_start` does for a weight whose values are still to come."""
+        if is_pissa(spec.init_weights):
+            check_pissa(spec, self._matrix(self.weight.detach()), who=who)
+
     def _create_adapter(
         self, name: str, spec: AdapterSpec, adapter_dtype: torch.dtype | None
     ) -> None:
@@ -256,13 +261,14 @@ def check_weight(
         layer: whose weight it is already.
 
     Raises:
-        ValueError, RuntimeError: as :func:`gralora.nn.pissa.check_pissa`; another GraLoRA layer
-            shares the weight.
+        ValueError, RuntimeError: as :func:`gralora.nn.pissa.check_pissa`; the weight is not finite,
+            or another GraLoRA layer shares it.
 
     """
     if not is_pissa(spec.init_weights):
         return
     check_pissa(spec, matrix, who=who)
+    check_finite(spec, matrix, who=who)
     if next(sharing.layers_sharing(matrix, layer), None) is not None:
         raise RuntimeError(
             f"{who}: init_weights={spec.init_weights!r} takes a part out of the weight, which "

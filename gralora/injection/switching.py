@@ -79,7 +79,8 @@ def delete_adapter(model: nn.Module, name: str) -> None:
     """Remove an adapter from a model; where it was active, no other takes its place.
 
     Its trained biases stay in the model, frozen. So do the layers that it was attached to, without
-    it; merge_and_unload() gives the plain model back.
+    it; merge_and_unload() gives the plain model back. Weights get back what a PiSSA adapter took
+    out of them, rounded to their dtype.
 
     Args:
         model: bare, data-parallel or compiled.
@@ -87,7 +88,7 @@ def delete_adapter(model: nn.Module, name: str) -> None:
 
     Raises:
         ValueError: an unknown name.
-        RuntimeError: the adapter is merged.
+        RuntimeError: the adapter is merged, or a sharded weight lacks what it took out.
 
     """
     base = unwrap(model)
@@ -98,6 +99,8 @@ def delete_adapter(model: nn.Module, name: str) -> None:
                 f"delete_adapter: the adapter must not be merged, got {name!r}, merged in "
                 f"{module_name} (unmerge() first)"
             )
+        if isinstance(module, MergeableLayer):
+            module.check_delete(name)
     state = injection_state(base)
     state.active = tuple(active for active in state.active if active != name)
     _train_biases(base, state)

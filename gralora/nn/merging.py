@@ -62,6 +62,9 @@ class MergeableLayer(AdaptedLayer):
         """
         return False
 
+    def check_delete(self, name: str) -> None:
+        """Raise RuntimeError where the base could not get back what an adapter took out of it."""
+
     def put_back(self) -> None:
         """Give the base back what adapters took out of it that are not merged into it."""
 

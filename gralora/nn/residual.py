@@ -159,15 +159,26 @@ class ResidualLayer(InPlaceLayer):
 
         Raises:
             ValueError: an unknown name.
-            RuntimeError: the adapter is merged into the weight.
+            RuntimeError: the adapter is merged into the weight, or the weight is sharded and cannot
+                get its part back.
 
         """
         if name in self._taken_out and name not in self._merged:
+            self.check_delete(name)
             self._put_back(name)
         super().delete_adapter(name)
         for factors in (self.principal_A, self.principal_B):
             if name in factors:
                 del factors[name]
+
+    def check_delete(self, name: str) -> None:
+        """Raise RuntimeError where the weight could not get back what an adapter took out of it."""
+        if name in self._taken_out and type(self.weight) not in (nn.Parameter, Tensor):
+            raise RuntimeError(
+                f"{self._who}.delete_adapter: a weight must be whole to get back what an adapter "
+                f"took out of it, got a {type(self.weight).__name__} (enable_adapters(False) or "
+                "another adapter gives the base layer's outputs)"
+            )
 
     def delta_weight(self, name: str = "default") -> Tensor:
         """Difference ``[M, N]`` to the base layer that an adapter makes, in the adapter's dtype.

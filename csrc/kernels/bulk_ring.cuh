@@ -60,7 +60,6 @@ class BulkRing {
   __device__ void wait_until_free(const Turn& turn) const {
     ptx::wait(freed(turn.stage), turn.round ^ 1);  // a fresh barrier lets the first round pass
   }
-  /// What this thread has written to shared memory before is seen by those who wait for the stage.
   __device__ uint32_t announce(const Turn& turn, int bytes) const {
     ptx::arrive_and_expect(filled(turn.stage), bytes);
     return filled(turn.stage);

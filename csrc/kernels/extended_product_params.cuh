@@ -36,7 +36,7 @@ struct Projection {
   float scaling;
   int32_t inner, s, columns;  // columns: of a block of the rows, the s of all blocks of the result
   int32_t steps;              // along a block's width
-  int32_t slices;             // items that a row of tiles has
+  ProjectionCut cut;
 };
 
 struct Params {
@@ -80,17 +80,26 @@ __device__ TilePlace place_tile(const Params& p, int tile, int rank) {
   return {first_token<Tile>(row, rank), (column - block * p.column_tiles) * Tile::kColumns, block};
 }
 
-/// A CTA's part of a projection: the latents of its tokens from some blocks of the rows.
+/// A CTA's part of a projection: the latents of its tokens in some rows of tiles, from some blocks
+/// of the input.
 struct ProjectionPlace {
-  int token, first_block, blocks;
+  int first_row, end_row, first_block, blocks;
 };
 
+inline __device__ ProjectionPlace place_projection(const Params& p, int index) {
+  const ProjectionCut& cut = p.projection.cut;
+  const int rows = index / cut.slices, slice = index - rows * cut.slices;
+  const int blocks = p.projection.inner / cut.slices, first = rows * cut.rows;
+  return {first, min(first + cut.rows, p.row_tiles), slice * blocks, blocks};
+}
+
+/// Steps of a projection that a stage has room for: two, where they leave half of it empty.
 template <class Tile>
-__device__ ProjectionPlace place_projection(const Params& p, int index, int rank) {
-  const Projection& projection = p.projection;
-  const int row = index / projection.slices, slice = index - row * projection.slices;
-  const int blocks = projection.inner / projection.slices;
-  return {first_token<Tile>(row, rank), slice * blocks, blocks};
+__device__ int steps_of_stage(const Projection& projection) {
+  return parts_of(projection.columns) == 1 &&
+                 Tile::kStageBytes >= 2 * (Tile::kLeftBytes + kPartBytes)
+             ? 2
+             : 1;
 }
 
 /// What a row of tiles has been projected by when all of it is there.

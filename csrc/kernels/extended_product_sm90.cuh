@@ -30,7 +30,7 @@ struct ExtendedProduct {
   using Ring = BulkRing<Tile>;
   // The first warpgroup copies, with one thread; it leaves its registers to those that multiply.
   static constexpr int kThreads = 128 + Tile::kThreads;
-  static constexpr int kCopyRegisters = 40, kMultiplyRegisters = 232;
+  static constexpr int kCopyRegisters = 56, kMultiplyRegisters = 224;
   static constexpr int kBoxesAt = Tile::kStages * Tile::kStageBytes;
   static constexpr int kBarriersAt = kBoxesAt + Tile::kWarps * kBoxes * kBoxBytes;
   static constexpr int kItemsAt = kBarriersAt + Tile::kStages * kBarrierBytes;

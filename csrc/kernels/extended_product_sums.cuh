@@ -20,20 +20,23 @@ class Consumer {
   /// The item that the next stage begins, by its note.
   __device__ uint32_t begin_item(uint32_t notes) const {
     ring_.wait_until_filled(turn_);
-    return ptx::load_word(notes + turn_.stage * 4);
+    // Read by a lane that frees the stage, after it has read.
+    const uint32_t note = threadIdx.x % 32 == 0 ? ptx::load_word(notes + turn_.stage * 4) : 0;
+    return __shfl_sync(~0u, note, 0);
   }
 
-  /// kProducts steps of 16 along the depth from the next stage. One group of products stays under
-  /// way; the stage of the one before is free when that has ended.
+  /// kProducts steps of 16 along the depth from the next stage, whose operands begin `offset` bytes
+  /// in. One group of products stays under way; the stage of the one before is free when that has
+  /// ended.
   template <int kColumns, bool kRightDepth, int kProducts>
-  __device__ void multiply(bool adds) {
+  __device__ void multiply(bool adds, int offset = 0) {
     ring_.wait_until_filled(turn_);
     ptx::begin_products();
 #pragma unroll
     for (int k = 0; k < kProducts; ++k) {
       ptx::multiply_add_parts<T, kColumns, true, kRightDepth>(
-          sums, ptx::describe_part<true>(ring_.left(turn_) + rows_, k * 16),
-          ptx::describe_part<kRightDepth>(ring_.right(turn_), k * 16), k > 0 || adds ? 1 : 0);
+          sums, ptx::describe_part<true>(ring_.left(turn_) + offset + rows_, k * 16),
+          ptx::describe_part<kRightDepth>(ring_.right(turn_) + offset, k * 16), k > 0 || adds ? 1 : 0);
     }
     ptx::commit_products();
   }
@@ -197,34 +200,41 @@ class Multiplier {
   }
 
   __device__ void project(int index) {
-    const ProjectionPlace at = place_projection<Tile>(p_, index, rank_);
+    const ProjectionPlace at = place_projection(p_, index);
     if (threadIdx.x % 32 == 0) ptx::wait_for_box_reads<0>();
     __syncwarp();
-    for (int b = 0; b < at.blocks; ++b) {
-      const int block = at.first_block + b;
-      switch (parts_of(p_.projection.columns)) {
-        case 1:
-          project_block<1>(at.token, block);
-          break;
-        case 2:
-          project_block<2>(at.token, block);
-          break;
-        default:
-          project_block<Tile::kColumns / 64>(at.token, block);
+    for (int row = at.first_row; row < at.end_row; ++row) {
+      const int token = first_token<Tile>(row, rank_);
+      for (int b = 0; b < at.blocks; ++b) project_block(token, at.first_block + b);
+      // Each lane shows its own writes, one of them counts for all.
+      ptx::show_results_to_copies();
+      __syncwarp();
+      if (threadIdx.x % 32 == 0) {
+        ptx::add_to_counter(p_.projected + token / Tile::kRows, at.blocks);
       }
     }
-    // Each lane shows its own writes, one of them counts for all.
-    ptx::show_results_to_copies();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      ptx::add_to_counter(p_.projected + at.token / Tile::kRows, at.blocks);
+  }
+
+  __device__ void project_block(int token, int block) {
+    switch (parts_of(p_.projection.columns)) {
+      case 1:
+        return project_block<1>(token, block);
+      case 2:
+        return project_block<2>(token, block);
+      default:
+        return project_block<Tile::kColumns / 64>(token, block);
     }
   }
 
   template <int kParts>
   __device__ void project_block(int token, int block) {
-    for (int step = 0; step < p_.projection.steps; ++step) {
+    constexpr int kStepBytes = Tile::kLeftBytes + kParts * kPartBytes;
+    const int steps = p_.projection.steps, stage_steps = steps_of_stage<Tile>(p_.projection);
+    for (int step = 0; step < steps; step += stage_steps) {
       consumer_.template multiply<kParts * 64, !kDepthIsContiguous, 4>(step > 0);
+      if (step + 1 < min(step + stage_steps, steps)) {
+        consumer_.template multiply<kParts * 64, !kDepthIsContiguous, 4>(true, kStepBytes);
+      }
       consumer_.move_on(step > 0);
     }
     consumer_.finish();

@@ -13,8 +13,8 @@
 
 namespace gralora {
 
-/// An item is a projection or a tile, each numbered by rows first: all projections of a cluster's
-/// rows lie together, tiles in groups of `group` rows.
+/// An item is a projection or a tile, each numbered by rows first: the projections of a group of
+/// rows lie together, and so do its tiles.
 struct ProductItem {
   bool projects;
   int32_t index;
@@ -47,17 +47,23 @@ struct ProductOrder {
   }
 };
 
-/// `rows` of tiles, walked `group` at a time over `columns`; each row has `slices` projections. The
-/// run is what the clusters need to be busy while one burst's projections are done, and no longer
-/// than a group's tiles.
-constexpr ProductOrder order_product(int32_t rows, int32_t columns, int32_t group, int32_t slices,
-                                     int32_t clusters) {
-  const int32_t burst = (rows < group ? rows : group) * slices;
-  const int32_t tiles_of_group = (rows < group ? rows : group) * columns;
+/// How projections are cut: an item has so many rows of tiles, a part of the group, and one of so
+/// many slices of what is to be done there. No slices: there are no projections.
+struct ProjectionCut {
+  int32_t rows, slices;
+};
+
+/// `rows` of tiles, walked `group` at a time over `columns`. The run is what the clusters need to be
+/// busy while one burst's projections are done, and no longer than a group's tiles.
+constexpr ProductOrder order_product(int32_t rows, int32_t columns, int32_t group,
+                                     ProjectionCut cut, int32_t clusters) {
+  if (cut.slices == 0) return {0, rows * columns, 0, 0};
+  const int32_t group_rows = rows < group ? rows : group;
+  const int32_t burst = (group_rows + cut.rows - 1) / cut.rows * cut.slices;
   int32_t run = clusters - burst;
   if (run < 1) run = 1;
-  if (run > tiles_of_group) run = tiles_of_group;
-  return {rows * slices, rows * columns, burst, run};
+  if (run > group_rows * columns) run = group_rows * columns;
+  return {(rows + cut.rows - 1) / cut.rows * cut.slices, rows * columns, burst, run};
 }
 
 }  // namespace gralora

@@ -39,13 +39,17 @@ inline void __syncthreads() { emulator::arrive_and_wait(emulator::current().bloc
 
 inline void __syncwarp() { emulator::arrive_and_wait(emulator::current().warp->barrier); }
 
-inline uint32_t __shfl_xor_sync(unsigned, uint32_t value, int mask) {
+inline uint32_t __shfl_sync(unsigned, uint32_t value, int lane) {
   emulator::Thread& thread = emulator::current();
   uint64_t(&words)[emulator::kWarpSize] = thread.warp->words[thread.turn];
   thread.turn ^= 1;
   words[thread.lane] = value;
   emulator::arrive_and_wait(thread.warp->barrier);
-  return static_cast<uint32_t>(words[thread.lane ^ mask]);
+  return static_cast<uint32_t>(words[lane]);
+}
+
+inline uint32_t __shfl_xor_sync(unsigned all, uint32_t value, int mask) {
+  return __shfl_sync(all, value, emulator::current().lane ^ mask);
 }
 
 enum cudaError_t {

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 FUSED_DIMENSIONS = 3
 
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What transformers' ``use_experts_implementation`` gives a class, and what its products need.
 _TRAITS = ("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "_apply_gate")
 
@@ -41,13 +42,16 @@ def projections(module: nn.Module) -> tuple[str, str] | None:
     """Names of the two fused parameters that transformers' own experts multiply by, in order.
 
     Returns:
-        None where the module is no experts module of transformers, or one whose experts lie on
-        several devices, or has other parameters: how it computes is not known then.
+        None where the module is no experts module of transformers, or one that is hooked or whose
+        experts lie on several devices: it has to run itself then.
 
     """
     experts: Any = module
     wrapped = hasattr(type(module).forward, "__wrapped__") and "forward" not in module.__dict__
     if not wrapped or not all(hasattr(module, trait) for trait in _TRAITS):
+        return None
+    # Whoever has hooked the module's call counts on it.
+    if any(getattr(module, hooks) for hooks in _HOOKS):
         return None
     names = ("gate_up_proj" if experts.has_gate else "up_proj", "down_proj")
     fused = fused_parameters(module)

@@ -150,7 +150,8 @@ class ExpertWeights(InPlaceLayer):
             A, B, lora_A, lora_B = (
                 None if factor is None else factor[expert] for factor in self._factors(name)
             )
-            assert A is not None and B is not None
+            assert A is not None
+            assert B is not None
             initialise(self.adapters[name], A, B, lora_A, lora_B, generator)
 
     def _reset_base(self) -> None:

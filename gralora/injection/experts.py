@@ -97,6 +97,13 @@ def check_parameter(found: Survey, name: str, config: GraLoRAConfig, who: str) -
         )
 
 
+def has_parameter(found: Survey, name: str) -> bool:
+    """Whether a module of the model has the parameter of that full name."""
+    owner, _, attribute = name.rpartition(".")
+    module = found.modules.get(owner)
+    return module is not None and base_of(module)._parameters.get(attribute) is not None
+
+
 def fused_sizes(module: nn.Module, attribute: str) -> tuple[int, int, int]:
     """``(E, N, M)`` of a fused parameter, before and after its owner is wrapped."""
     base = base_of(module)

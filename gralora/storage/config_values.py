@@ -118,6 +118,11 @@ def targets(field: str, value: Any) -> str | tuple[str, ...]:
     return module_names(field, value)
 
 
+def targets_or_none(field: str, value: Any) -> str | tuple[str, ...]:
+    """As :func:`targets`; the list may be empty."""
+    return () if value == [] else targets(field, value)
+
+
 def layer_indexes(field: str, value: Any) -> tuple[int, ...] | None:
     """Layer numbers; null, and as in PEFT an empty list, is every layer."""
     if value is None:

@@ -64,12 +64,16 @@ def describe(
         "peft_version": None,
         "r": first.r,
         "revision": None,
-        "target_modules": list_or_expression(specs.keys(), names),
+        "target_modules": list_or_expression(
+            [name for name in specs if name not in record.parameters], names
+        ),
         "task_type": record.config.task_type,
     }
     reason = _why_not_peft(record, layers)
     if reason is not None:
         content |= extension_fields(specs)
+        if record.parameters:
+            content["target_parameters"] = list(record.parameters)
         warnings.warn(
             f"save_adapter: PEFT cannot load this adapter, since {reason}; it is saved with "
             f'peft_type "{EXTENDED_TYPE}", which gralora.load_adapter reads',
@@ -118,6 +122,8 @@ def _saved_names(record: AdapterRecord, module_names: Iterable[str]) -> list[str
 
 def _why_not_peft(record: AdapterRecord, layers: Iterable[nn.Module]) -> str | None:
     specs = list(record.targets.values())
+    if record.parameters:
+        return "it adapts fused experts"
     if not all(is_linear(layer) for layer in layers):
         return "it adapts layers that are neither nn.Linear nor Conv1D"
     if any(spec.k_in != spec.k_out for spec in specs):

@@ -14,6 +14,7 @@ from torch import nn
 
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
+from gralora.injection.experts import has_parameter
 from gralora.injection.listing import some
 from gralora.injection.paths import Suffixes, is_inside
 from gralora.injection.survey import Survey, survey
@@ -39,7 +40,7 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
         keys: of the file's tensors.
 
     Returns:
-        A configuration that names exactly the modules of the keys, in full.
+        A configuration that names exactly the modules and parameters of the keys, in full.
 
     Raises:
         ValueError: keys that are not PEFT's, no adapted module, modules that the model lacks, or a
@@ -51,10 +52,12 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
     if not adapted:
         raise ValueError(f"{WHO}: the file must hold factors of an adapter, got {some(keys)}")
     found = survey(model)
-    _check_known(adapted, found, stored)
+    _check_parameters(adapted, stored)
+    modules = adapted - set(stored.target_parameters)
+    _check_known(modules, adapted, found, stored)
     saved = _saved_names(stored, found)
     if not isinstance(stored.target_modules, str):
-        _check_list(adapted, stored, found, saved)
+        _check_list(modules, stored, found, saved)
     k_out, k_in = stored.k
     ranks = _for_each(adapted, stored.rank_pattern, stored.r, "rank_pattern")
     alphas = _for_each(adapted, stored.alpha_pattern, stored.alpha, "alpha_pattern")
@@ -64,7 +67,7 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
             r=stored.r,
             k=k_in if k_in == k_out else stored.k,
             alpha=stored.alpha,
-            target_modules=list_or_expression(adapted, found.modules),
+            target_modules=list_or_expression(modules, found.modules),
             hybrid_r=stored.hybrid_r,
             dropout=stored.dropout,
             use_rslora=stored.use_rslora,
@@ -76,6 +79,7 @@ def resolve(model: nn.Module, stored: StoredConfig, keys: Collection[str]) -> Gr
             alpha_pattern=alphas,
             k_pattern=grids,
             init_weights=stored.init_weights,
+            target_parameters=stored.target_parameters or None,
         )
     except ValueError as error:
         raise ValueError(f"{WHO}: the config must fit the method, got {error}") from None
@@ -96,8 +100,19 @@ def check_keys(keys: Collection[str]) -> None:
             )
 
 
-def _check_known(adapted: set[str], found: Survey, stored: StoredConfig) -> None:
-    unknown = sorted(adapted - found.modules.keys())
+def _check_parameters(adapted: set[str], stored: StoredConfig) -> None:
+    lacking = [name for name in stored.target_parameters if name not in adapted]
+    if lacking:
+        raise ValueError(
+            f"{WHO}: target_parameters of the config must name parameters that the tensors adapt, "
+            f"got {some(lacking)}"
+        )
+
+
+def _check_known(modules: set[str], adapted: set[str], found: Survey, stored: StoredConfig) -> None:
+    lacking = modules - found.modules.keys()
+    lacking |= {name for name in adapted - modules if not has_parameter(found, name)}
+    unknown = sorted(lacking)
     if not unknown:
         return
     base = stored.base_model_name_or_path

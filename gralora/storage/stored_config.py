@@ -25,7 +25,9 @@ from gralora.storage.config_values import WHO, refuse, take
 PEFT_TYPE = "GRALORA"
 EXTENDED_TYPE = "GRALORA_EXT"
 
-_EXTENSIONS = frozenset({"rank_pattern", "alpha_pattern", "k_pattern", "use_rslora"})
+_EXTENSIONS = frozenset(
+    {"rank_pattern", "alpha_pattern", "k_pattern", "target_parameters", "use_rslora"}
+)
 _MEANING = frozenset(
     {
         "peft_type", "r", "hybrid_r", "alpha", "gralora_alpha", "gralora_dropout", "gralora_k",
@@ -43,7 +45,7 @@ _NOTES = frozenset(
 _CHANGES_THE_RESULT = frozenset(
     {
         "alora_invocation_tokens", "arrow_config", "exclude_modules", "layer_replication",
-        "lora_alpha", "target_parameters", "trainable_token_indices", "use_dora", "use_qalora",
+        "lora_alpha", "trainable_token_indices", "use_dora", "use_qalora",
         *_EXTENSIONS,
     }
 )  # fmt: skip
@@ -68,6 +70,7 @@ class StoredConfig:
         rank_pattern: ranks by full module name.
         alpha_pattern: alphas by full module name.
         k_pattern: grids by full module name.
+        target_parameters: full names of fused experts, those of one module in its own order.
         init_weights: how the factors started, where it decides what the base weights are.
         base_model_name_or_path: what the adapter was trained on, where that was known.
         task_type: PEFT's.
@@ -90,6 +93,7 @@ class StoredConfig:
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
     k_pattern: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    target_parameters: tuple[str, ...] = ()
     init_weights: str = KAIMING
 
 
@@ -117,13 +121,17 @@ def parse_config(content: Mapping[str, Any]) -> StoredConfig:
     # Another way to start would have changed the base weights too.
     take(content, "init_weights", values.flag, True)
     extensions: dict[str, Any] = {}
+    targets = values.targets
     if extended:
         extensions = {
             "use_rslora": take(content, "use_rslora", values.flag, False),
             "rank_pattern": take(content, "rank_pattern", values.pattern(values.rank), {}),
             "alpha_pattern": take(content, "alpha_pattern", values.pattern(values.number), {}),
             "k_pattern": take(content, "k_pattern", values.pattern(values.grid), {}),
+            "target_parameters": take(content, "target_parameters", values.module_names, ()),
         }
+        if extensions["target_parameters"]:
+            targets = values.targets_or_none
     return StoredConfig(
         r=r,
         hybrid_r=hybrid_r,
@@ -131,7 +139,7 @@ def parse_config(content: Mapping[str, Any]) -> StoredConfig:
         alpha=alpha,
         dropout=take(content, "gralora_dropout", values.probability, 0.0),
         bias=take(content, "bias", _bias, "none"),
-        target_modules=take(content, "target_modules", values.targets),
+        target_modules=take(content, "target_modules", targets),
         modules_to_save=take(content, "modules_to_save", values.module_names, ()),
         layers_to_transform=take(content, "layers_to_transform", values.layer_indexes, None),
         layers_pattern=take(content, "layers_pattern", values.layer_patterns, ()),

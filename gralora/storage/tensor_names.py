@@ -12,7 +12,10 @@ key, after ``base_model.model.``        what it holds                           
 ``<module>.<name>``                     state of a module saved as a whole
 ======================================= ============================================= ==========
 
-Source: what ``save_pretrained`` of PEFT 0.21 writes.
+The factors of fused experts have the name of their parameter in the place of the module's, and one
+more size in front, that of the experts.
+
+Source: what ``save_pretrained`` of PEFT 0.21 writes; fused experts are this package's own.
 """
 
 from __future__ import annotations
@@ -23,6 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from gralora.injection.experts import fused_sizes
 from gralora.injection.record import AdapterRecord
 from gralora.injection.saved_module import SavedModule
 from gralora.nn.kinds import sizes
@@ -67,8 +71,9 @@ def wanted_tensors(model: nn.Module, record: AdapterRecord) -> dict[str, Wanted]
     """
     wanted = {}
     for name, spec in record.targets.items():
-        for suffix, shape in _factor_shapes(*sizes(model.get_submodule(name)), spec):
-            wanted[PREFIX + name + suffix] = Wanted(shape, None)
+        experts, widths = _sizes(model, name, record)
+        for suffix, shape in _factor_shapes(*widths, spec):
+            wanted[PREFIX + name + suffix] = Wanted((*experts, *shape), None)
     for name in record.biases:
         wanted[_bias_key(name, record)] = _like(_own_tensor(model, name))
     for name in record.saved_modules:
@@ -116,7 +121,7 @@ def bias_keys(record: AdapterRecord) -> list[str]:
 
 
 def adapted_modules(keys: Iterator[str]) -> set[str]:
-    """Names of the modules whose factors are among the keys of a file."""
+    """Names of the modules, and fused parameters, whose factors are among the keys of a file."""
     names = (key.removeprefix(PREFIX) for key in keys)
     return {name.removesuffix(FACTOR_A) for name in names if name.endswith(FACTOR_A)}
 
@@ -127,6 +132,17 @@ def _present_factors(spec: AdapterSpec) -> list[tuple[str, str]]:
     if is_pissa(spec.init_weights):
         present += [(suffix, suffix.removeprefix(".")) for suffix in PRINCIPALS.values()]
     return present
+
+
+def _sizes(
+    model: nn.Module, name: str, record: AdapterRecord
+) -> tuple[tuple[int, ...], tuple[int, int]]:
+    """The sizes that come before those of each factor, and ``(N, M)``."""
+    if name not in record.parameters:
+        return (), sizes(model.get_submodule(name))
+    owner, _, attribute = name.rpartition(".")
+    experts, in_features, out_features = fused_sizes(model.get_submodule(owner), attribute)
+    return (experts,), (in_features, out_features)
 
 
 def _factor_shapes(

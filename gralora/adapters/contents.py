@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NoReturn
 
+from gralora.adapters.expert_contents import check_parameters, of_one_expert
 from gralora.config import GraLoRAConfig
 from gralora.injection import names
 from gralora.injection.listing import some
@@ -38,7 +39,8 @@ class Contents:
 
     Attributes:
         factors: by module name, the keys of A, B, lora_A and lora_B.
-        specs: by module name.
+        experts: the same of fused experts, by the name of their parameter.
+        specs: by the name of the module or parameter.
         biases: by the tensor's name in the base model.
         saved: likewise.
         frozen: likewise.
@@ -46,6 +48,7 @@ class Contents:
     """
 
     factors: dict[str, dict[str, str]] = field(default_factory=dict)
+    experts: dict[str, dict[str, str]] = field(default_factory=dict)
     specs: dict[str, AdapterSpec] = field(default_factory=dict)
     biases: dict[str, str] = field(default_factory=dict)
     saved: dict[str, str] = field(default_factory=dict)
@@ -63,17 +66,19 @@ def sort_tensors(config: StoredConfig, entries: Mapping[str, Entry]) -> Contents
     """
     check_keys(entries)
     contents = Contents()
+    fused = frozenset(config.target_parameters)
     others = []
     for key in entries:
         path = key.removeprefix(PREFIX)
         for factor, suffix in FACTOR_SUFFIXES.items():
             if path.endswith(suffix) and len(path) > len(suffix):
-                module = path.removesuffix(suffix)
-                contents.factors.setdefault(module, {})[factor] = key
+                name = path.removesuffix(suffix)
+                found = contents.experts if name in fused else contents.factors
+                found.setdefault(name, {})[factor] = key
                 break
         else:
             others.append(key)
-    if not contents.factors:
+    if not contents.factors and not contents.experts:
         raise ValueError(f"{WHO}: the file must hold factors of an adapter, got {some(entries)}")
     saved = names.saved_entries(
         GraLoRAConfig(modules_to_save=config.modules_to_save, task_type=config.task_type)
@@ -83,6 +88,9 @@ def sort_tensors(config: StoredConfig, entries: Mapping[str, Entry]) -> Contents
     _check_modules(config, contents)
     for module, keys in contents.factors.items():
         contents.specs[module] = _check_layer(config, module, keys, entries)
+    for name, keys in contents.experts.items():
+        single = of_one_expert(name, keys, entries)
+        contents.specs[name] = _check_layer(config, name, keys, single)
     # Modules that are saved whole may count in integers.
     exempt = {*contents.saved.values(), *contents.frozen.values()}
     for key, entry in entries.items():
@@ -143,7 +151,8 @@ def _refuse_key(key: str) -> NoReturn:
 
 def _check_modules(config: StoredConfig, contents: Contents) -> None:
     """Refuse a config whose lists and patterns speak of other modules than the keys."""
-    adapted = contents.factors.keys()
+    check_parameters(config, contents.experts)
+    adapted = contents.factors.keys() | contents.experts.keys()
     for field_name in ("rank_pattern", "alpha_pattern", "k_pattern"):
         strange = sorted(getattr(config, field_name).keys() - adapted)
         if strange:
@@ -154,7 +163,7 @@ def _check_modules(config: StoredConfig, contents: Contents) -> None:
     if isinstance(config.target_modules, str):
         return
     matcher = names.NameMatcher(config.target_modules)
-    strange = sorted(name for name in adapted if not matcher.matching(name))
+    strange = sorted(name for name in contents.factors if not matcher.matching(name))
     if strange:
         raise ValueError(
             f"{WHO}: target_modules of the config must name the modules that the tensors adapt, "

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from gralora.adapters.contents import BASE_LAYER
 from gralora.adapters.destination import check_out, made
+from gralora.adapters.lora_experts import join_experts, names_in_files
 from gralora.adapters.lora_names import check_lengths, write_pattern, write_targets
 from gralora.adapters.room import check_room
-from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
+from gralora.adapters.stored import StoredAdapter, StoredLayer, read_with_experts
 from gralora.adapters.windows import scaled, window
 from gralora.storage.pair import write_pair
 from gralora.storage.tensor_names import PREFIX
@@ -35,7 +36,7 @@ class LoraExport:
 
     Attributes:
         directory: the LoRA's folder.
-        ranks: by full module name.
+        ranks: by full module name, and by that of a parameter with fused experts.
         dtypes: of the factors, each once, such as ``("bfloat16",)``.
         max_lora_rank: smallest ``--max-lora-rank`` of vLLM that takes it; None where none does.
         obstacles: why vLLM does not take it, one sentence each; empty where it does.
@@ -71,6 +72,8 @@ def export_lora(
     scale is multiplied into lora_B, and ``lora_alpha`` is the rank, so that PEFT and others scale
     by one. ``r`` of the config is the largest rank, ``rank_pattern`` names the layers that differ.
 
+    Fused experts become a LoRA of PEFT's ``target_parameters``, with that rank for each expert.
+
     Args:
         adapter: its folder, or what :func:`read_adapter` gave.
         out: the LoRA's folder, absent or empty; a killed process leaves the earlier LoRA of that
@@ -101,17 +104,20 @@ def export_lora(
     if folder.exists() and folder.samefile(stored.directory):
         raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
     check_out(folder, overwrite=overwrite, who=WHO)
-    check_lengths(stored.layers, who=WHO)
-    check_room(_memory(stored, dtype), "the LoRA", who=WHO)
+    check_lengths((*stored.layers, *stored.experts), who=WHO)
+    parts = _parts(stored)
+    check_room(_memory(parts, dtype), "the LoRA", who=WHO)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
-    for done, (name, layer) in enumerate(stored.layers.items(), 1):
-        lora_A, lora_B = _factors(name, layer, dtype)
-        ranks[name] = lora_A.shape[0]
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = lora_A
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = lora_B
+    in_files = names_in_files(list(stored.experts))
+    for done, (name, layers) in enumerate(parts.items(), 1):
+        factors = [_factors(name, layer, dtype) for layer in layers]
+        ranks[name] = factors[0][0].shape[0]
+        lora_A, lora_B = join_experts(factors) if name in in_files else factors[0]
+        stem = PREFIX + in_files.get(name, name)
+        tensors[f"{stem}.lora_A.weight"], tensors[f"{stem}.lora_B.weight"] = lora_A, lora_B
         if progress is not None:
-            progress(done, len(stored.layers))
+            progress(done, len(parts))
     dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors.values()})
     for name, value in stored.biases.items():
         module, _, attribute = name.rpartition(".")
@@ -130,27 +136,43 @@ def _opened(adapter: str | os.PathLike[str] | StoredAdapter, adapter_name: str) 
     if isinstance(adapter, StoredAdapter):
         return adapter
     if adapter_name == "default":
-        return read_adapter(adapter)
+        return read_with_experts(adapter)
     if Path(adapter_name).name != adapter_name or adapter_name in ("", ".."):
         raise ValueError(f"{WHO}: adapter_name must be the name of a folder, got {adapter_name!r}")
-    return read_adapter(Path(adapter) / adapter_name)
+    return read_with_experts(Path(adapter) / adapter_name)
 
 
-def _memory(stored: StoredAdapter, dtype: torch.dtype | None) -> int:
+def _parts(stored: StoredAdapter) -> dict[str, list[StoredLayer]]:
+    """What becomes one pair of factors each: a layer, or all experts of a parameter."""
+    return {name: [layer] for name, layer in stored.layers.items()} | {
+        name: experts.layers for name, experts in stored.experts.items()
+    }
+
+
+def _memory(parts: Mapping[str, list[StoredLayer]], dtype: torch.dtype | None) -> int:
     """Bytes of all factors that will be written, and what those of one layer take meanwhile."""
     kept, meanwhile = 0, 0
-    for layer in stored.layers.values():
-        spec = layer.spec
-        rank = spec.k_out * spec.k_in * spec.s + spec.hybrid_r
-        of_A, of_B = (
-            (dtype or factor.dtype).itemsize * width
-            for factor, width in ((layer.A, layer.in_features), (layer.B, layer.out_features))
-        )
-        if dtype is None:
-            of_B = max(of_B, torch.float32.itemsize * layer.out_features)
-        kept += rank * (of_A + of_B)
-        meanwhile = max(meanwhile, _MEANWHILE * rank * layer.out_features)
+    for layers in parts.values():
+        sizes = [_bytes(layer, dtype) for layer in layers]
+        written = sum(size for size, _ in sizes)
+        kept += written
+        # Experts lie beside each other before they are joined.
+        beside = written if len(layers) > 1 else 0
+        meanwhile = max(meanwhile, beside + max(scaling for _, scaling in sizes))
     return kept + meanwhile
+
+
+def _bytes(layer: StoredLayer, dtype: torch.dtype | None) -> tuple[int, int]:
+    """What a layer's factors take that will be written, and what scaling them takes."""
+    spec = layer.spec
+    rank = spec.k_out * spec.k_in * spec.s + spec.hybrid_r
+    of_A, of_B = (
+        (dtype or factor.dtype).itemsize * width
+        for factor, width in ((layer.A, layer.in_features), (layer.B, layer.out_features))
+    )
+    if dtype is None:
+        of_B = max(of_B, torch.float32.itemsize * layer.out_features)
+    return rank * (of_A + of_B), _MEANWHILE * rank * layer.out_features
 
 
 def _factors(name: str, layer: StoredLayer, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:
@@ -174,6 +196,10 @@ def _config(stored: StoredAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
     # Servers refuse the setting, also where the model has no biases that it could mean.
     bias = config.bias if stored.biases else "none"
     pattern = write_pattern({n: r for n, r in ranks.items() if r != rank}, ranks.keys())
+    experts: dict[str, Any] = {}
+    if stored.experts:
+        # Its wrapper of parameters refuses dropout, which matters in training alone.
+        experts = {"target_parameters": list(stored.experts), "lora_dropout": 0.0}
     return {
         "alpha_pattern": pattern,
         "auto_mapping": None,
@@ -193,11 +219,12 @@ def _config(stored: StoredAdapter, ranks: Mapping[str, int]) -> dict[str, Any]:
         "rank_pattern": pattern,
         "revision": None,
         "target_modules": write_targets(
-            ranks.keys(), as_list=not isinstance(config.target_modules, str)
+            stored.layers.keys(), as_list=not isinstance(config.target_modules, str)
         ),
         "task_type": config.task_type,
         "use_dora": False,
         "use_rslora": False,
+        **experts,
     }
 
 
@@ -212,6 +239,11 @@ def _obstacles(stored: StoredAdapter, ranks: Mapping[str, int]) -> tuple[str, ..
         found.append(
             f"the rank {max(ranks.values())} is above {VLLM_RANKS[-1]}, vLLM's largest "
             "--max-lora-rank; merge the adapter into the model instead"
+        )
+    if stored.experts:
+        found.append(
+            "the adapter has fused experts, which are written for PEFT's target_parameters and "
+            "were never tried with vLLM; merge the adapter into the model instead"
         )
     if stored.config.modules_to_save or stored.saved:
         found.append(

@@ -77,6 +77,40 @@ class StoredLayer:
 
 
 @dataclass(frozen=True)
+class StoredExperts:
+    """The adapters of one fused parameter.
+
+    Attributes:
+        spec: of each expert's.
+        A: ``[E, k_in, n, k_out*s]``, on the CPU in the file's dtype, like the others.
+        B: ``[E, k_out, k_in*s, m]``.
+        lora_A: ``[E, r0, N]`` of hybrids, or None.
+        lora_B: ``[E, M, r0]`` of hybrids, or None.
+
+    """
+
+    spec: AdapterSpec
+    A: Tensor
+    B: Tensor
+    lora_A: Tensor | None = None  # noqa: N815  (a name of the mathematics)
+    lora_B: Tensor | None = None  # noqa: N815
+
+    @property
+    def layers(self) -> list[StoredLayer]:
+        """Each expert's adapter, as that of a layer."""
+        return [
+            StoredLayer(
+                self.spec,
+                self.A[expert],
+                self.B[expert],
+                None if self.lora_A is None else self.lora_A[expert],
+                None if self.lora_B is None else self.lora_B[expert],
+            )
+            for expert in range(len(self.A))
+        ]
+
+
+@dataclass(frozen=True)
 class StoredAdapter:
     """Everything that an adapter's two files say.
 
@@ -89,6 +123,8 @@ class StoredAdapter:
         saved: tensors of modules that were trained as a whole, likewise by full tensor names.
         frozen: tensors that PEFT has copied from the base model, likewise. They say nothing new:
             whoever has the base can compare them.
+        experts: adapters of fused experts, by full parameter names, those of one module in its own
+            order. :func:`read_adapter` gives none.
 
     """
 
@@ -98,6 +134,7 @@ class StoredAdapter:
     biases: Mapping[str, Tensor] = field(default_factory=dict)
     saved: Mapping[str, Tensor] = field(default_factory=dict)
     frozen: Mapping[str, Tensor] = field(default_factory=dict)
+    experts: Mapping[str, StoredExperts] = field(default_factory=dict)
 
 
 def read_adapter(directory: str | os.PathLike[str], *, safe: bool = False) -> StoredAdapter:
@@ -113,13 +150,25 @@ def read_adapter(directory: str | os.PathLike[str], *, safe: bool = False) -> St
     Raises:
         OSError: a file is missing or cannot be read.
         ValueError: a damaged or hostile file, a config of another method, tensors that disagree
-            with the config; with `safe`, a number that is not finite.
+            with the config, fused experts; with `safe`, a number that is not finite.
         TypeError: factors of integers.
 
     Warns:
         UserWarning: unknown fields in the config.
 
     """
+    stored = read_with_experts(directory, safe=safe)
+    if stored.experts:
+        raise ValueError(
+            f"{WHO}: {stored.directory}: an adapter must be of linear layers here, got fused "
+            f"experts in {some(stored.experts)} (gralora.load_adapter and gralora.export_lora take "
+            "them)"
+        )
+    return stored
+
+
+def read_with_experts(directory: str | os.PathLike[str], *, safe: bool = False) -> StoredAdapter:
+    """As :func:`read_adapter`, for callers that know what to do with fused experts."""
     folder = Path(directory)
     try:
         with open_pair(folder) as pair:
@@ -149,6 +198,10 @@ def _assemble(
         named(contents.biases),
         named(contents.saved),
         named(contents.frozen),
+        {
+            name: StoredExperts(contents.specs[name], **named(contents.experts[name]))
+            for name in config.target_parameters
+        },
     )
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from finetuning import determinism, models
+from finetuning.errors import FinetuneError
 from finetuning.failures import in_one_line
 from finetuning.options import add_model_and_cache
 from frameworks import docstrings, jsonl, results
@@ -28,6 +29,16 @@ def load_examples(options: argparse.Namespace, tokenizer: Any) -> tuple[list[Any
     chat = tokenizer.chat_template is not None
     held_out = docstrings.held_out_examples(options.held_out, chat=chat)
     return docstrings.train_examples(chat=chat), held_out
+
+
+def check_completions(trainer: Any, options: argparse.Namespace) -> None:
+    """Raise FinetuneError where TRL has dropped all examples, their completions being cut off."""
+    for name, dataset in (("train on", trainer.train_dataset), ("hold out", trainer.eval_dataset)):
+        if len(dataset) == 0:
+            raise FinetuneError(
+                f"--seq-len: a completion to {name} must begin within {options.seq_len} tokens, "
+                "got none (give a larger --seq-len or more examples)"
+            )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -50,6 +61,7 @@ def run(options: argparse.Namespace) -> None:
         eval_dataset=Dataset.from_list(held_out),
         processing_class=tokenizer,
     )
+    check_completions(trainer, options)
     trainers.run(trainer, options, checkpoint)
 
 

@@ -109,7 +109,11 @@ def load(weights: Path, device: torch.device, dtype: torch.dtype) -> tuple[Any, 
 
 
 def _forget_quantization(model: Any) -> None:
-    """Let the model be saved: its weights are plain floating point, which transformers doubts."""
+    """Let the model be trained and saved: its weights are plain floating point.
+
+    transformers doubts that of what it has read from a file of 4-bit weights.
+    """
+    model.is_quantized = False
     if getattr(model, "hf_quantizer", None) is not None:
         model.hf_quantizer = None
     if hasattr(model.config, "quantization_config"):

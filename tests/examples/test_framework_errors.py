@@ -160,6 +160,14 @@ def test_data_that_trl_cannot_take_is_refused(
         jsonl.load(path, held_out=4)
 
 
+def test_a_window_that_cuts_off_all_completions_is_refused(
+    tiny_llama: Path, essay: Path, tmp_path: Path
+) -> None:
+    options = [*options_of("trl", tiny_llama, essay), "--output", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"^error: --seq-len: a completion to train on .* 8 tok"):
+        main("trl", *options, "--seq-len", "8")
+
+
 def test_data_that_is_missing_is_named(tmp_path: Path) -> None:
     from finetuning.errors import FinetuneError
     from frameworks import jsonl

@@ -11,6 +11,7 @@ import sys
 import zipfile
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -148,15 +149,39 @@ def test_load_names_the_missing_package(
         smollm2.load(tmp_path / "model.gguf", torch.device("cpu"), torch.float32)
 
 
-def test_a_model_that_was_converted_can_be_saved(
-    smollm2: ModuleType, tiny_llama: Path, tmp_path: Path
-) -> None:
+@pytest.fixture
+def converted(tiny_llama: Path) -> Any:
+    """A model with what transformers leaves on one that it read from a GGUF file."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(tiny_llama)
-    # What transformers leaves on a model that it read from a GGUF file.
-    model.hf_quantizer = SimpleNamespace(quantization_config=SimpleNamespace(quant_method="gguf"))
+    model.hf_quantizer = SimpleNamespace(
+        quantization_config=SimpleNamespace(quant_method="gguf"),
+        is_trainable=False,
+        is_qat_trainable=False,
+    )
     model.config.quantization_config = {"quant_method": "gguf"}
+    model.is_quantized = True
+    return model
+
+
+def test_a_model_that_was_converted_can_be_trained_by_trainer(
+    smollm2: ModuleType, converted: Any, tmp_path: Path
+) -> None:
+    pytest.importorskip("accelerate")
+    from transformers import Trainer, TrainingArguments
+
+    arguments = TrainingArguments(output_dir=str(tmp_path), report_to=[], use_cpu=True)
+    with pytest.raises(ValueError, match="quantized"):
+        Trainer(converted, arguments)
+    smollm2._forget_quantization(converted)
+    Trainer(converted, arguments)
+
+
+def test_a_model_that_was_converted_can_be_saved(
+    smollm2: ModuleType, converted: Any, tmp_path: Path
+) -> None:
+    model = converted
     smollm2._forget_quantization(model)
     model.save_pretrained(tmp_path)
     assert "quantization_config" not in (tmp_path / "config.json").read_text(encoding="utf-8")

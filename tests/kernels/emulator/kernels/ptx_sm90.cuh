@@ -198,6 +198,8 @@ void wait_for_products() {
     for (const auto& product : groups.front()) product();
     groups.erase(groups.begin());
   }
+  // Each lane did its own part; the warp has done with the operands when all have.
+  __syncwarp();
 }
 
 inline void hold(float (&)[4]) {}

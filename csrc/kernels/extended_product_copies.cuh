@@ -32,7 +32,7 @@ class Copier {
       const ProductItem item = p_.order[number];
       note_ = note_of(item);
       if (item.projects) {
-        copy_projection(place_projection(p_, item.index));
+        copy_projection(place_projection<Tile>(p_, item.index, rank_));
       } else {
         copy_tile(place_tile<Tile>(p_, item.index, rank_));
       }
@@ -45,9 +45,6 @@ class Copier {
   // So many stages before an item's end the next is asked for: its number is there in time, yet
   // other clusters that are done earlier have had their choice.
   static constexpr int kStepsAhead = 6;
-  // So many steps of a projection are on their way to L2: the rows come from far, and the ring alone
-  // does not hold enough of them.
-  static constexpr int kStepsPrefetched = 16;
 
   /// Announces the bytes of a stage and of the note beside it.
   __device__ uint32_t begin_filling(int bytes) {
@@ -102,53 +99,40 @@ class Copier {
   }
 
   __device__ void copy_projection(const ProjectionPlace& at) {
-    for (int row = at.first_row; row < at.end_row; ++row) {
-      const int token = first_token<Tile>(row, rank_);
-      for (int step = 0; step < kStepsPrefetched; ++step) prefetch_step(at, token, step);
-      const bool is_last = row == at.end_row - 1;
-      copy_projected_row(at, token, is_last);
-    }
-  }
-
-  /// A step of a row's walk over the blocks' widths, one after the other.
-  __device__ void prefetch_step(const ProjectionPlace& at, int token, int step) {
-    const int block = step / p_.projection.steps, inside = step - block * p_.projection.steps;
-    if (block >= at.blocks) return;
-    ptx::prefetch_box(&p_.projection.rows, inside * Tile::kDepth, token, at.first_block + block);
-  }
-
-  __device__ void copy_projected_row(const ProjectionPlace& at, int token, bool is_last) {
     const Projection& projection = p_.projection;
     const int stage_steps = steps_of_stage<Tile>(projection);
     const int step_bytes = Tile::kLeftBytes + parts_of(projection.columns) * kPartBytes;
-    int left = at.blocks * projection.steps;
-    for (int b = 0; b < at.blocks; ++b) {
-      for (int step = 0; step < projection.steps; step += stage_steps) {
-        const int steps = min(stage_steps, projection.steps - step);
-        if (is_last && left > kStepsAhead && left - steps <= kStepsAhead) items_.look_ahead();
-        left -= steps;
-        const uint32_t filled = begin_filling(steps * step_bytes);
-        for (int half = 0; half < steps; ++half) {
-          copy_projected_step(token, at.first_block + b, (step + half) * Tile::kDepth,
-                              ring_.left(turn_) + half * step_bytes, filled);
-          prefetch_step(at, token, b * projection.steps + step + half + kStepsPrefetched);
-        }
-        turn_.advance();
+    const int ask = max(projection.steps - kStepsAhead, 0) / stage_steps * stage_steps;
+    for (int step = 0; step < projection.steps; step += stage_steps) {
+      if (step == ask) items_.look_ahead();
+      const int steps = min(stage_steps, projection.steps - step);
+      const uint32_t filled = begin_filling(steps * step_bytes);
+      for (int part = 0; part < steps; ++part) {
+        copy_projected_step(at, (step + part) * Tile::kDepth,
+                            ring_.left(turn_) + part * step_bytes, filled);
       }
+      turn_.advance();
     }
   }
 
-  __device__ void copy_projected_step(int token, int block, int depth, uint32_t to,
+  /// The rows are this CTA's own; of the factor each CTA brings its share for all.
+  __device__ void copy_projected_step(const ProjectionPlace& at, int depth, uint32_t to,
                                       uint32_t filled) {
     const Projection& projection = p_.projection;
-    ptx::copy_box(to, &projection.rows, depth, token, block, filled);
+    constexpr uint16_t kAll = (1 << Tile::kCluster) - 1;
+    const int parts = parts_of(projection.columns);
+    ptx::copy_box(to, &projection.rows, depth, at.token, at.block, filled);
     to += Tile::kLeftBytes;
     if constexpr (kDepthIsContiguous) {
-      for (int part = 0; part < parts_of(projection.columns); ++part) {
-        ptx::copy_box(to + part * kPartBytes, &projection.factor, part * 64, depth, block, filled);
+      constexpr int kDepthShare = Tile::kDepth / Tile::kCluster;
+      for (int part = 0; part < parts; ++part) {
+        ptx::copy_box_to_blocks(to + part * kPartBytes + rank_ * kPartBytes / Tile::kCluster,
+                                &projection.factor, part * 64, depth + rank_ * kDepthShare,
+                                at.block, filled, kAll);
       }
     } else {
-      ptx::copy_box(to, &projection.factor, depth, 0, block, filled);
+      ptx::copy_box_to_blocks(to + rank_ * parts * kPartBytes / Tile::kCluster, &projection.factor,
+                              depth, rank_ * parts * 64 / Tile::kCluster, at.block, filled, kAll);
     }
   }
 

@@ -36,7 +36,6 @@ struct Projection {
   float scaling;
   int32_t inner, s, columns;  // columns: of a block of the rows, the s of all blocks of the result
   int32_t steps;              // along a block's width
-  ProjectionCut cut;
 };
 
 struct Params {
@@ -49,7 +48,7 @@ struct Params {
   int32_t group;                            // row tiles that are walked together
   ProductOrder order;
   int32_t* next_item;  // drawn from by all clusters; null: item after item in equal strides
-  int32_t* projected;  // [row_tiles * cluster]: warps' blocks of latents that are in memory
+  int32_t* projected;  // [row_tiles * cluster]: warps' latents of a block that are in memory
 };
 
 /// Parts of 64 columns that a projection's products are made in: 1, 2 or 4.
@@ -80,17 +79,15 @@ __device__ TilePlace place_tile(const Params& p, int tile, int rank) {
   return {first_token<Tile>(row, rank), (column - block * p.column_tiles) * Tile::kColumns, block};
 }
 
-/// A CTA's part of a projection: the latents of its tokens in some rows of tiles, from some blocks
-/// of the input.
+/// A CTA's part of a projection: the latents of its tokens from one block of the input.
 struct ProjectionPlace {
-  int first_row, end_row, first_block, blocks;
+  int token, block;
 };
 
-inline __device__ ProjectionPlace place_projection(const Params& p, int index) {
-  const ProjectionCut& cut = p.projection.cut;
-  const int rows = index / cut.slices, slice = index - rows * cut.slices;
-  const int blocks = p.projection.inner / cut.slices, first = rows * cut.rows;
-  return {first, min(first + cut.rows, p.row_tiles), slice * blocks, blocks};
+template <class Tile>
+__device__ ProjectionPlace place_projection(const Params& p, int index, int rank) {
+  const int row = index / p.projection.inner;
+  return {first_token<Tile>(row, rank), index - row * p.projection.inner};
 }
 
 /// Steps of a projection that a stage has room for: two, where they leave half of it empty.

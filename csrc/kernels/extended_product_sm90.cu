@@ -74,29 +74,10 @@ cudaError_t make_maps(Params& params, const ExtendedProductParams& p) {
   if (status != cudaSuccess) return status;
   return kDepthIsContiguous
              ? map(params.projection.factor, projection.factor, columns, depth, projection.pitch,
-                   projection.inner, projection.block_stride, Tile::kDepth)
+                   projection.inner, projection.block_stride, Tile::kDepth / Tile::kCluster)
              : map(params.projection.factor, projection.factor, depth, columns, projection.pitch,
-                   projection.inner, projection.block_stride, parts_of(columns) * 64);
-}
-
-/// The time of a row's projections in that of a tile. Measured on an H100.
-template <class Tile>
-double share_of_tile(int32_t columns) {
-  const double of_wide = parts_of(columns) == 1 ? 0.4 : parts_of(columns) == 2 ? 0.6 : 1.0;
-  return of_wide * 256 / Tile::kColumns;
-}
-
-/// How projections are cut into items. Where other clusters have more tiles than those that
-/// project, items as long as a tile: all of them then fit beside the tiles that are left over. Else
-/// one for each block of a row, so that they are shared out evenly.
-template <class Tile>
-ProjectionCut cut_projections(const Params& p, int32_t inner, int32_t columns, int64_t clusters) {
-  const int64_t tiles = int64_t{p.row_tiles} * p.column_tiles * p.blocks;
-  const int64_t left_over = (tiles + clusters - 1) / clusters * clusters - tiles;
-  int32_t rows = 1;
-  while (rows * 2 <= p.group && rows * 2 * share_of_tile<Tile>(columns) <= 1.0) rows *= 2;
-  const int64_t items = (p.row_tiles + rows - 1) / rows;
-  return items <= left_over ? ProjectionCut{rows, 1} : ProjectionCut{1, inner};
+                   projection.inner, projection.block_stride,
+                   parts_of(columns) * 64 / Tile::kCluster);
 }
 
 template <class T, class Tile, bool kDepthIsContiguous>
@@ -119,13 +100,11 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
     return cudaErrorInvalidConfiguration;
   }
   const int32_t places = p.processors / Tile::kCluster;
-  ProjectionCut cut{1, 0};
   if (p.projection.factor != nullptr) {
     if (p.counters == nullptr || p.rank % (inner * kChunk) != 0) return cudaErrorInvalidValue;
     const int32_t s = p.rank / inner;
     const int32_t latent_columns = p.blocks * s, width = p.depth / inner;
     if (latent_columns > Tile::kColumns) return cudaErrorInvalidValue;
-    cut = cut_projections<Tile>(params, inner, latent_columns, places);
     Projection& projection = params.projection;
     projection.latent = p.projection.latent;
     projection.T = p.T;
@@ -136,10 +115,9 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
     projection.s = s;
     projection.columns = latent_columns;
     projection.steps = (width + Tile::kDepth - 1) / Tile::kDepth;
-    projection.cut = cut;
   }
   params.order = order_product(params.row_tiles, static_cast<int32_t>(columns), params.group,
-                               cut, places);
+                               p.projection.inner);
   if (p.counters != nullptr) {
     params.next_item = p.counters;
     params.projected = p.counters + 1;

@@ -200,34 +200,27 @@ class Multiplier {
   }
 
   __device__ void project(int index) {
-    const ProjectionPlace at = place_projection(p_, index);
+    const ProjectionPlace at = place_projection<Tile>(p_, index, rank_);
     if (threadIdx.x % 32 == 0) ptx::wait_for_box_reads<0>();
     __syncwarp();
-    for (int row = at.first_row; row < at.end_row; ++row) {
-      const int token = first_token<Tile>(row, rank_);
-      for (int b = 0; b < at.blocks; ++b) project_block(token, at.first_block + b);
-      // Each lane shows its own writes, one of them counts for all.
-      ptx::show_results_to_copies();
-      __syncwarp();
-      if (threadIdx.x % 32 == 0) {
-        ptx::add_to_counter(p_.projected + token / Tile::kRows, at.blocks);
-      }
-    }
-  }
-
-  __device__ void project_block(int token, int block) {
     switch (parts_of(p_.projection.columns)) {
       case 1:
-        return project_block<1>(token, block);
+        project_block<1>(at);
+        break;
       case 2:
-        return project_block<2>(token, block);
+        project_block<2>(at);
+        break;
       default:
-        return project_block<Tile::kColumns / 64>(token, block);
+        project_block<Tile::kColumns / 64>(at);
     }
+    // Each lane shows its own writes, one of them counts for all.
+    ptx::show_results_to_copies();
+    __syncwarp();
+    if (threadIdx.x % 32 == 0) ptx::add_to_counter(p_.projected + at.token / Tile::kRows, 1);
   }
 
   template <int kParts>
-  __device__ void project_block(int token, int block) {
+  __device__ void project_block(const ProjectionPlace& at) {
     constexpr int kStepBytes = Tile::kLeftBytes + kParts * kPartBytes;
     const int steps = p_.projection.steps, stage_steps = steps_of_stage<Tile>(p_.projection);
     for (int step = 0; step < steps; step += stage_steps) {
@@ -238,7 +231,7 @@ class Multiplier {
       consumer_.move_on(step > 0);
     }
     consumer_.finish();
-    store_latents<T, kParts>(p_.projection, consumer_.sums, token + warp() * kBoxRows, block,
+    store_latents<T, kParts>(p_.projection, consumer_.sums, at.token + warp() * kBoxRows, at.block,
                              boxes_);
   }
 

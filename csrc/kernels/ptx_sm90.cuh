@@ -97,13 +97,6 @@ __device__ inline void copy_box_to_blocks(uint32_t to, const CUtensorMap* map, i
       : "memory");
 }
 
-/// The box that begins at (inner, middle, outer) to L2, for a copy to come.
-__device__ inline void prefetch_box(const CUtensorMap* map, int inner, int middle, int outer) {
-  asm volatile("cp.async.bulk.prefetch.tensor.3d.L2.global.tile [%0, {%1, %2, %3}];" ::"l"(map),
-               "r"(inner), "r"(middle), "r"(outer)
-               : "memory");
-}
-
 /// The box that begins at (inner, middle, outer) from shared memory, as a group of its own.
 __device__ inline void store_box(const CUtensorMap* map, int inner, int middle, int outer,
                                  uint32_t from) {

@@ -203,27 +203,22 @@ void check_order() {
   for (int rows = 1; rows <= 40; rows += rows < 10 ? 1 : 7) {
     for (const int columns : {1, 2, 3, 16, 57}) {
       for (const int group : {1, 3, 8}) {
-        for (const ProjectionCut cut : {ProjectionCut{1, 0}, {1, 1}, {1, 2}, {2, 1}, {1, 5}, {8, 1}}) {
-          if (group % cut.rows != 0) continue;
-          for (const int clusters : {1, 2, 9, 66}) {
-            const ProductOrder order = order_product(rows, columns, group, cut, clusters);
-            std::vector<int> projected(order.projections), multiplied(order.tiles);
-            for (int item = 0; item < order.items(); ++item) {
-              const ProductItem at = order[item];
-              ++(at.projects ? projected : multiplied).at(at.index);
-              if (at.projects || cut.slices == 0) continue;
-              // The rows of its group have all their projections before it.
-              const int first = at.index / (group * columns) * group;
-              for (int row = first; row < std::min(first + group, rows); ++row) {
-                for (int slice = 0; slice < cut.slices; ++slice) {
-                  wrong += projected[row / cut.rows * cut.slices + slice] != 1;
-                }
-              }
+        for (const int inner : {0, 1, 2, 5}) {
+          const ProductOrder order = order_product(rows, columns, group, inner);
+          std::vector<int> projected(order.projections), multiplied(order.tiles);
+          for (int item = 0; item < order.items(); ++item) {
+            const ProductItem at = order[item];
+            ++(at.projects ? projected : multiplied).at(at.index);
+            if (at.projects) continue;
+            // The rows of its group have all their projections before it.
+            const int first = at.index / (group * columns) * group;
+            for (int q = first * inner; q < std::min(first + group, rows) * inner; ++q) {
+              wrong += projected[q] != 1;
             }
-            for (const int times : projected) wrong += times != 1;
-            for (const int times : multiplied) wrong += times != 1;
-            ++orders;
           }
+          for (const int times : projected) wrong += times != 1;
+          for (const int times : multiplied) wrong += times != 1;
+          ++orders;
         }
       }
     }
@@ -258,7 +253,7 @@ void check_type(int processors) {
       check_with_projection({257, 3, 200, 2, 264, 40}, 2);
       check_with_projection({700, 2, 64, 4, 64, 32}, 4);
       check_with_projection({2400, 1, 64, 2, 136, 24}, 4);
-      // Tiles that leave places over, where several rows are projected as one item.
+      // More places than tiles.
       check_with_projection({2400, 2, 72, 1, 64, 8}, 16);
       if (tile == ProductTile::k128x256) {
         check_with_projection({300, 2, 88, 8, 64, 32}, 4);

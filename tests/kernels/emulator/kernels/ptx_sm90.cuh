@@ -133,8 +133,6 @@ inline void copy_box_to_blocks(uint32_t to, const CUtensorMap* map, int inner, i
   }
 }
 
-inline void prefetch_box(const CUtensorMap*, int, int, int) {}
-
 inline void store_box(const CUtensorMap* map, int inner, int middle, int outer, uint32_t from) {
   const unsigned char* const memory = dynamic_shared_memory();
   emulator::current().boxes.push_back([=] {

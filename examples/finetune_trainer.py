@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 
+import torch
 from finetuning import determinism, models, text
 from finetuning.failures import in_one_line
 from finetuning.options import add_model_and_text
@@ -17,6 +18,7 @@ from frameworks import options as command_line
 from frameworks import results
 from torch import Tensor
 
+CPU = torch.device("cpu")
 NEEDED = ("accelerate", "peft", "transformers")
 
 
@@ -33,7 +35,8 @@ def run(options: argparse.Namespace) -> None:
 
     checkpoint = results.begin(options, trainers.COMPLETE)
     determinism.prepare(options.device, options.seed, deterministic=False)
-    model, tokenizer = models.load(options.model, options.cache, options.device, options.dtype)
+    # Trainer moves it to the device of its process.
+    model, tokenizer = models.load(options.model, options.cache, CPU, options.dtype)
     models.check_window(model, options.seq_len)
     corpus = text.load(tokenizer, options.text, options.seq_len)
     held_out = text.held_out_windows(corpus, options.held_out * options.seq_len, options.seq_len)

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+import torch
 from finetuning import determinism, models
 from finetuning.errors import FinetuneError
 from finetuning.failures import in_one_line
@@ -19,6 +20,7 @@ from finetuning.options import add_model_and_cache
 from frameworks import docstrings, jsonl, results
 from frameworks import options as command_line
 
+CPU = torch.device("cpu")
 NEEDED = ("accelerate", "datasets", "peft", "transformers", "trl")
 
 
@@ -50,7 +52,8 @@ def run(options: argparse.Namespace) -> None:
 
     checkpoint = results.begin(options, trainers.COMPLETE)
     determinism.prepare(options.device, options.seed, deterministic=False)
-    model, tokenizer = models.load(options.model, options.cache, options.device, options.dtype)
+    # Trainer moves it to the device of its process.
+    model, tokenizer = models.load(options.model, options.cache, CPU, options.dtype)
     models.check_window(model, options.seq_len)
     train, held_out = load_examples(options, tokenizer)
     arguments = SFTConfig(max_length=options.seq_len, **trainers.settings(options))

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gralora.bench.case import PLAIN, Case, UnavailableError, first_line
+from gralora.bench.case import EXPERTS, PLAIN, Case, UnavailableError, first_line
 from gralora.bench.harness import l2_bytes, random_tensor
 from gralora.bench.quantised_layers import bnb_int8, bnb_nf4, torchao_int4, torchao_int8
 
+EXPERTS_LIBRARY = "transformers"
 # Rows of the product that says how far a quantised layer is from the plain one.
 _ROWS = 70
 
@@ -40,7 +41,7 @@ class Base:
     def weight_bytes(self, case: Case) -> int:
         """Memory that one layer's weight takes."""
         bits = 8 * case.torch_dtype.itemsize if self.bits is None else self.bits
-        return math.ceil(case.in_features * case.out_features * bits / 8)
+        return math.ceil(case.weight_elements * bits / 8)
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ def has_input_gradient(case: Case, linear: nn.Linear) -> bool:
 def libraries(settings: Mapping[str, Any]) -> list[str]:
     """Packages that made the bases of a result file's settings."""
     names = str(settings.get("base", PLAIN)).split(",")
-    found = (BASES[name].library for name in names)
+    found = (EXPERTS_LIBRARY if name == EXPERTS else BASES[name].library for name in names)
     return list(dict.fromkeys(library for library in found if library))
 
 

@@ -24,6 +24,8 @@ SCALING = 2.0
 
 # The base that is an nn.Linear with a plain weight.
 PLAIN = "plain"
+# The base that is the experts of a mixture-of-experts layer.
+EXPERTS = "moe"
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class Case:
 
     ``rank`` is what each output block sees, as PEFT's r; ``grid`` is k; ``cold`` asks for a ring of
     layers larger than the L2 cache, so that every call reads its weights from memory; ``base`` is
-    the kind of the frozen layer, one of `gralora.bench.bases.BASES`.
+    the kind of the frozen layer, one of `gralora.bench.bases.BASES` or `EXPERTS`.
     """
 
     in_features: int
@@ -48,6 +50,21 @@ class Case:
     def torch_dtype(self) -> torch.dtype:
         """The dtype of x, y, their gradients and a weight that is not quantised."""
         return DTYPES[self.dtype]
+
+    @property
+    def products(self) -> tuple[tuple[int, int, int], ...]:
+        """The frozen products: rows, in- and out-features of each."""
+        return ((self.tokens, self.in_features, self.out_features),)
+
+    @property
+    def weight_elements(self) -> int:
+        """Numbers that the frozen weight has."""
+        return self.in_features * self.out_features
+
+    @property
+    def result_features(self) -> int:
+        """Width of y."""
+        return self.out_features
 
     @property
     def text(self) -> str:
@@ -67,6 +84,8 @@ def case_text(case: Mapping[str, Any]) -> str:
 def base_text(case: Mapping[str, Any]) -> str:
     """What a line on a case says of its base: nothing of a plain one, as older files have."""
     base = case.get("base", PLAIN)
+    if base == EXPERTS:
+        return f", {case['experts']} experts, {case['chosen']} for each token"
     return "" if base == PLAIN else f", over {base}"
 
 

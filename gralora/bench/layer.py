@@ -72,7 +72,7 @@ def run_case(case: Case, settings: Settings, recorder: Recorder) -> None:
     if ring.errors:
         recorder.agree("base", case, ring.errors)
     variants = build_variants(case, linears, settings.variants, recorder)
-    operands = _operands(case, len(linears), settings.device)
+    operands = draw_operands(case, len(linears), settings.device)
     if settings.memory:
         for variant in variants:
             recorder.memory.append(_memory_record(case, variant, linears, operands[0]))
@@ -82,8 +82,22 @@ def run_case(case: Case, settings: Settings, recorder: Recorder) -> None:
     if not has_input_gradient(case, linears[0]):
         passes = PASSES[:1]
         recorder.skip(f"step over {case.base}", case, "the base has no gradient for its input")
+    no_graph = BASES[case.base].no_graph
+    time_variants(case, variants, operands, passes, settings, recorder, no_graph=no_graph)
+
+
+def time_variants(
+    case: Case,
+    variants: Sequence[Variant],
+    operands: Sequence[Operands],
+    passes: Sequence[str],
+    settings: Settings,
+    recorder: Recorder,
+    *,
+    no_graph: str | None = None,
+) -> None:
+    """Time the variants in every mode and pass; ``no_graph`` says why graphs cannot hold them."""
     for mode in settings.modes:
-        no_graph = BASES[case.base].no_graph
         if mode == "graph" and no_graph:
             recorder.skip(f"graphs over {case.base}", case, no_graph)
             continue
@@ -120,7 +134,7 @@ def build_variants(
     return variants
 
 
-def _operands(case: Case, ring: int, device: torch.device) -> list[Operands]:
+def draw_operands(case: Case, ring: int, device: torch.device) -> list[Operands]:
     """Draw x and dy.
 
     One pair for all layers of a cold ring, in the cache as its producer leaves it; else a few pairs
@@ -128,7 +142,7 @@ def _operands(case: Case, ring: int, device: torch.device) -> list[Operands]:
     """
     count = 1
     if device.type == "cuda" and ring == 1:
-        width = case.in_features + case.out_features
+        width = case.in_features + case.result_features
         bytes_each = case.tokens * width * case.torch_dtype.itemsize
         count = min(_MOST_INPUTS, math.ceil(3 * l2_bytes(device) / bytes_each))
     rows = functools.partial(random_tensor, 1, case.tokens, dtype=case.torch_dtype, device=device)
@@ -136,7 +150,7 @@ def _operands(case: Case, ring: int, device: torch.device) -> list[Operands]:
         Operands(
             layer=0,
             x=rows(case.in_features).requires_grad_(),
-            dy=rows(case.out_features),
+            dy=rows(case.result_features),
         )
         for _ in range(count)
     ]

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from gralora.bench.bases import BASES
-from gralora.bench.case import Case, Variant
+from gralora.bench.case import EXPERTS, PLAIN, Case, Variant
 from gralora.bench.harness import Progress, Rounds, ratio_spread, spread
 
 # What a record's ratios are over.
@@ -80,8 +80,8 @@ def _flop(case: Case, variant: Variant, pass_name: str) -> int:
     A step has the base product twice (y, dx) and the two low-rank products three times (forward,
     dx, dA with dB).
     """
-    base = 2 * case.tokens * case.in_features * case.out_features
-    adapter = 2 * case.tokens * variant.extra_rank * (case.in_features + case.out_features)
+    base = sum(2 * rows * n * m for rows, n, m in case.products)
+    adapter = sum(2 * rows * variant.extra_rank * (n + m) for rows, n, m in case.products)
     return base + adapter if pass_name == "forward" else 2 * base + 3 * adapter
 
 
@@ -92,11 +92,13 @@ def _least_bytes(case: Case, variant: Variant, pass_name: str) -> int:
     dA), its parameters to both, and their gradients.
     """
     item = case.torch_dtype.itemsize
-    rows = case.tokens * (case.in_features + case.out_features) * item
-    weight = BASES[case.base].weight_bytes(case)
+    rows = sum(count * (n + m) for count, n, m in case.products) * item
+    # Experts have no kinds of bases: their weights are plain.
+    weight = BASES[PLAIN if case.base == EXPERTS else case.base].weight_bytes(case)
     parameters = sum(p.numel() * p.element_size() for p in variant.parameters[0])
     forward = rows + weight + parameters
     if pass_name == "forward":
         return forward
-    x_again = case.tokens * case.in_features * item if variant.parameters[0] else 0
+    x = sum(count * n for count, n, _ in case.products) * item
+    x_again = x if variant.parameters[0] else 0
     return forward + rows + weight + x_again + 2 * parameters

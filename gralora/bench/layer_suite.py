@@ -6,7 +6,9 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from gralora.bench.bases import BASES
-from gralora.bench.case import DTYPES, PLAIN, Case
+from gralora.bench.case import DTYPES, EXPERTS, PLAIN, Case
+from gralora.bench.experts import run_experts
+from gralora.bench.experts_case import ExpertsCase, parse_experts
 from gralora.bench.layer import COLD_BELOW_TOKENS, Settings, run_case
 from gralora.bench.layer_records import Recorder
 from gralora.bench.layer_report import show_layer
@@ -53,13 +55,34 @@ def cases_of(options: Namespace) -> list[Case]:
             cold=_is_cold(options.device, cold, tokens),
         )
         for base in getattr(options, "base", PLAIN).split(",")
+        if base != EXPERTS
         for shape in shapes
         for tokens in parse_tokens(options.tokens)
         for rank, grid in parse_ranks(options.rk)
     ]
+    if EXPERTS in getattr(options, "base", PLAIN).split(","):
+        cases += _cases_of_experts(options)
     for case in cases:
         check_grid(case)
     return cases
+
+
+def _cases_of_experts(options: Namespace) -> list[Case]:
+    return [
+        ExpertsCase(
+            in_features=hidden,
+            out_features=inside,
+            tokens=tokens,
+            rank=rank,
+            grid=grid,
+            dtype=options.dtype,
+            experts=experts,
+            chosen=chosen,
+        )
+        for hidden, inside, experts, chosen in parse_experts(options.experts)
+        for tokens in parse_tokens(options.tokens)
+        for rank, grid in parse_ranks(options.rk)
+    ]
 
 
 def _add_options(parser: ArgumentParser) -> None:
@@ -67,7 +90,12 @@ def _add_options(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--base",
         default=PLAIN,
-        help=f"kinds of the frozen layer, any of {','.join(BASES)} (default: {PLAIN})",
+        help=f"kinds of the frozen layer, any of {','.join((*BASES, EXPERTS))} (default: {PLAIN})",
+    )
+    parser.add_argument(
+        "--experts",
+        help=f"with --base {EXPERTS}, instead of shapes: hidden size x an expert's inside : "
+        "experts : of these each token's, as 4096x14336:8:2",
     )
     parser.add_argument(
         "--variants",
@@ -87,7 +115,10 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _prepare(options: Namespace) -> Run:
-    bases = choose_names("base", options.base, list(BASES), [PLAIN])
+    bases = choose_names("base", options.base, [*BASES, EXPERTS], [PLAIN])
+    if EXPERTS not in bases:
+        # So that results do not speak of it.
+        options.experts = None
     if options.memory and bases != [PLAIN]:
         # Quantised layers keep tensors for their backward where hooks do not see them.
         raise ValueError(f"memory: it is measured over plain layers alone, got {options.base}")
@@ -106,7 +137,10 @@ def _prepare(options: Namespace) -> Run:
 def _run(cases: list[Case], settings: Settings, context: Context) -> Record:
     recorder = Recorder(context.on_progress)
     for case in cases:
-        run_case(case, settings, recorder)
+        if isinstance(case, ExpertsCase):
+            run_experts(case, settings, recorder)
+        else:
+            run_case(case, settings, recorder)
         context.save(recorder.as_dict())
     return recorder.as_dict()
 
@@ -133,6 +167,7 @@ LAYER = Suite(
     defaults={
         "cpu": {
             "shapes": "2048x2048",
+            "experts": "256x512:8:2",
             "tokens": "512",
             "rk": "64:4",
             "dtype": "fp32",
@@ -140,6 +175,7 @@ LAYER = Suite(
         },
         "cuda": {
             "shapes": "4096x4096",
+            "experts": "2048x768:128:8",
             "tokens": "8192",
             "rk": "64:4",
             "dtype": "bf16",

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
+import transformers
 from expert_models import experts_of, fill, mixtral, routed
 from torch import Tensor, nn
+from torch.func import functional_call
+from transformers.models.gpt_oss.modeling_gpt_oss import GptOssExperts
+from transformers.models.nemotron_h.modeling_nemotron_h import NemotronHExperts
 
 import gralora
 from gralora.nn import GraLoRAExperts
@@ -104,3 +110,39 @@ def test_hooks_of_the_experts_are_called():
     module.base_layer.register_forward_hook(lambda base, *_: seen.append(base))
     torch.testing.assert_close(module(x, index, shares), want, rtol=1e-4, atol=1e-5)
     assert seen == [module.base_layer]
+
+
+def gpt_oss() -> nn.Module:
+    """Transposed weights, biases, and gates between the values."""
+    config = transformers.GptOssConfig(hidden_size=32, intermediate_size=24, num_local_experts=4)
+    config._experts_implementation = "eager"
+    return GptOssExperts(config)
+
+
+def nemotron() -> nn.Module:
+    """No gate: one product, the activation, another product."""
+    config = transformers.NemotronHConfig(
+        hidden_size=32, moe_intermediate_size=24, n_routed_experts=4
+    )
+    config._experts_implementation = "eager"
+    return NemotronHExperts(config)
+
+
+@pytest.mark.parametrize("build", [gpt_oss, nemotron], ids=["gpt-oss", "nemotron"])
+def test_other_experts_of_transformers_take_the_grouped_pass(
+    build: Callable[[], nn.Module], monkeypatch: pytest.MonkeyPatch
+):
+    base = build()
+    for parameter in base.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    module = GraLoRAExperts(base)
+    for weights in module.weights.values():
+        weights.add_adapter("default", r=8, k=2)
+        weights.set_adapter("default")
+    fill(module)
+    index, shares = routed(4)
+    x = torch.randn(len(index), 32)
+    changed = {name: weights.added_to_weight() for name, weights in module.weights.items()}
+    want = functional_call(base, changed, (x, index, shares))
+    monkeypatch.setattr("gralora.nn.experts.module.functional_call", None)
+    torch.testing.assert_close(module(x, index, shares), want, rtol=1e-4, atol=1e-5)

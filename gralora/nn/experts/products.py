@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 
 # Bytes that a row of a grouped product's operand must be a multiple of.
 _STEP = 16
@@ -41,15 +42,23 @@ class _GroupedProduct(torch.autograd.Function):
         wants_x, wants_weight = ctx.needs_input_grad[:2]
         # A frozen weight needs no rows, and they are the larger part.
         ctx.save_for_backward(x if wants_weight else None, weight if wants_x else None, ends)
-        return _multiply(x, weight, ends)
+        return _rows_product(x, weight, ends)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, ends = ctx.saved_tensors
-        dx = None if weight is None else _multiply(dy, weight.transpose(1, 2), ends)
-        dweight = None if x is None else _outer(x, dy, ends)
+        dx = None if weight is None else _rows_product(dy, weight.transpose(1, 2), ends)
+        dweight = None if x is None else _outer_product(x, dy, ends)
         return dx, dweight, None
+
+
+def _rows_product(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return (_opaque_multiply if is_compiling() else _multiply)(x, weight, ends)
+
+
+def _outer_product(x: Tensor, dy: Tensor, ends: Tensor) -> Tensor:
+    return (_opaque_outer if is_compiling() else _outer)(x, dy, ends)
 
 
 def _multiply(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
@@ -61,7 +70,7 @@ def _multiply(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
         places = _Places.of(ends, rows)
         return torch.bmm(places.spread(x), weight).flatten(0, 1)[places.rows]
     y = torch.nn.functional.grouped_mm(_whole_rows(x), _whole_matrices(weight), offs=ends)
-    return y[:, :width]
+    return y[:, :width].contiguous()
 
 
 def _outer(x: Tensor, dy: Tensor, ends: Tensor) -> Tensor:
@@ -73,7 +82,33 @@ def _outer(x: Tensor, dy: Tensor, ends: Tensor) -> Tensor:
         places = _Places.of(ends, rows)
         return torch.bmm(places.spread(x).transpose(1, 2), places.spread(dy))
     dweight = torch.nn.functional.grouped_mm(_whole_rows(x).t(), _whole_rows(dy), offs=ends)
-    return dweight[:, : shape[1], : shape[2]]
+    return dweight[:, : shape[1], : shape[2]].contiguous()
+
+
+# The compiler cannot trace torch's grouped product in all of its dtypes, and need not: to it, these
+# are operators of their own. In eager calls they would only take time.
+_opaque_multiply = torch.library.custom_op(
+    "gralora_experts::product",
+    _multiply,
+    mutates_args=(),
+    schema="(Tensor x, Tensor weight, Tensor ends) -> Tensor",
+)
+_opaque_outer = torch.library.custom_op(
+    "gralora_experts::outer",
+    _outer,
+    mutates_args=(),
+    schema="(Tensor x, Tensor dy, Tensor ends) -> Tensor",
+)
+
+
+@_opaque_multiply.register_fake
+def _(x: Tensor, weight: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(x.shape[0], weight.shape[2])
+
+
+@_opaque_outer.register_fake
+def _(x: Tensor, dy: Tensor, ends: Tensor) -> Tensor:
+    return x.new_empty(ends.shape[0], x.shape[1], dy.shape[1])
 
 
 def _missing(width: int, dtype: torch.dtype) -> int:

@@ -101,8 +101,8 @@ at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::Tenso
 Latents project_input(const AdapterInput& input, const ComputeFactors& factors, const Sizes& sizes,
                       double scaling, const Steps& steps) {
   Latents latents;
-  latents.grid =
-      factors.A.defined() ? project_grid(input, factors.A, sizes.k_out, scaling, steps) : absent_latent(input.rows());
+  latents.grid = factors.A.defined() ? project_grid(input, factors.A, sizes.k_out, scaling, steps)
+                                     : absent_latent(input.rows());
   latents.plain = factors.lora_A.defined()
                       ? project_plain(input, factors.lora_A.t(), scaling, steps)
                       : absent_latent(input.rows());

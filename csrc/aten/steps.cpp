@@ -105,9 +105,17 @@ void round(std::initializer_list<Rounding> roundings) {
 
 }  // namespace
 
-const Steps kLibrarySteps{
-    project,          project_beside_sums, expand,          expand_dropped, expand_onto_bias,
-    expand_with_base, project_with_base,   expand_beside_sums, sum_over_tokens, round, round};
+const Steps kLibrarySteps{project,
+                          project_beside_sums,
+                          expand,
+                          expand_dropped,
+                          expand_onto_bias,
+                          expand_with_base,
+                          project_with_base,
+                          expand_beside_sums,
+                          sum_over_tokens,
+                          round,
+                          round};
 
 bool any_asked_for(const TokenSums& sums) {
   return std::any_of(sums.begin(), sums.end(),

@@ -39,8 +39,16 @@ void round(std::initializer_list<aten::Rounding> roundings);
 
 void pack(std::initializer_list<aten::Rounding> factors);
 
-inline constexpr aten::Steps kKernelSteps{
-    project,          project_beside_sums, expand,          expand_dropped, expand_onto_bias,
-    expand_with_base, project_with_base,   expand_beside_sums, sum_over_tokens, round, pack};
+inline constexpr aten::Steps kKernelSteps{project,
+                                          project_beside_sums,
+                                          expand,
+                                          expand_dropped,
+                                          expand_onto_bias,
+                                          expand_with_base,
+                                          project_with_base,
+                                          expand_beside_sums,
+                                          sum_over_tokens,
+                                          round,
+                                          pack};
 
 }  // namespace gralora::cuda

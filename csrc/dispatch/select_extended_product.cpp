@@ -19,8 +19,12 @@ constexpr int64_t kLeastNarrowDepth = 2048;
 
 constexpr int64_t kMostRank = 1024;
 
-// Measured on an H100: making the latent on the way pays from so many tokens on.
-constexpr int64_t kLeastTokensOnTheWay = 256;
+// Making the latent on the way. Measured on an H100: it pays where other tiles are under way while
+// rows are projected, so not in the first of a few rounds, and where a tile's walk is long enough
+// for its latents to be there at its end.
+constexpr int64_t kLeastTokensOnTheWay = 4096;
+constexpr int64_t kLeastDepthOnTheWay = 2048;
+constexpr int64_t kLeastRoundsOnTheWay = 4;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -57,7 +61,8 @@ ProductTile choose_tile(const ExtendedProductProblem& problem) {
 
 /// Why the latent cannot be made on the way; nothing where it can.
 std::string_view why_not_on_the_way(const ExtendedProductProblem& problem, ProductTile tile) {
-  if (problem.depth % (problem.inner * kGroup) != 0) return "a block's width is not a multiple of 8";
+  if (problem.depth % (problem.inner * kGroup) != 0)
+    return "a block's width is not a multiple of 8";
   if (problem.rank % (problem.inner * kGroup) != 0) {
     return "a block's share of the rank is not a multiple of 8";
   }
@@ -65,6 +70,11 @@ std::string_view why_not_on_the_way(const ExtendedProductProblem& problem, Produ
     return "a block has more latents than the tile has columns";
   }
   return {};
+}
+
+bool hides_projection(const ExtendedProductProblem& problem, ProductTile tile) {
+  return problem.T >= kLeastTokensOnTheWay && problem.depth >= kLeastDepthOnTheWay &&
+         count_rounds(problem, tile) >= kLeastRoundsOnTheWay;
 }
 
 Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
@@ -96,9 +106,9 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   }
   if (!is_worthwhile(problem, tile)) return Choice::library("its tiles leave processors idle");
   if (problem.inner == 0) return Choice::own("the adapter's term in the base product's sums");
-  return problem.T < kLeastTokensOnTheWay
-             ? Choice::library("too few tokens to hide a projection among them")
-             : Choice::own("the adapter's products among and in the base product's");
+  return hides_projection(problem, tile)
+             ? Choice::own("the adapter's products among and in the base product's")
+             : Choice::library("too few tiles to hide a projection among them");
 }
 
 }  // namespace

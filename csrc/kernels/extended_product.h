@@ -48,7 +48,7 @@ struct ExtendedProductParams {
   bool depth_is_contiguous;  // of the weight
   ElementType type;          // bf16 or fp16
   ProductTile tile;
-  int32_t processors;  // of the current device
+  int32_t processors;           // of the current device
   int32_t* counters = nullptr;  // [count_product_counters()], written before they are read; or null
   ProductProjection projection;
 };

@@ -108,8 +108,8 @@ class Copier {
       const int steps = min(stage_steps, projection.steps - step);
       const uint32_t filled = begin_filling(steps * step_bytes);
       for (int part = 0; part < steps; ++part) {
-        copy_projected_step(at, (step + part) * Tile::kDepth,
-                            ring_.left(turn_) + part * step_bytes, filled);
+        copy_projected_step(at, (step + part) * Tile::kDepth, ring_.left(turn_) + part * step_bytes,
+                            filled);
       }
       turn_.advance();
     }

@@ -36,7 +36,8 @@ class Consumer {
     for (int k = 0; k < kProducts; ++k) {
       ptx::multiply_add_parts<T, kColumns, true, kRightDepth>(
           sums, ptx::describe_part<true>(ring_.left(turn_) + offset + rows_, k * 16),
-          ptx::describe_part<kRightDepth>(ring_.right(turn_) + offset, k * 16), k > 0 || adds ? 1 : 0);
+          ptx::describe_part<kRightDepth>(ring_.right(turn_) + offset, k * 16),
+          k > 0 || adds ? 1 : 0);
     }
     ptx::commit_products();
   }

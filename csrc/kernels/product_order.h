@@ -28,7 +28,7 @@ struct ProductItem {
 /// after the other can always go on: of all items that are not done the first waits for nothing.
 /// Tiles need what was projected at the end of their walk alone, so nothing need come earlier.
 struct ProductOrder {
-  int32_t projections, tiles;                     // in all
+  int32_t projections, tiles;                      // in all
   int32_t group_projections = 0, group_tiles = 1;  // of a whole group
 
   GRALORA_EVERYWHERE int32_t items() const { return projections + tiles; }

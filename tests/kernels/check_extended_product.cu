@@ -1,10 +1,9 @@
 // kernels/extended_product.h: both tiles, both layouts of weight and factor, with and without a
 // bias, ranks beyond a stage and below a product, tails on every axis, more tiles than places; and
 // with the projection among the tiles.
-#include "kernels/extended_product.h"
-
 #include <algorithm>
 
+#include "kernels/extended_product.h"
 #include "kernels/product_order.h"
 #include "support.h"
 
@@ -160,9 +159,9 @@ void check_made(const MadeCase& c, ProductTile tile, bool depth_is_contiguous, i
       for (int i = 0; i < c.inner; ++i) {
         Exact exact;
         for (int d = 0; d < c.width_in; ++d) {
-          const int64_t at = i * p.projection.block_stride +
-                             (depth_is_contiguous ? d * made_pitch + column
-                                                  : column * made_pitch + d);
+          const int64_t at =
+              i * p.projection.block_stride +
+              (depth_is_contiguous ? d * made_pitch + column : column * made_pitch + d);
           exact.add(0.5 * rows[t * row_pitch + i * c.width_in + d] * made[at]);
         }
         wrong += !is_close(latent[latent_at(block, t, i * c.s + column % c.s)], exact,
@@ -178,13 +177,12 @@ void check_made(const MadeCase& c, ProductTile tile, bool depth_is_contiguous, i
         exact.add(rows[t * row_pitch + d] * weight[at]);
       }
       for (int q = 0; q < rank; ++q) {
-        const int64_t at =
-            block * p.factor_block_stride +
-            (depth_is_contiguous ? q * factor_width + w : w * factor_width + q);
+        const int64_t at = block * p.factor_block_stride +
+                           (depth_is_contiguous ? q * factor_width + w : w * factor_width + q);
         exact.add(latent[latent_at(block, t, q)] * factor[at]);
       }
-      wrong += !is_close(out[static_cast<int64_t>(t) * columns + column], exact,
-                         Traits<T>::kHalfPlace);
+      wrong +=
+          !is_close(out[static_cast<int64_t>(t) * columns + column], exact, Traits<T>::kHalfPlace);
     }
   }
   const auto size = size_of(tile);

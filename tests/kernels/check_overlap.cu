@@ -268,8 +268,8 @@ void run_on_the_way(const Call& call, const Shared& shared, bool one_by_one) {
   };
   const auto multiply = [&](const Half* rows, Half* latent, const Half* projecting,
                             const Half* expanding, Half* out, bool forward) {
-    ExtendedProductParams product = describe_product(call.tokens, rows, shared.W.device(), latent,
-                                                     expanding, out, forward);
+    ExtendedProductParams product =
+        describe_product(call.tokens, rows, shared.W.device(), latent, expanding, out, forward);
     product.projection = {.factor = projecting,
                           .latent = latent,
                           .inner = kBlocks,

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from ops_cases import Grid, make_operands
+from ops_paths import runs_sm90
 from torch.profiler import ProfilerActivity, profile
+
+import gralora.kernels
 
 GRID = Grid(k_in=4, k_out=4, n=256, m=256, s=16)
 ROUNDING = {torch.bfloat16: 0, torch.float32: 1}
@@ -50,3 +53,26 @@ def test_two_launches_forward_and_two_backward(
     # fp32 factors are rounded in each pass, their gradients by the kernels that sum them.
     expected = 2 + ROUNDING[factor_dtype]
     assert (_count(forward_profile), _count(backward_profile)) == (expected, expected)
+
+
+@pytest.mark.cuda_kernels
+def test_a_forward_pass_that_projects_on_the_way_is_one_kernel_behind_its_counters(
+    cuda: torch.device,
+) -> None:
+    if not runs_sm90():
+        pytest.skip("no kernels of compute capability 9.0a run on this GPU")
+    operands = make_operands(GRID, (600,), dtype=torch.bfloat16, device=cuda, bias=True)
+
+    def forward() -> torch.Tensor:
+        return torch.ops.gralora.linear(
+            operands.x, operands.weight, operands.bias, operands.A, operands.B, None, None,
+            scaling=0.5, dropout_p=0.0,
+        )  # fmt: skip
+
+    with gralora.kernels.forced("sm90"):
+        forward()
+        torch.cuda.synchronize()
+        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
+            forward()
+            torch.cuda.synchronize()
+    assert _count(profiler) == 2

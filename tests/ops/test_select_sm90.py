@@ -154,9 +154,57 @@ def test_a_forced_path_decides_over_the_base_product(path: Any, taken: str) -> N
         assert _C.select_extended_product(**{**PRODUCT, "T": 256})["path"] == taken
 
 
+# Its latents made on the way, from four blocks of the input.
+PROJECTING: dict[str, Any] = {**PRODUCT, "inner": 4}
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"T": 4096}, {"depth": 2048}, {"rank": 256}, {"width": 512}], ids=str
+)
+def test_the_base_product_projects_on_the_way_where_tiles_hide_it(change: dict[str, Any]) -> None:
+    choice = _C.select_extended_product(**{**PROJECTING, **change})
+    assert (choice["path"], choice["tile"]) == ("kernel", (128, 256))
+
+
+@pytest.mark.parametrize(
+    ("change", "possible", "reason"),
+    [
+        ({"T": 2048}, True, "too few tiles to hide a projection among them"),
+        ({"depth": 1024}, True, "too few tiles to hide a projection among them"),
+        # Two rounds.
+        ({"width": 256}, True, "too few tiles to hide a projection among them"),
+        ({"depth": 4072, "inner": 4}, False, "a block's width is not a multiple of 8"),
+        ({"rank": 48}, False, "a block's share of the rank is not a multiple of 8"),
+        ({"rank": 288}, False, "a block has more latents than the tile has columns"),
+        ({"plain": True}, False, "the adapter has a plain part"),
+        ({"drops": True}, False, "dropout acts on the adapter's part alone"),
+        ({"matched": False}, False, "weight and factor have the same axis contiguous"),
+        ({"sm90": False}, False, NO_CODE),
+    ],
+    ids=str,
+)
+def test_latents_that_are_not_made_on_the_way(
+    change: dict[str, Any], possible: bool, reason: str
+) -> None:
+    choice = _C.select_extended_product(**{**PROJECTING, **change})
+    assert (choice["path"], choice["possible"], choice["reason"]) == ("library", possible, reason)
+
+
+@pytest.mark.parametrize(
+    ("path", "taken"), [("aten", "library"), ("sm80", "library"), ("sm90", "kernel")]
+)
+def test_a_forced_path_decides_over_the_way(path: Any, taken: str) -> None:
+    with gralora.kernels.forced(path):
+        assert _C.select_extended_product(**{**PROJECTING, "T": 1})["path"] == taken
+
+
 def test_explain_names_the_base_product_that_takes_the_term_along() -> None:
     steps = explain(8192, 4096, 4096, 64, 4, processors=132, cluster=8, sm90=True)
     assert [step["step"] for step in steps] == [
+        "H = x A, y = x W^T + H B", "G = dy B^T, dx = dy W + G A^T", "dA, dB",
+    ]  # fmt: skip
+    fewer = explain(2048, 4096, 4096, 64, 4, processors=132, cluster=8, sm90=True)
+    assert [step["step"] for step in fewer] == [
         "H = x A", "y = x W^T + H B", "G = dy B^T", "dx = dy W + G A^T", "dA, dB",
     ]  # fmt: skip
     dropped = explain(8192, 4096, 4096, 64, 4, processors=132, cluster=8, sm90=True, dropout=True)

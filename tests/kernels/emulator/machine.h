@@ -1,5 +1,6 @@
-// A GPU in software, for checks where there is none: the threads of two clusters of blocks at a time
-// are fibers of one host thread, which change at every instruction that they have to reach together.
+// A GPU in software, for checks where there is none: the threads of two clusters of blocks at a
+// time are fibers of one host thread, which change at every instruction that they have to reach
+// together.
 //
 // What it shows: results, indices, barriers that not all threads reach, data that is read before
 // its asynchronous copy was waited for. What it cannot show: time, races within a barrier's

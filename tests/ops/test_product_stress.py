@@ -1,0 +1,117 @@
+"""Ten thousand products that project on the way: odd shapes, several streams, a GPU that is busy."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+import pytest
+import torch
+from ops_cases import Grid, Operands, make_operands
+from ops_paths import runs_sm90
+from torch import Tensor
+
+import gralora.kernels
+
+LAUNCHES = 10_000
+STREAMS = 3
+CASES = 24
+
+
+@dataclass
+class Case:
+    """A layer, and the bits of one pass by itself."""
+
+    operands: Operands
+    y: Tensor
+    dx: Tensor
+
+    @classmethod
+    def draw(cls, generator: random.Random, device: torch.device) -> Case:
+        """Blocks and ranks that tensor maps can describe; anything else at random."""
+        k_in, k_out = generator.choice((1, 2, 3, 4)), generator.choice((1, 2, 3, 4))
+        grid = Grid(
+            k_in=k_in,
+            k_out=k_out,
+            n=8 * generator.randint(1, 40),
+            m=8 * generator.randint(1, 40),
+            s=8 * generator.randint(1, 4),
+        )
+        operands = make_operands(
+            grid, (generator.randint(1, 3000),), dtype=torch.bfloat16, device=device, bias=False
+        )
+        return cls(operands, *_passes(operands))
+
+
+def _passes(operands: Operands) -> tuple[Tensor, Tensor]:
+    y, H, _ = torch.ops.gralora.linear_forward(
+        operands.x, operands.weight, None, operands.A, operands.B, None, None, None,
+        scaling=0.5, dropout_p=0.0,
+    )  # fmt: skip
+    dx = torch.ops.gralora.linear_backward(
+        operands.dy, None, operands.weight, operands.A, operands.B, None, None, H, None, None,
+        scaling=0.5, dropout_p=0.0, output_mask=[True, *[False] * 6],
+    )[0]  # fmt: skip
+    return y, dx
+
+
+@pytest.fixture
+def cases(cuda: torch.device) -> list[Case]:
+    """They are taken one at a time, with the GPU idle before."""
+    if not runs_sm90():
+        pytest.skip("no kernels of compute capability 9.0a run on this GPU")
+    generator = random.Random(20520355)
+    with gralora.kernels.forced("sm90"):
+        drawn = []
+        for _ in range(CASES):
+            drawn.append(Case.draw(generator, cuda))
+            torch.cuda.synchronize()
+    return drawn
+
+
+@pytest.mark.cuda_kernels
+def test_many_launches_beside_each_other_on_a_busy_gpu(
+    cases: list[Case], cuda: torch.device
+) -> None:
+    generator = random.Random(7)
+    streams = [torch.cuda.Stream() for _ in range(STREAMS)]
+    busy = torch.cuda.Stream()
+    wrong = [torch.zeros((), dtype=torch.int64, device=cuda) for _ in streams]
+    other = torch.randn(2048, 2048, device=cuda, dtype=torch.bfloat16)
+    torch.cuda.synchronize()
+    with gralora.kernels.forced("sm90"):
+        for launch in range(0, LAUNCHES, 2):
+            case = generator.choice(cases)
+            which = launch // 2 % STREAMS
+            with torch.cuda.stream(streams[which]):
+                y, dx = _passes(case.operands)
+                wrong[which] += (y != case.y).sum() + (dx != case.dx).sum()
+            if launch % 20 == 0:
+                with torch.cuda.stream(busy):
+                    other @ other
+    torch.cuda.synchronize()
+    assert [count.item() for count in wrong] == [0] * STREAMS
+
+
+@pytest.mark.cuda_kernels
+def test_graphs_that_replay_beside_each_other_keep_their_counters_apart(
+    cases: list[Case], cuda: torch.device
+) -> None:
+    recorded = []
+    with gralora.kernels.forced("sm90"):
+        for case in cases[:STREAMS]:
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                y, dx = _passes(case.operands)
+            recorded.append((graph, case, y, dx, torch.cuda.Stream()))
+    torch.cuda.synchronize()
+    for _ in range(50):
+        for graph, _, y, dx, stream in recorded:
+            with torch.cuda.stream(stream):
+                y.fill_(torch.nan)
+                dx.fill_(torch.nan)
+                graph.replay()
+    torch.cuda.synchronize()
+    for _, case, y, dx, _ in recorded:
+        assert torch.equal(y, case.y)
+        assert torch.equal(dx, case.dx)

@@ -1,4 +1,4 @@
-"""Ten thousand products that project on the way: odd shapes, several streams, a GPU that is busy."""
+"""Ten thousand products that project on the way: odd shapes, several streams, a busy GPU."""
 
 from __future__ import annotations
 

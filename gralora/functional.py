@@ -137,6 +137,16 @@ def delta_weight(
     Block (i, j) is ``scaling * B[i, (j, :), :]ᵀ A[j, :, (i, :)]ᵀ``; the plain part adds
     ``scaling * lora_B lora_A``. Differentiable, to any order.
 
+    Args:
+        A: ``[k_in, n, k_out*s]``, any floating dtype, or None together with B.
+        B: ``[k_out, k_in*s, m]``, any floating dtype, or None together with A.
+        scaling: factor of the whole adapter.
+        lora_A: ``[r0, N]``, or None together with lora_B.
+        lora_B: ``[M, r0]``, or None together with lora_A.
+
+    Returns:
+        ``[M, N]``, contiguous.
+
     Raises:
         RuntimeError: factors whose shapes or devices do not belong together, or no pair at all.
         TypeError: a dtype that is not supported.

@@ -70,7 +70,17 @@ def delta_weight(
     lora_A: Tensor | None = None,
     lora_B: Tensor | None = None,
 ) -> Tensor:
-    """Weight difference ``[M, N]`` of an adapter.
+    """Weight difference of an adapter.
+
+    Args:
+        A: ``[k_in, n, k_out*s]`` or None.
+        B: ``[k_out, k_in*s, m]`` or None.
+        scaling: factor of the whole adapter.
+        lora_A: ``[r0, N]`` or None.
+        lora_B: ``[M, r0]`` or None.
+
+    Returns:
+        ``[M, N]``.
 
     Raises:
         ValueError: neither pair of factors is given.

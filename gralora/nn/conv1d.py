@@ -25,6 +25,12 @@ class GraLoRAConv1D(WeightedLayer):
     operators read the transposed weight as it lies, without a copy. Made by :meth:`from_conv1d` or
     by :func:`gralora.inject`.
 
+    Args:
+        in_features: ``N``.
+        out_features: ``M``.
+        weight: ``[N, M]``, taken over as it is.
+        bias: ``[M]``, likewise, or None.
+
     Shape:
         ``[..., in_features]`` to ``[..., out_features]``; any leading sizes, zero tokens too.
 

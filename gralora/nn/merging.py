@@ -20,6 +20,11 @@ class MergeableLayer(AdaptedLayer):
 
     What the base is, and how its weight is read and written, is the subclass's: see the methods
     that are abstract here.
+
+    Args:
+        in_features: ``N``.
+        out_features: ``M``.
+
     """
 
     @abstractmethod
@@ -185,6 +190,9 @@ class MergeableLayer(AdaptedLayer):
 
         Returns:
             The names that are still to be merged.
+
+        Raises:
+            TypeError, ValueError, RuntimeError: as :meth:`merge`.
 
         """
         wanted = (

@@ -1,10 +1,11 @@
-"""Makes `tests/docs/support` importable."""
+"""Makes `tests/docs/support` and what builds pages importable."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-SUPPORT = str(Path(__file__).parent / "support")
-if SUPPORT not in sys.path:
-    sys.path.insert(0, SUPPORT)
+HERE = Path(__file__).parent
+for folder in (str(HERE / "support"), str(HERE.parents[1] / "docs")):
+    if folder not in sys.path:
+        sys.path.insert(0, folder)

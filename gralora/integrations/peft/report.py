@@ -39,7 +39,12 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The ways that the layers of a model take in its present state; prints as a table."""
+    """The ways that the layers of a model take in its present state; prints as a table.
+
+    Attributes:
+        rows: one for each layer, in the order of the model's modules.
+
+    """
 
     rows: tuple[Row, ...]
 

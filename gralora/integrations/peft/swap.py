@@ -67,6 +67,9 @@ def accelerate(model: Model) -> Model:
 def restore(model: Model) -> Model:
     """Undo :func:`accelerate`: every layer is of PEFT's own class again.
 
+    Args:
+        model: with accelerated layers, in place; one without any is left as it is.
+
     Returns:
         `model`.
 

@@ -1,23 +1,28 @@
-"""Commands in the sentences and tables of documents: gralora's run, those of others lead somewhere.
+"""Commands in the sentences and tables of documents: gralora's run, scripts take their options.
 
-Blocks of pages are run by the tests of the pages, those of README.md that `.ci/run` marks by it.
+Those of other programs lead somewhere. Blocks of pages are run by the tests of the pages, those of
+README.md that `.ci/run` marks by it.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import io
 import re
+import runpy
 import shutil
+import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from docs_adapters import make_forks, save_ours, save_pefts
-from docs_inline import ROOT, Command, commands
+from docs_inline import ROOT, Command, all_commands, commands
 from docs_models import save_tiny_llama
 
 from gralora.cli import main
@@ -76,19 +81,42 @@ def _check_help(words: list[str]) -> None:
     assert set(words) - set(names) <= set(re.findall(r"--[\w-]+", result.output))
 
 
+def _is_script(word: str) -> bool:
+    return word.endswith(".py")
+
+
 PYTHON = commands("python")
-SCRIPTS = [command for command in PYTHON if command.words[1].endswith(".py")]
+SCRIPTS = [
+    command for command in (*PYTHON, *commands("torchrun")) if any(map(_is_script, command.words))
+]
 SNIPPETS = [command for command in PYTHON if command.words[1] == "-c"]
 
 
+class _ParsedError(Exception):
+    """The options of a script were those that it takes."""
+
+
 @pytest.mark.parametrize("command", SCRIPTS, ids=str)
-def test_scripts_and_their_options_are_there(command: Command) -> None:
-    path = ROOT / command.words[1]
+def test_scripts_take_the_options(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    start = next(i for i, word in enumerate(command.words) if _is_script(word))
+    path = ROOT / command.words[start]
     assert path.is_file()
-    sources = [*path.parent.rglob("*.py"), *(ROOT / "gralora" / "bench").glob("*.py")]
-    text = "\n".join(source.read_text(encoding="utf-8") for source in sources)
-    for option in (word for word in command.words if word.startswith("--")):
-        assert f'"{option}"' in text
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(*arguments: Any) -> None:
+        parse(*arguments)
+        raise _ParsedError
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    monkeypatch.setattr(sys, "argv", [str(path), *command.words[start + 1 :]])
+    monkeypatch.syspath_prepend(path.parent)
+    try:
+        with pytest.raises(_ParsedError):
+            runpy.run_path(str(path), run_name="__main__")
+    except ModuleNotFoundError as error:
+        if (path.parent / f"{error.name}.py").exists():
+            raise
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize("command", SNIPPETS, ids=str)
@@ -127,6 +155,25 @@ def _paths() -> Iterator[tuple[Command, str]]:
 @pytest.mark.parametrize(("command", "path"), list(_paths()), ids=str)
 def test_files_that_commands_name_are_there(command: Command, path: str) -> None:
     assert (ROOT / path).exists()
+
+
+# The tests above take each command of these programs; those of gralora in blocks, the pages' tests.
+CHECKED = {
+    *("python", "torchrun", "pip", "uv", "cmake", "bash", "pytest", "benchmarks/gpu_check.sh"),
+    # What only sets something up, and a server that is not here.
+    *(".", "pre-commit", "vllm"),
+}
+BLOCKS = [command for command in all_commands() if not command.inline]
+
+
+@pytest.mark.parametrize("command", BLOCKS, ids=str)
+def test_commands_of_blocks_are_run_or_checked_by_a_test(command: Command) -> None:
+    document = Path(command.document)
+    if command.words[0] == "gralora":
+        test = ROOT / "tests" / "docs" / f"test_{document.stem}_page.py"
+        assert re.search(r"read_in\(|Reading\(", test.read_text(encoding="utf-8"))
+    elif command.words[0] not in CHECKED:
+        assert command.text in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_the_documents_have_commands_of_each_kind() -> None:

@@ -48,9 +48,13 @@ class Command:
 
 
 def commands(program: str) -> list[Command]:
-    """All commands of a program, each once."""
-    found = (command for path in DOCUMENTS for command in _commands(path))
-    return list(dict.fromkeys(c for c in found if c.words[:1] == [program] and len(c.words) > 1))
+    """All commands of a program, each once; its name alone is none."""
+    return [c for c in all_commands() if c.words[:1] == [program] and len(c.words) > 1]
+
+
+def all_commands() -> list[Command]:
+    """Whatever stands in shell blocks and between backticks, each once."""
+    return list(dict.fromkeys(command for path in DOCUMENTS for command in _commands(path)))
 
 
 def _commands(path: Path) -> Iterator[Command]:

@@ -21,7 +21,7 @@ def blocks_of(page: str) -> list[Block]:
     """Python and shell blocks in their order; a shell block as the Python that runs it."""
     fences = list(_FENCED.finditer(page))
     blocks = []
-    for fence, after in zip(fences, [*fences[1:], None], strict=True):
+    for fence, after in zip(fences, [*fences[1:], None], strict=False):
         if fence[1] not in ("python", "bash"):
             continue
         printed = None

@@ -75,23 +75,17 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
   const AdapterInput input(needs_x ? as_rows(*x, sizes.N) : at::Tensor(), {rng_state, dropout_p});
   AdapterGradients gradients;
   TokenSums sums = sum_outputs(gradients, mask, adapter, sizes, dy_rows, H, lora_H);
-  const auto make_dx = [&] {
-    gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
-  };
   Latents latents;
-  bool has_dx = false;
-  if (mask.dx && weight) {
-    make_dx();
-    has_dx = project_and_expand_input(gradients.dx, {dy_rows, *weight, {}}, latents, input, factors,
-                                      scaling, steps);
-  }
+  const bool has_dx = mask.dx && weight &&
+                      project_and_expand_input(gradients.dx, {dy_rows, *weight, {}}, latents, input,
+                                               factors, scaling, steps);
   if (!has_dx && (mask.dx || needs_x)) {
     latents = project_gradient(dy_rows, factors, sizes, scaling, sums, steps);
   }
   TokenSums input_sums = sum_inputs(gradients, mask, adapter, sizes, input, latents);
   const auto expand = [&] {
     if (!mask.dx || has_dx) return;
-    if (!gradients.dx.defined()) make_dx();
+    gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
     if (weight && !input.dropout().drops() &&
         expand_input_with_base(gradients.dx, {dy_rows, *weight, {}}, latents, factors, steps)) {
       return;

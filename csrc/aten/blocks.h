@@ -70,7 +70,8 @@ bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latent
 bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
                             const ComputeFactors& factors, const Steps& steps);
 
-/// The same with G, which becomes `latents`: G and dx at once.
+/// The same with G, which becomes `latents`: G and dx at once. `rows` is made where it is
+/// undefined.
 bool project_and_expand_input(at::Tensor& rows, const BaseProduct& base, Latents& latents,
                               const AdapterInput& input, const ComputeFactors& factors,
                               double scaling, const Steps& steps);

@@ -108,7 +108,7 @@ struct Steps {
 
   /// latent = what project makes of the base product's input, a new tensor, and rows = the base
   /// product + what expand writes of it, at once; false, with nothing done, where they are better
-  /// apart.
+  /// apart. `rows` is made where it is undefined.
   bool (*project_with_base)(at::Tensor& rows, const BaseProduct& base, at::Tensor& latent,
                             const at::Tensor& factor, double scaling,
                             const at::Tensor& grid_factor);

@@ -21,7 +21,6 @@ bool is_mappable(const at::Tensor& tensor, int64_t along = -1) {
 
 /// An extended product between tensors and the kernel: what the chooser and the launcher are told.
 struct Product {
-  const at::Tensor& rows;
   const aten::BaseProduct& base;
   const at::Tensor& grid_factor;
   // The weight as [depth, columns]: its depth is contiguous where it is a transposed [columns,
@@ -32,15 +31,15 @@ struct Product {
   int64_t factor_axis() const { return by_depth ? 2 : 1; }
 
   ExtendedProductProblem problem() const {
-    const bool aligned = is_mappable(base.input) && is_mappable(rows) &&
+    const bool aligned = is_mappable(base.input) &&
                          (!base.bias || is_mappable(base.bias->unsqueeze(0))) &&
                          (by_depth || is_mappable(base.weight));
-    return {.T = rows.size(0),
+    return {.T = base.input.size(0),
             .depth = base.weight.size(0),
             .blocks = grid_factor.size(0),
             .width = grid_factor.size(2),
             .rank = grid_factor.size(1),
-            .half = is_half(rows),
+            .half = is_half(base.input),
             .aligned = aligned,
             .matched = is_mappable(grid_factor, factor_axis()),
             .plain = false,
@@ -49,7 +48,8 @@ struct Product {
             .forced = forced_path()};
   }
 
-  ExtendedProductParams describe(ProductTile tile, const at::Tensor& latent) const {
+  ExtendedProductParams describe(ProductTile tile, const at::Tensor& rows,
+                                 const at::Tensor& latent) const {
     ExtendedProductParams params{};
     params.rows = base.input.const_data_ptr();
     params.weight = base.weight.const_data_ptr();
@@ -86,26 +86,29 @@ void launch(const ExtendedProductParams& params) {
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor) {
   if (!grid_factor.defined()) return false;
-  const Product product{rows, base, grid_factor};
+  const Product product{base, grid_factor};
   ExtendedProductProblem problem = product.problem();
-  problem.aligned = problem.aligned && is_mappable(latents.grid);
+  problem.aligned = problem.aligned && is_mappable(rows) && is_mappable(latents.grid);
   problem.plain = plain_factor.defined();
   const ExtendedProductSelection selection = select_extended_product(problem);
   if (!selection.choice.kernel) return false;
-  launch(product.describe(selection.tile, latents.grid));
+  launch(product.describe(selection.tile, rows, latents.grid));
   return true;
 }
 
 bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
                        const at::Tensor& factor, double scaling, const at::Tensor& grid_factor) {
-  const Product product{rows, base, grid_factor};
+  const Product product{base, grid_factor};
   ExtendedProductProblem problem = product.problem();
+  problem.aligned = problem.aligned && (!rows.defined() || is_mappable(rows));
   problem.matched = problem.matched && is_mappable(factor, product.factor_axis());
   problem.inner = factor.size(0);
   const ExtendedProductSelection selection = select_extended_product(problem);
   if (!selection.choice.kernel) return false;
-  latent = aten::empty_latent(problem.blocks, problem.T, problem.rank, rows.options());
-  ExtendedProductParams params = product.describe(selection.tile, latent);
+  const at::TensorOptions options = base.input.options();
+  if (!rows.defined()) rows = at::empty({problem.T, problem.blocks * problem.width}, options);
+  latent = aten::empty_latent(problem.blocks, problem.T, problem.rank, options);
+  ExtendedProductParams params = product.describe(selection.tile, rows, latent);
   params.projection = {.factor = factor.const_data_ptr(),
                        .latent = latent.mutable_data_ptr(),
                        .inner = static_cast<int32_t>(problem.inner),
@@ -113,7 +116,7 @@ bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tens
                        .pitch = factor.stride(product.by_depth ? 1 : 2),
                        .scaling = static_cast<float>(scaling)};
   const at::Tensor counters =
-      at::empty({count_product_counters(params)}, rows.options().dtype(at::kInt));
+      at::empty({count_product_counters(problem.T)}, options.dtype(at::kInt));
   params.counters = counters.mutable_data_ptr<int32_t>();
   launch(params);
   return true;

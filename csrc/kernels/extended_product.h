@@ -53,9 +53,12 @@ struct ExtendedProductParams {
   ProductProjection projection;
 };
 
-/// Of the call. With counters whichever CTAs are free do what is next, without them each does its
+/// Of a call. With counters whichever CTAs are free do what is next, without them each does its
 /// share: as fast on a GPU that has nothing else to do, and a launch less.
-int64_t count_product_counters(const ExtendedProductParams& params);
+constexpr int64_t count_product_counters(int64_t T) {
+  constexpr int kClusterRows = size_of(ProductTile::k128x256).tokens * kProductCluster;  // of both
+  return 1 + (T + kClusterRows - 1) / kClusterRows * kProductCluster;
+}
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream);
 

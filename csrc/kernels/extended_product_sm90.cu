@@ -89,6 +89,11 @@ int choose_group_tokens(const ExtendedProductParams& p, int64_t columns) {
 
 template <class T, class Tile, bool kDepthIsContiguous>
 cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
+  const ProductProjection& asked = p.projection;
+  if (asked.factor != nullptr &&
+      (p.counters == nullptr || asked.inner < 1 || p.rank % (asked.inner * kChunk) != 0)) {
+    return cudaErrorInvalidValue;
+  }
   Params params{};
   cudaError_t status = make_maps<Tile, kDepthIsContiguous>(params, p);
   if (status != cudaSuccess) return status;
@@ -101,33 +106,32 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   params.blocks = p.blocks;
   const int64_t columns = int64_t{params.column_tiles} * p.blocks;
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
-  const int32_t inner = std::max(p.projection.inner, 1);
+  const int32_t inner = std::max(asked.inner, 1);
   if (params.row_tiles * (columns + inner) > INT32_MAX / 2 || p.processors < Tile::kCluster) {
     return cudaErrorInvalidConfiguration;
   }
   const int32_t places = p.processors / Tile::kCluster;
-  if (p.projection.factor != nullptr) {
-    if (p.counters == nullptr || p.rank % (inner * kChunk) != 0) return cudaErrorInvalidValue;
+  if (asked.factor != nullptr) {
     const int32_t s = p.rank / inner;
     const int32_t latent_columns = p.blocks * s, width = p.depth / inner;
     if (latent_columns > Tile::kColumns) return cudaErrorInvalidValue;
     Projection& projection = params.projection;
-    projection.latent = p.projection.latent;
+    projection.latent = asked.latent;
     projection.T = p.T;
     projection.plane = p.latent_plane;
     projection.pitch = p.latent_pitch;
-    projection.scaling = p.projection.scaling;
+    projection.scaling = asked.scaling;
     projection.inner = inner;
     projection.s = s;
     projection.columns = latent_columns;
     projection.steps = (width + Tile::kDepth - 1) / Tile::kDepth;
   }
-  params.order = order_product(params.row_tiles, static_cast<int32_t>(columns), params.group,
-                               p.projection.inner);
+  params.order =
+      order_product(params.row_tiles, static_cast<int32_t>(columns), params.group, asked.inner);
   if (p.counters != nullptr) {
     params.next_item = p.counters;
     params.projected = p.counters + 1;
-    status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p)}, stream);
+    status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p.T)}, stream);
     if (status != cudaSuccess) return status;
   }
   const int64_t clusters = std::min<int64_t>(params.order.items(), places);
@@ -151,11 +155,6 @@ cudaError_t launch(const ExtendedProductParams& p, cudaStream_t stream) {
 }  // namespace gralora::extended_product
 
 namespace gralora {
-
-int64_t count_product_counters(const ExtendedProductParams& params) {
-  using Tile = extended_product::Tile<256, 4>;  // both have as many rows
-  return 1 + extended_product::count_row_tiles<Tile>(params) * Tile::kCluster;
-}
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream) {
   if (params.T == 0) return cudaSuccess;

@@ -20,7 +20,7 @@ class Consumer {
   /// The item that the next stage begins, by its note.
   __device__ uint32_t begin_item(uint32_t notes) const {
     ring_.wait_until_filled(turn_);
-    // Read by a lane that frees the stage, after it has read.
+    // Read by one lane, whose word the lanes that free the stage have by then.
     const uint32_t note = threadIdx.x % 32 == 0 ? ptx::load_word(notes + turn_.stage * 4) : 0;
     return __shfl_sync(~0u, note, 0);
   }

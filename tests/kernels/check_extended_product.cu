@@ -111,6 +111,8 @@ void check_made(const MadeCase& c, ProductTile tile, bool depth_is_contiguous, i
   Array<T> latent(c.blocks * c.T * latent_pitch);
   Array<T> factor(c.blocks * factor_rows * factor_width);
   Array<T> made(c.inner * made_rows * made_pitch), out(static_cast<int64_t>(c.T) * columns);
+  Array<T> bias(columns);
+  bias.fill(columns, columns);
   rows.fill(depth, row_pitch);
   weight.fill(weight_width, weight_width);
   latent.poison();
@@ -122,6 +124,7 @@ void check_made(const MadeCase& c, ProductTile tile, bool depth_is_contiguous, i
   p.weight = weight.device();
   p.latent = latent.device();
   p.factor = factor.device();
+  p.bias = bias.device();
   p.out = out.device();
   p.T = c.T;
   p.depth = depth;
@@ -144,7 +147,7 @@ void check_made(const MadeCase& c, ProductTile tile, bool depth_is_contiguous, i
                   .block_stride = made_rows * made_pitch,
                   .pitch = made_pitch,
                   .scaling = 0.5f};
-  Array<T> counters(2 * count_product_counters(p));
+  Array<T> counters(2 * count_product_counters(c.T));
   p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
   check_cuda(launch_extended_product(p, nullptr), "extended_product");
   latent.fetch();
@@ -181,6 +184,7 @@ void check_made(const MadeCase& c, ProductTile tile, bool depth_is_contiguous, i
                            (depth_is_contiguous ? q * factor_width + w : w * factor_width + q);
         exact.add(latent[latent_at(block, t, q)] * factor[at]);
       }
+      exact.add(bias[column]);
       wrong +=
           !is_close(out[static_cast<int64_t>(t) * columns + column], exact, Traits<T>::kHalfPlace);
     }
@@ -248,6 +252,9 @@ void check_type(int processors) {
       check_with_projection({1, 1, 64, 1, 64, 8}, processors);
       check_with_projection({300, 2, 72, 2, 136, 8}, processors);
       check_with_projection({513, 4, 136, 4, 72, 16}, 4);
+      // Longer than the ring, in steps by one and by two.
+      check_with_projection({300, 2, 840, 2, 136, 8}, 4);
+      check_with_projection({130, 1, 712, 4, 64, 32}, 4);
       check_with_projection({257, 3, 200, 2, 264, 40}, 2);
       check_with_projection({700, 2, 64, 4, 64, 32}, 4);
       check_with_projection({2400, 1, 64, 2, 136, 24}, 4);

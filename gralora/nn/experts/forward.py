@@ -50,7 +50,7 @@ def grouped_forward(
     inner = _project(module, up, rows, routing, add)
     inner = experts._apply_gate(inner) if experts.has_gate else experts.act_fn(inner)
     outer = _project(module, down, inner.to(dtype), routing, add)
-    if experts.has_post_expert_norm:
+    if getattr(experts, "has_post_expert_norm", False):  # newer than transformers 5.17
         outer = experts.post_expert_norm(outer)
     weighted = outer * routing.sorted(top_k_weights.reshape(-1)).unsqueeze(1)
     return routing.sums(weighted).to(hidden_states.dtype)

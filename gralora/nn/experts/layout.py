@@ -9,8 +9,9 @@ from torch import Tensor, nn
 FUSED_DIMENSIONS = 3
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-# What transformers' ``use_experts_implementation`` gives a class, and what its products need.
-_TRAITS = ("has_gate", "has_bias", "has_post_expert_norm", "is_transposed", "_apply_gate")
+# What transformers' ``use_experts_implementation`` gives a class in every version, and what its
+# products need.
+_TRAITS = ("has_gate", "has_bias", "is_transposed", "_apply_gate")
 
 
 def fused_parameters(module: nn.Module) -> dict[str, nn.Parameter]:

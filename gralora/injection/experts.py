@@ -63,7 +63,8 @@ def check_parameter(found: Survey, name: str, config: GraLoRAConfig, who: str) -
     Raises:
         TypeError: not one of floating numbers that the operators know, or an adapter that would
             start as a part of it.
-        ValueError: not fused experts, sharded already, or dropout where it is not possible.
+        ValueError: not fused experts, sharded already by tensors or experts, or dropout where it is
+            not possible.
 
     """
     owner, _, attribute = name.rpartition(".")
@@ -75,6 +76,11 @@ def check_parameter(found: Survey, name: str, config: GraLoRAConfig, who: str) -
         raise ValueError(
             f"{who}: a target must not be sharded yet, got {name}, a DTensor (inject before "
             "fully_shard)"
+        )
+    if getattr(module, "_is_expert_parallel", False):
+        raise ValueError(
+            f"{who}: a target must have all experts, got {name}, whose module is expert parallel "
+            "(inject into a model on one device, or with whole experts on each)"
         )
     if parameter.dim() != FUSED_DIMENSIONS or parameter.numel() == 0:
         raise ValueError(

@@ -106,8 +106,15 @@ class AdaptedLayer(nn.Module):
         )
         check_dtypes(None, adapter_dtype, who=who)
         self.check_start(spec, who=who)
-        self.prepare_adapter(name, spec, adapter_dtype)
-        self.take_out(name)
+        try:
+            self.prepare_adapter(name, spec, adapter_dtype)
+            self.take_out(name)
+        except BaseException:
+            if name in self.adapters:
+                self.delete_adapter(name)
+            else:
+                self._delete_factors(name)
+            raise
 
     def check_start(self, spec: AdapterSpec, *, who: str) -> None:
         """Raise unless an adapter can start here as its `init_weights` says.
@@ -184,6 +191,9 @@ class AdaptedLayer(nn.Module):
             )
         self._active = tuple(active for active in self._active if active != name)
         del self.adapters[name]
+        self._delete_factors(name)
+
+    def _delete_factors(self, name: str) -> None:
         for factors in self._all_factors():
             if name in factors:
                 del factors[name]

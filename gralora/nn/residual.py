@@ -250,11 +250,15 @@ class ResidualLayer(InPlaceLayer):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         for name in self._taken_out:
-            key = f"{prefix}principal_A.{name}"
-            if f"{prefix}weight" in state_dict and key not in state_dict:
+            keys = [
+                f"{prefix}{key}" for key in ("weight", f"principal_A.{name}", f"principal_B.{name}")
+            ]
+            given = [key for key in keys if key in state_dict]
+            if given and given != keys:
                 raise RuntimeError(
                     f"{self._who}.load_state_dict: with a PiSSA adapter a weight must come with "
-                    f"what was taken out of it, got {prefix}weight without {key} (load the base "
+                    f"what was taken out of it, got {' and '.join(given)} without "
+                    f"{' and '.join(key for key in keys if key not in given)} (load the base "
                     "model's weights before the adapter is added)"
                 )
         super()._load_from_state_dict(state_dict, prefix, *args)

@@ -248,3 +248,10 @@ def test_an_integer_parameter_is_refused():
 def test_a_module_without_experts_is_not_wrapped():
     with pytest.raises(TypeError, match="needs a module with a floating parameter of three dim"):
         GraLoRAExperts(nn.Linear(4, 4))
+
+
+def test_expert_parallel_modules_are_refused():
+    model = mixtral()
+    experts_of(model)._is_expert_parallel = True
+    with pytest.raises(ValueError, match="must have all experts, got "):
+        gralora.inject(model, config())

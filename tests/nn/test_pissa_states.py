@@ -319,3 +319,32 @@ def test_a_base_weight_without_the_part_is_refused():
     with pytest.raises(RuntimeError, match=r"got weight without principal_A\.default"):
         layer.load_state_dict(base.state_dict(), strict=False)
     assert torch.equal(layer(x), before)
+
+
+def test_a_start_that_fails_leaves_no_adapter(monkeypatch: pytest.MonkeyPatch):
+    _, layer, _ = _layer()
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise torch.linalg.LinAlgError("did not converge")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.linalg, "svd", fail)
+        with pytest.raises(torch.linalg.LinAlgError):
+            layer.add_adapter("late", init_weights="pissa", r=8, k=2)
+    assert "late" not in layer.adapters
+    after = layer.state_dict()
+    assert after.keys() == before.keys()
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    layer.add_adapter("late", init_weights="pissa", r=8, k=2)
+
+
+@pytest.mark.parametrize("missing", ["weight", "principal_A.default", "principal_B.default"])
+def test_a_state_with_a_part_of_what_belongs_together_is_refused(missing: str):
+    (_, layer, _), (_, other, _) = _layer(), _layer()
+    state = other.state_dict()
+    del state[missing]
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    with pytest.raises(RuntimeError, match=f"without {re.escape(missing)}"):
+        layer.load_state_dict(state, strict=False)
+    assert all(torch.equal(value, before[name]) for name, value in layer.state_dict().items())

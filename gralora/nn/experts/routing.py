@@ -46,17 +46,20 @@ class Routing:
 
     def rows(self, x: Tensor) -> Tensor:
         """``[S, N]`` of one row for each token, ``[T, N]``."""
-        result: Tensor = _Rows.apply(x, self)  # type: ignore[no-untyped-call]
+        apply: Any = _Rows.apply  # typed in some versions of torch alone
+        result: Tensor = apply(x, self)
         return result
 
     def sorted(self, choices: Tensor) -> Tensor:
         """``[S, …]`` by row, of one entry for each of the router's choices, token by token."""
-        result: Tensor = _Permuted.apply(choices, self.order, self.places)  # type: ignore[no-untyped-call]
+        apply: Any = _Permuted.apply  # typed in some versions of torch alone
+        result: Tensor = apply(choices, self.order, self.places)
         return result
 
     def sums(self, rows: Tensor) -> Tensor:
         """``[T, M]``: for each token the sum of its rows among ``[S, M]``."""
-        by_choice: Tensor = _Permuted.apply(rows, self.places, self.order)  # type: ignore[no-untyped-call]
+        apply: Any = _Permuted.apply  # typed in some versions of torch alone
+        by_choice: Tensor = apply(rows, self.places, self.order)
         return by_choice.view(-1, self.top_k, rows.shape[1]).sum(1)
 
 

@@ -6,7 +6,7 @@
 # A step that fails is reported and does not stop the others; the exit status is 0 only if all
 # passed. The environment decides what runs and with what:
 #   STEPS            of: build info kernels tests sanitizers kernels_suite layer cold eager
-#                    quantised memory model host merge                               (all)
+#                    quantised moe memory model host merge                           (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   WHEEL            of this checkout, built before; the build step installs it     (build)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
@@ -30,7 +30,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 steps=" ${STEPS:-build info kernels tests sanitizers kernels_suite layer cold \
-eager quantised memory model host merge} "
+eager quantised moe memory model host merge} "
 python=${PYTHON:-python3}
 read -r -a tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
 shapes=${SHAPES:-4096x4096,4096x14336,14336x4096,4096x1024}
@@ -113,7 +113,7 @@ environment_over() {
     >"$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
 }
 
-suites=(kernels_suite layer cold eager quantised memory model host merge)
+suites=(kernels_suite layer cold eager quantised moe memory model host merge)
 failures=0
 cd "$root" || exit 2
 
@@ -176,6 +176,11 @@ if wanted quantised; then
   measure quantised layer --mode eager --base bnb-int8,bnb-nf4,torchao-int8,torchao-int4 \
     --tokens 16,512,8192 --shapes 4096x4096 --rk 64:4 --rounds "$rounds" \
     --variants base,peft_lora,peft_gralora,peft_gralora_fp32,peft_accelerated,gralora,gralora_fp32
+fi
+# Eight of Mixtral's experts and a hundred and twenty-eight of Qwen3's.
+if wanted moe; then
+  measure moe layer --base moe --experts 4096x14336:8:2,2048x768:128:8 --tokens 512,2048,8192 \
+    --rounds "$rounds"
 fi
 if wanted memory; then
   measure memory layer --memory --no-timing --tokens 8192 --shapes 4096x4096,4096x14336 --rk "$rk"

@@ -7,7 +7,8 @@ adapter is deleted. With ``W'`` the weight now and ``P`` the parts that were tak
 
     W = W' + sum of all P          y = x W'ᵀ + (active: trained factors; others: P)
 
-up to one rounding to the weight's dtype each time a part is taken out or put back.
+up to one rounding to the weight's dtype each time a part is taken out or put back, or the layer is
+cast.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from gralora import functional
 from gralora.nn import sharing
 from gralora.nn.inplace import InPlaceLayer
 from gralora.nn.pissa import check_finite, check_pissa, principal_factors
+from gralora.nn.principals import Principals
 from gralora.nn.spec import AdapterSpec
 from gralora.nn.starts import is_pissa
 
@@ -34,15 +36,16 @@ class ResidualLayer(InPlaceLayer):
         out_features: ``M``.
 
     Attributes:
-        principal_A: per PiSSA adapter the A with which it started, frozen.
-        principal_B: per PiSSA adapter the B with which it started, frozen.
+        principal_A: per PiSSA adapter the A with which it started, a buffer. A cast of the layer to
+            16 bits leaves it in float32, since the weight lacks just that.
+        principal_B: likewise the B.
 
     """
 
     def __init__(self, in_features: int, out_features: int) -> None:
         super().__init__(in_features, out_features)
-        self.principal_A = nn.ParameterDict()
-        self.principal_B = nn.ParameterDict()
+        self.principal_A = Principals()
+        self.principal_B = Principals()
         # Adapters whose part the weight lacks now, whether they act or not.
         self._taken_out: tuple[str, ...] = ()
 
@@ -192,11 +195,9 @@ class ResidualLayer(InPlaceLayer):
         delta = super().delta_weight(name)
         if name not in self._taken_out:
             return delta
-        return delta - functional.delta_weight(
-            self.principal_A[name],
-            self.principal_B[name],
-            scaling=self.adapters[name].scaling,
-        )
+        A, B = self.principal_A[name], self.principal_B[name]
+        part = functional.delta_weight(A, B, scaling=self.adapters[name].scaling)
+        return (delta - part).to(delta.dtype)
 
     def _check_fit(self, spec: AdapterSpec, who: str) -> None:
         """Do what :meth:`check_start` does for a weight whose values are still to come."""
@@ -212,8 +213,7 @@ class ResidualLayer(InPlaceLayer):
                 (self.principal_A, self.gralora_A),
                 (self.principal_B, self.gralora_B),
             ):
-                value = torch.empty_like(factors[name])
-                principal[name] = nn.Parameter(value, requires_grad=False)
+                principal[name] = torch.empty_like(factors[name], requires_grad=False)
 
     def _stand_ins(self, live: Sequence[str]) -> tuple[str, ...]:
         """Adapters whose part acts in their place, since they do not act themselves."""

@@ -218,6 +218,68 @@ def test_state_dict_of_a_merged_layer_has_the_residual():
     assert torch.equal(layer.state_dict()["weight"], residual)
 
 
+def test_names_in_the_state_dict_are_those_of_saved_files():
+    _, layer, _ = _layer()
+    names = ["weight", "bias", "gralora_A.default", "gralora_B.default"]
+    names += ["principal_A.default", "principal_B.default"]
+    assert list(layer.state_dict()) == names
+
+
+LOW = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_a_cast_leaves_the_parts_as_they_were_taken(dtype):
+    _, layer, _ = _layer(torch.float32)
+    parts = [layer.principal_A["default"].clone(), layer.principal_B["default"].clone()]
+    layer.to(dtype)
+    assert layer.weight.dtype == layer.gralora_A["default"].dtype == dtype
+    assert torch.equal(layer.principal_A["default"], parts[0])
+    assert torch.equal(layer.principal_B["default"], parts[1])
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+def test_after_a_cast_the_base_is_no_further_off_than_a_cast_base(dtype):
+    base, layer, _ = _layer(torch.float32)
+    exact = base.weight.double()
+    rounded = base.weight.to(dtype).double()
+    layer.to(dtype)
+    assert (layer.base_matrix() - exact).norm() <= (rounded - exact).norm()
+
+
+@pytest.mark.parametrize("dtype", LOW, ids=str)
+@pytest.mark.parametrize("on", [True, False], ids=["on", "off"])
+def test_a_cast_layer_computes_what_the_base_does_up_to_roundings(dtype, on):
+    base, layer, x = _layer(torch.float32)
+    layer.to(dtype).enable_adapters(on)
+    exact = base.double()(x.double())
+    bound = 8 * torch.finfo(dtype).eps * exact.abs().max()
+    assert (layer(x.to(dtype)).double() - exact).abs().max() <= bound
+
+
+def test_a_cast_difference_has_the_factors_dtype():
+    _, layer, _ = _layer(torch.float32)
+    assert layer.to(torch.bfloat16).delta_weight().dtype == torch.bfloat16
+
+
+def test_a_cast_to_more_precision_takes_the_parts_along():
+    base, layer, x = _layer(torch.float32)
+    layer.double().enable_adapters(False)
+    torch.testing.assert_close(layer(x.double()), base.double()(x.double()), rtol=1e-5, atol=1e-6)
+    assert layer.principal_A["default"].dtype == torch.float64
+
+
+def test_making_the_whole_layer_train_leaves_the_parts_frozen():
+    _, layer, x = _layer()
+    before = layer.principal_B["default"].clone()
+    layer.requires_grad_(True).set_adapter(())
+    layer(x).sum().backward()
+    assert not layer.principal_B["default"].requires_grad
+    assert layer.principal_B["default"].grad is None
+    assert not any("principal" in name for name, _ in layer.named_parameters())
+    assert torch.equal(layer.principal_B["default"], before)
+
+
 def test_a_copied_layer_is_independent():
     base, layer, x = _layer()
     twin = copy.deepcopy(layer)

@@ -3,6 +3,10 @@
 Every token goes to ``top_k`` experts: ``S = T * top_k`` rows, sorted by expert, in which an
 expert's own are next to each other. Both directions, and their gradients, are gathers and sums in a
 fixed order: no two rows are added to one place at a time, so that equal inputs give equal bits.
+
+A router may choose no expert, by a number outside of theirs: transformers writes the number beyond
+the last for tokens that another process has the expert of. Such a choice keeps its row, among those
+of the nearest expert, so that every product stays whole; the row is zero, and so is its weight.
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ class Routing:
         order: ``[S]``, for each row its place among the router's choices, token by token.
         places: ``[S]``, for each of those choices its row.
         experts: ``[S]``, the expert of each row, ascending.
+        absent: ``[S]``, whether the row stands for no expert.
         ends: ``[E]`` int32, where each expert's rows end.
         top_k: experts for each token.
 
@@ -31,30 +36,36 @@ class Routing:
     order: Tensor
     places: Tensor
     experts: Tensor
+    absent: Tensor
     ends: Tensor
     top_k: int
 
     @classmethod
     def of(cls, chosen: Tensor, experts: int) -> Routing:
-        """Routing of ``chosen [T, top_k]``, numbers of experts below `experts`."""
-        by_row, order = torch.sort(chosen.reshape(-1), stable=True)
+        """Routing of ``chosen [T, top_k]``, numbers of experts; others than theirs choose none."""
+        numbers_by_row, order = torch.sort(chosen.reshape(-1), stable=True)
+        by_row = numbers_by_row.clamp(0, experts - 1)
+        absent = by_row != numbers_by_row
         places = torch.empty_like(order)
         places[order] = torch.arange(order.shape[0], device=order.device)
         numbers = torch.arange(experts, device=chosen.device, dtype=by_row.dtype)
         ends = torch.searchsorted(by_row, numbers, right=True, out_int32=True)
-        return cls(order, places, by_row, ends, chosen.shape[-1])
+        return cls(order, places, by_row, absent, ends, chosen.shape[-1])
 
     def rows(self, x: Tensor) -> Tensor:
-        """``[S, N]`` of one row for each token, ``[T, N]``."""
+        """``[S, N]`` of one row for each token, ``[T, N]``; zero where there is no expert."""
         apply: Any = _Rows.apply  # typed in some versions of torch alone
         result: Tensor = apply(x, self)
         return result
 
     def sorted(self, choices: Tensor) -> Tensor:
-        """``[S, …]`` by row, of one entry for each of the router's choices, token by token."""
+        """``[S]`` by row, of one number for each of the router's choices, token by token.
+
+        It is zero where there is no expert, and so are the gradients of and by that choice.
+        """
         apply: Any = _Permuted.apply  # typed in some versions of torch alone
         result: Tensor = apply(choices, self.order, self.places)
-        return result
+        return result.masked_fill(self.absent, 0)
 
     def sums(self, rows: Tensor) -> Tensor:
         """``[T, M]``: for each token the sum of its rows among ``[S, M]``."""
@@ -67,7 +78,9 @@ class _Rows(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, routing: Routing) -> Tensor:
         ctx.routing = routing
-        return x[routing.order // routing.top_k]
+        rows = x[routing.order // routing.top_k]
+        # Not by the weight alone: what a wrong expert makes of the row may be infinite.
+        return rows.masked_fill_(routing.absent.unsqueeze(1), 0)
 
     @staticmethod
     @once_differentiable

@@ -103,21 +103,25 @@ class ExpertWeights(InPlaceLayer):
     def add_to_rows(self, y: Tensor, x: Tensor, ends: Tensor) -> Tensor:
         """Add the active adapters that are not merged, out of place.
 
+        Under autocast what float32 experts get is computed in autocast's dtype: factors are small
+        enough to be cast.
+
         Args:
             y: ``[S, M]``, each expert's outputs for its rows.
             x: ``[S, N]`` in y's dtype, the rows, sorted by expert.
             ends: ``[E]`` int32, where each expert's rows end.
 
         """
+        x = x.to(_adapter_dtype(x))
         for name in self._live_adapters():
             spec = self.adapters[name]
             A, B, lora_A, lora_B = self._factors(name)
             rows = nn.functional.dropout(x, spec.dropout, self.training) if spec.dropout else x
-            y = y + grouped_delta(rows, A, B, ends, scaling=spec.scaling)
+            y = y + grouped_delta(rows, A, B, ends, scaling=spec.scaling).to(y.dtype)
             if lora_A is not None and lora_B is not None:
                 # The plain part is a grid of one block.
                 pair = lora_A.transpose(1, 2).unsqueeze(1), lora_B.transpose(1, 2).unsqueeze(1)
-                y = y + grouped_delta(rows, *pair, ends, scaling=spec.scaling)
+                y = y + grouped_delta(rows, *pair, ends, scaling=spec.scaling).to(y.dtype)
         return y
 
     def added_to_weight(self) -> Tensor:
@@ -184,3 +188,11 @@ class ExpertWeights(InPlaceLayer):
         if self._merged:
             outer = prefix.removesuffix(f"{self.parameter_name}.")
             destination[f"{outer}base_layer.{self.parameter_name}"] = self._kept
+
+
+def _adapter_dtype(x: Tensor) -> torch.dtype:
+    """What adapters of rows in x's dtype compute in: autocast casts float32 alone."""
+    kind = x.device.type
+    if x.dtype == torch.float32 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype

@@ -1,23 +1,19 @@
-"""Commands in the sentences and tables of documents: gralora's run, scripts take their options.
+"""Commands in the sentences and tables of documents: gralora's run, others lead somewhere.
 
-Those of other programs lead somewhere. Blocks of pages are run by the tests of the pages, those of
-README.md that `.ci/run` marks by it.
+Scripts are run by test_scripts.py, blocks of pages by the tests of the pages, those of README.md
+that `.ci/run` marks by it.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import re
-import runpy
 import shutil
-import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -81,42 +77,7 @@ def _check_help(words: list[str]) -> None:
     assert set(words) - set(names) <= set(re.findall(r"--[\w-]+", result.output))
 
 
-def _is_script(word: str) -> bool:
-    return word.endswith(".py")
-
-
-PYTHON = commands("python")
-SCRIPTS = [
-    command for command in (*PYTHON, *commands("torchrun")) if any(map(_is_script, command.words))
-]
-SNIPPETS = [command for command in PYTHON if command.words[1] == "-c"]
-
-
-class _ParsedError(Exception):
-    """The options of a script were those that it takes."""
-
-
-@pytest.mark.parametrize("command", SCRIPTS, ids=str)
-def test_scripts_take_the_options(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    start = next(i for i, word in enumerate(command.words) if _is_script(word))
-    path = ROOT / command.words[start]
-    assert path.is_file()
-    parse = argparse.ArgumentParser.parse_args
-
-    def parse_and_stop(*arguments: Any) -> None:
-        parse(*arguments)
-        raise _ParsedError
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    monkeypatch.setattr(sys, "argv", [str(path), *command.words[start + 1 :]])
-    monkeypatch.syspath_prepend(path.parent)
-    try:
-        with pytest.raises(_ParsedError):
-            runpy.run_path(str(path), run_name="__main__")
-    except ModuleNotFoundError as error:
-        if (path.parent / f"{error.name}.py").exists():
-            raise
-        pytest.skip(str(error))
+SNIPPETS = [command for command in commands("python") if command.words[1] == "-c"]
 
 
 @pytest.mark.parametrize("command", SNIPPETS, ids=str)
@@ -157,9 +118,20 @@ def test_files_that_commands_name_are_there(command: Command, path: str) -> None
     assert (ROOT / path).exists()
 
 
-# The tests above take each command of these programs; those of gralora in blocks, the pages' tests.
+# Tests here and in test_scripts.py take each command of these programs; those of gralora in blocks,
+# the pages' tests.
 CHECKED = {
-    *("python", "torchrun", "pip", "uv", "cmake", "bash", "pytest", "benchmarks/gpu_check.sh"),
+    *(
+        "python",
+        "torchrun",
+        "accelerate",
+        "pip",
+        "uv",
+        "cmake",
+        "bash",
+        "pytest",
+        "benchmarks/gpu_check.sh",
+    ),
     # What only sets something up, and a server that is not here.
     *(".", "pre-commit", "vllm"),
 }
@@ -178,4 +150,4 @@ def test_commands_of_blocks_are_run_or_checked_by_a_test(command: Command) -> No
 
 def test_the_documents_have_commands_of_each_kind() -> None:
     assert len(GRALORA) > 20
-    assert min(map(len, (SCRIPTS, SNIPPETS, INSTALLS, list(_paths())))) > 0
+    assert min(map(len, (SNIPPETS, INSTALLS, list(_paths())))) > 0

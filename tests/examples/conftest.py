@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 HERE = Path(__file__).resolve().parent
 for folder in (HERE / "support", HERE.parents[1] / "examples"):
@@ -36,36 +34,21 @@ def essay(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@contextmanager
-def _kept_settings() -> Iterator[None]:
-    """Takes back what a run in this process sets for all of torch; one thread meanwhile.
-
-    The model is too small for two, which wait for each other where the machine is busy.
-    """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    deterministic = torch.are_deterministic_algorithms_enabled()
-    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    filling = torch.utils.deterministic.fill_uninitialized_memory
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-        torch.use_deterministic_algorithms(deterministic, warn_only=warn_only)
-        torch.utils.deterministic.fill_uninitialized_memory = filling
-
-
 @pytest.fixture
 def torch_settings() -> Iterator[None]:
     """The settings of torch are afterwards what they were before."""
-    with _kept_settings():
+    from examples_torch_settings import kept_settings
+
+    with kept_settings():
         yield
 
 
 @pytest.fixture(scope="module")
 def torch_settings_of_module() -> Iterator[None]:
     """As `torch_settings`, for runs that several tests look at."""
-    with _kept_settings():
+    from examples_torch_settings import kept_settings
+
+    with kept_settings():
         yield
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from examples_framework_runs import finish_example, options_of
+from examples_framework_runs import FrameworkRun, finish_example, options_of, stop_halfway
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 SOURCE = '''
@@ -115,7 +115,7 @@ def test_a_filled_shape_has_ink_where_its_outline_has_none() -> None:
     assert ((filled - outline).amax((1, 2, 3)) > 1).all()
 
 
-def _two_processes(folder: Path, *options: str) -> dict[str, float]:
+def _two_processes(folder: Path, *options: str) -> FrameworkRun:
     script = str(EXAMPLES / "finetune_accelerate.py")
     launch = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", script]
     run = subprocess.run(
@@ -126,15 +126,39 @@ def _two_processes(folder: Path, *options: str) -> dict[str, float]:
         env={**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     )
     assert run.returncode == 0, run.stderr
-    losses: dict[str, float] = json.loads((folder / "run.json").read_text())["losses"]
-    return losses
+    return FrameworkRun(folder, json.loads((folder / "run.json").read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def together(
+    tiny_llama: Path, essay: Path, tmp_path_factory: pytest.TempPathFactory
+) -> FrameworkRun:
+    """A run in two processes of the CPU without a pause."""
+    pytest.importorskip("accelerate")
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo, through which processes of a CPU speak")
+    folder = tmp_path_factory.mktemp("two-processes") / "straight"
+    return _two_processes(folder, *options_of("accelerate", tiny_llama, essay), "--batch", "2")
 
 
 @pytest.mark.usefixtures("torch_settings")
 def test_two_processes_of_accelerate_train_as_one_with_twice_the_batch(
-    tiny_llama: Path, essay: Path, tmp_path: Path
+    together: FrameworkRun, tiny_llama: Path, essay: Path, tmp_path: Path
 ) -> None:
     options = options_of("accelerate", tiny_llama, essay)
     alone = finish_example("accelerate", tmp_path / "one", *options, "--batch", "4")
-    together = _two_processes(tmp_path / "two", *options, "--batch", "2")
-    assert together == pytest.approx(alone.record["losses"], rel=1e-5)
+    expected = alone.record["losses"]
+    assert together.record["losses"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_two_processes_of_accelerate_resume_to_the_same_bits(
+    together: FrameworkRun, tiny_llama: Path, essay: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "resumed"
+    stop_halfway(together, folder)
+    options = [*options_of("accelerate", tiny_llama, essay), "--batch", "2", "--resume"]
+    resumed = _two_processes(folder, *options)
+    assert resumed.record["losses"] == together.record["losses"]
+    assert resumed.record["options"]["resume"]
+    assert resumed.adapter.keys() == together.adapter.keys()
+    assert all(torch.equal(value, resumed.adapter[n]) for n, value in together.adapter.items())

@@ -1,4 +1,7 @@
-"""Commands that stand in the sentences and tables of documents, and those of shell blocks."""
+"""Commands that stand in the sentences and tables of documents, and those of shell blocks.
+
+A shell block is fenced, or indented by four spaces and begins with the name of a program.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +15,12 @@ ROOT = Path(__file__).parents[3]
 DOCUMENTS = (
     *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
-    *(ROOT / name / "README.md" for name in ("benchmarks", "csrc", "examples")),
+    *(ROOT / name / "README.md" for name in ("benchmarks", "csrc", "examples", "tests/peft_suite")),
 )
 _BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SHELLS = ("bash", "console")
+_PROGRAMS = "accelerate|bash|cmake|gralora|pip|pytest|python|torchrun|uv"
+_INDENTED = re.compile(rf"^ {{4}}((?:{_PROGRAMS}) .*)$", re.MULTILINE)
 # What follows the name in a message of gralora that a page quotes.
 _QUOTED = "was"
 
@@ -64,7 +69,10 @@ def _commands(path: Path) -> Iterator[Command]:
             for line in code.replace("\\\n", " ").splitlines():
                 for part in re.split(r" && | \| ", line.strip()):
                     yield from _command(document, part, inline=False)
-    for span in re.findall(r"`([^`]+)`", _BLOCK.sub("", text)):
+    text = _BLOCK.sub("", text)
+    for line in _INDENTED.findall(text):
+        yield from _command(document, line, inline=False)
+    for span in re.findall(r"`([^`]+)`", text):
         for part in " ".join(span.split()).split(" && "):
             yield from _command(document, part, inline=True)
 

@@ -75,7 +75,7 @@ def main(example: str, *options: str) -> None:
         try:
             script.main()
         finally:
-            _forget_accelerate()
+            forget_accelerate()
 
 
 def finish_example(example: str, folder: Path, *options: str) -> FrameworkRun:
@@ -92,7 +92,7 @@ def stop_halfway(run: FrameworkRun, folder: Path) -> None:
     (folder / "run.json").unlink()
 
 
-def _forget_accelerate() -> None:
+def forget_accelerate() -> None:
     """The device is chosen once a process, and by a run of another example perhaps otherwise."""
     from accelerate.state import AcceleratorState
 

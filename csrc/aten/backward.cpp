@@ -6,10 +6,6 @@
 namespace gralora::aten {
 namespace {
 
-// Up to so many tokens, what the base product brings into the cache does not push out what the sums
-// over tokens read.
-constexpr int64_t kShortCall = 512;
-
 /// dB and dlora_B, which need dy and what was saved.
 TokenSums sum_outputs(AdapterGradients& gradients, const AdapterMask& mask, const Adapter& adapter,
                       const Sizes& sizes, const at::Tensor& dy_rows, const OptionalTensor& H,
@@ -77,8 +73,8 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
   TokenSums sums = sum_outputs(gradients, mask, adapter, sizes, dy_rows, H, lora_H);
   Latents latents;
   const bool has_dx = mask.dx && weight &&
-                      project_and_expand_input(gradients.dx, {dy_rows, *weight, {}}, latents, input,
-                                               factors, scaling, steps);
+                      project_and_expand_input(gradients.dx, {{{dy_rows, *weight}}, {}}, latents,
+                                               input, factors, scaling, steps);
   if (!has_dx && (mask.dx || needs_x)) {
     latents = project_gradient(dy_rows, factors, sizes, scaling, sums, steps);
   }
@@ -87,7 +83,7 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
     if (!mask.dx || has_dx) return;
     gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
     if (weight && !input.dropout().drops() &&
-        expand_input_with_base(gradients.dx, {dy_rows, *weight, {}}, latents, factors, steps)) {
+        expand_input_with_base(gradients.dx, {{{dy_rows, *weight}}, {}}, latents, factors, steps)) {
       return;
     }
     expand_input(gradients.dx, latents, factors, input, input_sums, steps);

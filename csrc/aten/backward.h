@@ -5,6 +5,10 @@
 
 namespace gralora::aten {
 
+/// Up to so many tokens, what the base product brings into the cache does not push out what the
+/// sums over tokens read.
+inline constexpr int64_t kShortCall = 512;
+
 /// Which of the adapter's gradients are asked for.
 struct AdapterMask {
   bool dx, dA, dB, dlora_A, dlora_B;

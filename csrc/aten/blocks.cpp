@@ -1,5 +1,6 @@
 #include "aten/blocks.h"
 
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/as_strided.h>
 #include <ATen/ops/empty.h>
 
@@ -26,10 +27,6 @@ at::Tensor project_plain(const AdapterInput& input, const at::Tensor& factor, do
   at::Tensor latent = empty_latent(1, input.rows().size(0), factor.size(1), input.rows().options());
   steps.project(latent, input, factor.unsqueeze(0), scaling);
   return latent.select(0, 0);
-}
-
-at::Tensor transpose_factor(const at::Tensor& factor) {
-  return factor.defined() ? factor.transpose(-2, -1) : factor;
 }
 
 /// What a part that the adapter does not have leaves behind.
@@ -67,6 +64,10 @@ ComputeFactors::ComputeFactors(const Adapter& adapter, at::ScalarType compute, c
               {&B, compute},
               {&lora_A, compute},
               {&lora_B, compute, /*rank_is_last=*/true}});
+}
+
+at::Tensor transpose_factor(const at::Tensor& factor) {
+  return factor.defined() ? factor.transpose(-2, -1) : factor;
 }
 
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width) {
@@ -136,15 +137,24 @@ void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactor
   steps.expand(rows, latents, factors.B, transpose_factor(factors.lora_B), overwrite);
 }
 
-bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
-                             const ComputeFactors& factors, const at::Tensor& bias,
-                             const Steps& steps) {
-  return steps.expand_onto_bias(rows, latents, factors.B, transpose_factor(factors.lora_B), bias);
-}
-
-bool expand_output_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
-                             const ComputeFactors& factors, const Steps& steps) {
-  return steps.expand_with_base(rows, base, latents, factors.B, transpose_factor(factors.lora_B));
+void expand_output_and_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
+                            const ComputeFactors& factors, const Steps& steps) {
+  const at::Tensor plain_factor = transpose_factor(factors.lora_B);
+  const auto& [x, weight] = base.terms.front();
+  // Adapter term first: the compute-bound base product then hides the second visit to y.
+  if (steps.expand_with_base(rows, base, latents, factors.B, plain_factor)) {
+    // One pass for both.
+  } else if (!base.bias) {
+    steps.expand(rows, latents, factors.B, plain_factor, /*overwrite=*/true);
+    rows.addmm_(x, weight);
+  } else if (steps.expand_onto_bias(rows, latents, factors.B, plain_factor, *base.bias)) {
+    rows.addmm_(x, weight);
+  } else {
+    // The bias rides in the base product's epilogue, so that comes first. The other order would
+    // spread the bias over y in a pass of its own before the adapter term could be added to it.
+    at::addmm_out(rows, *base.bias, x, weight);
+    steps.expand(rows, latents, factors.B, plain_factor, /*overwrite=*/false);
+  }
 }
 
 bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latents& latents,

@@ -5,6 +5,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <utility>
 #include <vector>
 
 #include "aten/steps.h"
@@ -23,7 +24,12 @@ struct Sizes {
 struct ComputeFactors {
   at::Tensor A, B, lora_A, lora_B;
   ComputeFactors(const Adapter& adapter, at::ScalarType compute, const Steps& steps);
+  /// A grid's, rounded before.
+  ComputeFactors(at::Tensor A, at::Tensor B) : A(std::move(A)), B(std::move(B)) {}
 };
+
+/// The axes of a factor's matrices exchanged; an undefined factor stays one.
+at::Tensor transpose_factor(const at::Tensor& factor);
 
 /// [..., width] as [T, width] rows with unit column stride; copies only what BLAS cannot address.
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width);
@@ -50,23 +56,18 @@ Latents project_gradient(const at::Tensor& rows, const ComputeFactors& factors, 
 void expand_output(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,
                    bool overwrite, const Steps& steps);
 
-/// y = H B + lora_H lora_B^T + bias into `rows` [T, M]; false, with nothing done, where that takes
-/// more than one pass over y.
-bool expand_output_onto_bias(at::Tensor& rows, const Latents& latents,
-                             const ComputeFactors& factors, const at::Tensor& bias,
-                             const Steps& steps);
+/// y = x W^T + bias + H B + lora_H lora_B^T into `rows` [T, M].
+void expand_output_and_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
+                            const ComputeFactors& factors, const Steps& steps);
 
-/// y = x W^T + bias + H B + lora_H lora_B^T into `rows` [T, M] at once; false, with nothing done,
-/// where the base product and the adapter's term are better apart.
-bool expand_output_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
-                             const ComputeFactors& factors, const Steps& steps);
-
-/// The same with H, which becomes `latents`: H and y at once.
+/// The same with H, which becomes `latents`, at once; false, with nothing done, where they are
+/// better apart. `factors.A` may have the blocks of further layers behind its own.
 bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latents& latents,
                                const AdapterInput& input, const ComputeFactors& factors,
                                double scaling, const Steps& steps);
 
-/// The same as expand_output_with_base() for dx = dy W + G A^T + lora_G lora_A into `rows` [T, N].
+/// dx = dy W + G A^T + lora_G lora_A into `rows` [T, N] at once; false, with nothing done, where
+/// the base product and the adapter's term are better apart.
 bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
                             const ComputeFactors& factors, const Steps& steps);
 

@@ -2,7 +2,6 @@
 // every device, with CUDA's kernels for the adapter's steps there. Built from aten/blocks.h.
 #include "aten/linear.h"
 
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/sum.h>
@@ -30,7 +29,7 @@ ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::T
   const ComputeFactors factors(adapter, x.scalar_type(), steps);
   const at::Tensor rows = as_rows(x, sizes.N);
   const AdapterInput input(rows, {rng_state, dropout_p});
-  const BaseProduct base{rows, weight.t(), bias};
+  const BaseProduct base{{{rows, weight.t()}}, bias};
 
   at::Tensor y = at::empty(with_width(x.sizes(), sizes.M), x.options());
   at::Tensor y_rows = y.view({rows.size(0), sizes.M});
@@ -39,20 +38,7 @@ ops::Forward linear_forward(const Steps& steps, const at::Tensor& x, const at::T
     return {y, latents.grid, latents.plain};
   }
   latents = project_input(input, factors, sizes, scaling, steps);
-  // Adapter term first: the compute-bound base product then hides the second visit to y.
-  if (expand_output_with_base(y_rows, base, latents, factors, steps)) {
-    // One pass for both.
-  } else if (!bias) {
-    expand_output(y_rows, latents, factors, /*overwrite=*/true, steps);
-    y_rows.addmm_(rows, base.weight);
-  } else if (expand_output_onto_bias(y_rows, latents, factors, *bias, steps)) {
-    y_rows.addmm_(rows, base.weight);
-  } else {
-    // The bias rides in the base product's epilogue, so that comes first. The other order would
-    // spread the bias over y in a pass of its own before the adapter term could be added to it.
-    at::addmm_out(y_rows, *bias, rows, base.weight);
-    expand_output(y_rows, latents, factors, /*overwrite=*/false, steps);
-  }
+  expand_output_and_base(y_rows, base, latents, factors, steps);
   return {y, latents.grid, latents.plain};
 }
 

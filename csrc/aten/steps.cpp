@@ -73,7 +73,7 @@ bool expand_with_base(at::Tensor&, const BaseProduct&, const Latents&, const at:
   return false;
 }
 
-bool project_with_base(at::Tensor&, const BaseProduct&, at::Tensor&, const at::Tensor&, double,
+bool project_with_base(at::Tensor&, const BaseProduct&, at::Tensor&, at::TensorList, double,
                        const at::Tensor&) {
   return false;
 }

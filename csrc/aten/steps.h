@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/SmallVector.h>
 
 #include <array>
 #include <initializer_list>
@@ -68,9 +69,15 @@ struct TokenSum {
 using TokenSums = std::array<TokenSum, 4>;
 bool any_asked_for(const TokenSums& sums);
 
-/// The frozen layer's part of a result: input [T, depth] times weight [depth, width], plus bias.
-struct BaseProduct {
+/// One frozen layer's product: input [T, depth] times weight [depth, width].
+struct BaseTerm {
   at::Tensor input, weight;
+};
+
+/// The frozen layers' part of a result: products that add up, of one layer or of several that share
+/// the result, plus bias.
+struct BaseProduct {
+  c10::SmallVector<BaseTerm, 1> terms;
   OptionalTensor bias;
 };
 
@@ -106,12 +113,13 @@ struct Steps {
   bool (*expand_with_base)(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
                            const at::Tensor& grid_factor, const at::Tensor& plain_factor);
 
-  /// latent = what project makes of the base product's input, a new tensor, and rows = the base
+  /// latent = what project makes of the base product's inputs, a new tensor, and rows = the base
   /// product + what expand writes of it, at once; false, with nothing done, where they are better
-  /// apart. `rows` is made where it is undefined.
+  /// apart. `rows` is made where it is undefined. Each term has its factor; their latents lie side
+  /// by side. A single term's factor may have more outer blocks than grid_factor: the result takes
+  /// the first planes of its latents.
   bool (*project_with_base)(at::Tensor& rows, const BaseProduct& base, at::Tensor& latent,
-                            const at::Tensor& factor, double scaling,
-                            const at::Tensor& grid_factor);
+                            at::TensorList factors, double scaling, const at::Tensor& grid_factor);
 
   /// expand(), or expand_dropped() where the input is dropped, and sum_over_tokens() at once;
   /// false, with nothing done, where they are better apart.

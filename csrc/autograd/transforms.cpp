@@ -15,7 +15,8 @@ void refuse_vmap(const c10::OperatorHandle& op, torch::jit::Stack*) {
 }  // namespace
 
 TORCH_LIBRARY_IMPL(gralora, FuncTorchBatched, m) {
-  for (const char* name : {"linear", "linear_forward", "linear_backward", "add", "add_forward",
+  for (const char* name : {"linear", "linear_forward", "linear_backward", "linear_group",
+                           "linear_group_forward", "linear_group_backward", "add", "add_forward",
                            "add_backward", "delta_weight", "merge_", "dropout"}) {
     m.impl(name, torch::CppFunction::makeFromBoxedFunction<&refuse_vmap>());
   }

@@ -24,7 +24,7 @@ bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const ate
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor);
 
 bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
-                       const at::Tensor& factor, double scaling, const at::Tensor& grid_factor);
+                       at::TensorList factors, double scaling, const at::Tensor& grid_factor);
 
 bool project_beside_sums(at::Tensor& latent, const aten::AdapterInput& input,
                          const at::Tensor& factor, double scaling, const aten::TokenSums& sums);

@@ -61,12 +61,11 @@ ProductTile choose_tile(const ExtendedProductProblem& problem) {
 
 /// Why the latent cannot be made on the way; nothing where it can.
 std::string_view why_not_on_the_way(const ExtendedProductProblem& problem, ProductTile tile) {
-  if (problem.depth % (problem.inner * kGroup) != 0)
-    return "a block's width is not a multiple of 8";
+  if (problem.block_width % kGroup != 0) return "a block's width is not a multiple of 8";
   if (problem.rank % (problem.inner * kGroup) != 0) {
     return "a block's share of the rank is not a multiple of 8";
   }
-  if (problem.rank / problem.inner * problem.blocks > size_of(tile).columns) {
+  if (problem.rank / problem.inner * problem.planes > size_of(tile).columns) {
     return "a block has more latents than the tile has columns";
   }
   return {};

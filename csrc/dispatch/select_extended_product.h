@@ -22,6 +22,8 @@ struct ExtendedProductProblem {
   bool drops;    // what the adapter adds goes through dropout
   int64_t inner = 0;  // blocks of the depth that the latent is projected from, were it made on the
                       // way; 0: it is there
+  int64_t block_width = 0;  // of those blocks; of several widths, the greatest that divides all
+  int64_t planes = 0;       // of the latent that is made; the product's blocks are the first
   Chip chip;
   ForcedPath forced = ForcedPath::kNone;
 };

@@ -12,40 +12,52 @@
 
 namespace gralora {
 
-/// The latent made on the way, which takes counters:
+/// One of the products that are added up, and what the latent is projected from its rows by where
+/// it is made on the way:
 ///
 /// latent[b, t, (p, rank)] = scaling * sum_v rows[t, (p, v)] * factor[p, v, (b, rank)]
+///
+/// The latents of several terms lie side by side along the rank.
+struct ProductTerm {
+  const void* rows;    // [T, depth], unit stride along the depth
+  const void* weight;  // [depth, blocks*width], unit stride along either axis
+  int64_t row_stride;
+  int64_t weight_stride;         // along the axis whose stride is not 1
+  int32_t depth;                 // a multiple of 8
+  int32_t inner = 0;             // blocks of the rows; depth/inner is a multiple of 8
+  const void* factor = nullptr;  // [inner, depth/inner, planes*s], unit stride along the same axis
+                                 // as the product's factor: its depth or its columns
+  int64_t factor_block_stride = 0, factor_pitch = 0;
+};
+
+inline constexpr int kMaxProductTerms = 3;
+
+/// The latent made on the way, which takes counters; or without `latent`: it is there.
 struct ProductProjection {
-  const void* factor = nullptr;  // [inner, depth/inner, blocks*s], unit stride along the same axis
-                                 // as the other factor: its depth or its columns; or null: the
-                                 // latent is there
-  void* latent = nullptr;        // the product's
-  int32_t inner = 0;             // blocks of the rows; s = rank/inner is a multiple of 8, as
-                                 // depth/inner is, and blocks*s at most the tile's columns
-  int64_t block_stride = 0, pitch = 0;
+  void* latent = nullptr;  // the product's; of several planes the first are its own
+  int32_t planes = 0;      // at least the product's blocks; planes*s at most the tile's columns,
+                           // where s = rank / all terms' inner is a multiple of 8
   float scaling = 1;
 };
 
-/// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)]
+/// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)], summed over the terms,
 ///                  + sum_q latent[b, t, q] * factor[b, q, w] + bias[(b, w)]
 ///
 /// y from x, W transposed, H and B; dx from dy, W, G and A transposed. Rounded once. Strides in
 /// elements, multiples of 8 and not 0; pointers are 16-byte aligned.
 struct ExtendedProductParams {
-  const void* rows;    // [T, depth], unit stride along the depth
-  const void* weight;  // [depth, blocks*width], unit stride along either
+  ProductTerm terms[kMaxProductTerms];
+  int32_t term_count;
   const void* latent;  // [blocks, T, rank], unit stride along the rank
-  const void* factor;  // [blocks, rank, width], unit stride along the width where the weight's
+  const void* factor;  // [blocks, rank, width], unit stride along the width where the weights'
                        // depth has unit stride, else along the rank
   const void* bias;    // [blocks*width], or null
   void* out;           // [T, blocks*width], contiguous
   int64_t T;
-  int32_t depth, blocks, width, rank;  // depth and width are multiples of 8
-  int64_t row_stride;
-  int64_t weight_stride;  // along the axis whose stride is not 1
+  int32_t blocks, width, rank;  // width is a multiple of 8
   int64_t latent_plane, latent_pitch;
   int64_t factor_block_stride, factor_pitch;
-  bool depth_is_contiguous;  // of the weight
+  bool depth_is_contiguous;  // of the weights
   ElementType type;          // bf16 or fp16
   ProductTile tile;
   int32_t processors;           // of the current device

@@ -54,10 +54,13 @@ class Copier {
   }
 
   __device__ void copy_tile(const TilePlace& at) {
-    const int ask = max(p_.base_steps - kStepsAhead, 0);
-    for (int step = 0; step < p_.base_steps; ++step) {
-      if (step == ask) items_.look_ahead();
-      copy_step<kDepthIsContiguous>(&p_.rows, &p_.weight, step * Tile::kDepth, 0, at);
+    int until_ask = max(p_.base_steps - kStepsAhead, 0);
+    for (int t = 0; t < p_.term_count; ++t) {
+      const Term& term = p_.terms[t];
+      for (int step = 0; step < term.steps; ++step) {
+        if (until_ask-- == 0) items_.look_ahead();
+        copy_step<kDepthIsContiguous>(&term.rows, &term.weight, step * Tile::kDepth, 0, at);
+      }
     }
     if (p_.order.projections > 0) {
       ptx::wait_for_counter(p_.projected + at.token / Tile::kRows, count_projected<Tile>(p_));
@@ -100,12 +103,13 @@ class Copier {
 
   __device__ void copy_projection(const ProjectionPlace& at) {
     const Projection& projection = p_.projection;
+    const ProjectionTerm& term = projection.terms[at.term];
     const int stage_steps = steps_of_stage<Tile>(projection);
     const int step_bytes = Tile::kLeftBytes + parts_of(projection.columns) * kPartBytes;
-    const int ask = max(projection.steps - kStepsAhead, 0) / stage_steps * stage_steps;
-    for (int step = 0; step < projection.steps; step += stage_steps) {
+    const int ask = max(term.steps - kStepsAhead, 0) / stage_steps * stage_steps;
+    for (int step = 0; step < term.steps; step += stage_steps) {
       if (step == ask) items_.look_ahead();
-      const int steps = min(stage_steps, projection.steps - step);
+      const int steps = min(stage_steps, term.steps - step);
       const uint32_t filled = begin_filling(steps * step_bytes);
       for (int part = 0; part < steps; ++part) {
         copy_projected_step(at, (step + part) * Tile::kDepth, ring_.left(turn_) + part * step_bytes,
@@ -118,21 +122,21 @@ class Copier {
   /// The rows are this CTA's own; of the factor each CTA brings its share for all.
   __device__ void copy_projected_step(const ProjectionPlace& at, int depth, uint32_t to,
                                       uint32_t filled) {
-    const Projection& projection = p_.projection;
+    const ProjectionTerm& term = p_.projection.terms[at.term];
     constexpr uint16_t kAll = (1 << Tile::kCluster) - 1;
-    const int parts = parts_of(projection.columns);
-    ptx::copy_box(to, &projection.rows, depth, at.token, at.block, filled);
+    const int parts = parts_of(p_.projection.columns);
+    ptx::copy_box(to, &term.rows, depth, at.token, at.block, filled);
     to += Tile::kLeftBytes;
     if constexpr (kDepthIsContiguous) {
       constexpr int kDepthShare = Tile::kDepth / Tile::kCluster;
       for (int part = 0; part < parts; ++part) {
         ptx::copy_box_to_blocks(to + part * kPartBytes + rank_ * kPartBytes / Tile::kCluster,
-                                &projection.factor, part * 64, depth + rank_ * kDepthShare,
-                                at.block, filled, kAll);
+                                &term.factor, part * 64, depth + rank_ * kDepthShare, at.block,
+                                filled, kAll);
       }
     } else {
-      ptx::copy_box_to_blocks(to + rank_ * parts * kPartBytes / Tile::kCluster, &projection.factor,
-                              depth, rank_ * parts * 64 / Tile::kCluster, at.block, filled, kAll);
+      ptx::copy_box_to_blocks(to + rank_ * parts * kPartBytes / Tile::kCluster, &term.factor, depth,
+                              rank_ * parts * 64 / Tile::kCluster, at.block, filled, kAll);
     }
   }
 

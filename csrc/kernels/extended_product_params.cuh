@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/bulk_sizes.h"
+#include "kernels/extended_product.h"
 #include "kernels/extended_product_tiles.h"
 #include "kernels/product_order.h"
 
@@ -28,22 +29,37 @@ constexpr int kBoxRows = 16, kBoxColumns = 64;
 constexpr int kBoxBytes = kBoxRows * kBoxColumns * 2;
 constexpr int kBoxes = 2;  // of a warp
 
-/// The projection that makes the latent, of the rows' blocks and its own factor.
-struct Projection {
+/// A projection of one term's rows, by a factor of its own.
+struct ProjectionTerm {
   CUtensorMap rows, factor;
-  void* latent;  // [blocks, T, inner*s]
+  int32_t inner;  // blocks of the rows
+  int32_t steps;  // along a block's width
+};
+
+/// What makes the latent.
+struct Projection {
+  ProjectionTerm terms[kMaxProductTerms];
+  void* latent;  // [planes, T, inner*s]
   int64_t T, plane, pitch;
   float scaling;
-  int32_t inner, s, columns;  // columns: of a block of the rows, the s of all blocks of the result
-  int32_t steps;              // along a block's width
+  int32_t inner;       // of all terms
+  int32_t s, columns;  // columns: of a block of the rows, the s of all planes
+};
+
+/// One of the products that are added up.
+struct Term {
+  CUtensorMap rows, weight;
+  int32_t steps;  // along the depth
 };
 
 struct Params {
-  CUtensorMap rows, weight, latent, factor, out;
+  Term terms[kMaxProductTerms];
+  CUtensorMap latent, factor, out;
   Projection projection;
   const void* bias;
   int32_t width, rank;
-  int32_t base_steps;                       // along the depth
+  int32_t base_steps;  // of all terms
+  int32_t term_count;
   int32_t row_tiles, column_tiles, blocks;  // of a cluster's rows; of a block's columns
   int32_t group;                            // row tiles that are walked together
   ProductOrder order;
@@ -79,15 +95,19 @@ __device__ TilePlace place_tile(const Params& p, int tile, int rank) {
   return {first_token<Tile>(row, rank), (column - block * p.column_tiles) * Tile::kColumns, block};
 }
 
-/// A CTA's part of a projection: the latents of its tokens from one block of the input.
+/// A CTA's part of a projection: the latents of its tokens from one block of a term's rows.
 struct ProjectionPlace {
-  int token, block;
+  int token, term, block;
+  int column;  // where they begin
 };
 
 template <class Tile>
 __device__ ProjectionPlace place_projection(const Params& p, int index, int rank) {
-  const int row = index / p.projection.inner;
-  return {first_token<Tile>(row, rank), index - row * p.projection.inner};
+  const Projection& projection = p.projection;
+  const int row = index / projection.inner, of_all = index - row * projection.inner;
+  int term = 0, block = of_all;
+  while (block >= projection.terms[term].inner) block -= projection.terms[term++].inner;
+  return {first_token<Tile>(row, rank), term, block, of_all * projection.s};
 }
 
 /// Steps of a projection that a stage has room for: two, where they leave half of it empty.

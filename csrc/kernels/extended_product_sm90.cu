@@ -34,100 +34,148 @@ int64_t count_row_tiles(const ExtendedProductParams& p) {
 
 /// The maps of a product's operands and result.
 template <class Tile, bool kDepthIsContiguous>
-cudaError_t make_maps(Params& params, const ExtendedProductParams& p) {
-  constexpr int kShare = Tile::kColumns / Tile::kCluster;
-  const auto map = [&](CUtensorMap& to, const void* data, int64_t inner, int64_t middle,
-                       int64_t middle_stride, int64_t outer, int64_t outer_stride, int box) {
-    return make_tensor_map(to, {.data = data,
-                                .type = p.type,
-                                .inner = inner,
-                                .middle = middle,
-                                .outer = outer,
-                                .middle_stride = middle_stride,
-                                .outer_stride = outer_stride,
-                                .box_middle = box});
-  };
-  // A block's columns of the weight: rows of it where the depth is contiguous.
-  const cudaError_t statuses[] = {
-      map(params.rows, p.rows, p.depth, p.T, p.row_stride, 1, 0, Tile::kRows),
-      kDepthIsContiguous ? map(params.weight, p.weight, p.depth, p.width, p.weight_stride, p.blocks,
-                               p.weight_stride * p.width, kShare)
-                         : map(params.weight, p.weight, p.width, p.depth, p.weight_stride, p.blocks,
-                               p.width, Tile::kDepth),
-      map(params.latent, p.latent, p.rank, p.T, p.latent_pitch, p.blocks, p.latent_plane,
-          Tile::kRows),
-      kDepthIsContiguous ? map(params.factor, p.factor, p.width, p.rank, p.factor_pitch, p.blocks,
-                               p.factor_block_stride, Tile::kDepth)
-                         : map(params.factor, p.factor, p.rank, p.width, p.factor_pitch, p.blocks,
-                               p.factor_block_stride, kShare),
-      map(params.out, p.out, p.width, p.T, int64_t{p.blocks} * p.width, p.blocks, p.width,
-          kBoxRows)};
-  for (const cudaError_t status : statuses) {
-    if (status != cudaSuccess) return status;
+class Maps {
+ public:
+  Maps(Params& params, const ExtendedProductParams& p) : params_(params), p_(p) {}
+
+  cudaError_t make() {
+    for (int t = 0; t < p_.term_count; ++t) make_term(params_.terms[t], p_.terms[t]);
+    map(params_.latent, p_.latent, p_.rank, p_.T, p_.latent_pitch, p_.blocks, p_.latent_plane,
+        Tile::kRows);
+    if constexpr (kDepthIsContiguous) {
+      map(params_.factor, p_.factor, p_.width, p_.rank, p_.factor_pitch, p_.blocks,
+          p_.factor_block_stride, Tile::kDepth);
+    } else {
+      map(params_.factor, p_.factor, p_.rank, p_.width, p_.factor_pitch, p_.blocks,
+          p_.factor_block_stride, kShare);
+    }
+    map(params_.out, p_.out, p_.width, p_.T, int64_t{p_.blocks} * p_.width, p_.blocks, p_.width,
+        kBoxRows);
+    return status_;
   }
-  const ProductProjection& projection = p.projection;
-  if (projection.factor == nullptr) return cudaSuccess;
-  const int32_t depth = p.depth / projection.inner;
-  const int32_t columns = p.blocks * (p.rank / projection.inner);
-  const cudaError_t status = map(params.projection.rows, p.rows, depth, p.T, p.row_stride,
-                                 projection.inner, depth, Tile::kRows);
-  if (status != cudaSuccess) return status;
-  return kDepthIsContiguous
-             ? map(params.projection.factor, projection.factor, columns, depth, projection.pitch,
-                   projection.inner, projection.block_stride, Tile::kDepth / Tile::kCluster)
-             : map(params.projection.factor, projection.factor, depth, columns, projection.pitch,
-                   projection.inner, projection.block_stride,
-                   parts_of(columns) * 64 / Tile::kCluster);
-}
+
+  /// Those of the projection as well.
+  cudaError_t make_projection(int32_t columns) {
+    for (int t = 0; t < p_.term_count; ++t) {
+      make_projection_term(params_.projection.terms[t], p_.terms[t], columns);
+    }
+    return status_;
+  }
+
+ private:
+  static constexpr int kShare = Tile::kColumns / Tile::kCluster;
+
+  void make_term(Term& term, const ProductTerm& from) {
+    map(term.rows, from.rows, from.depth, p_.T, from.row_stride, 1, 0, Tile::kRows);
+    if constexpr (kDepthIsContiguous) {
+      // A block's columns of the weight: rows of it where the depth is contiguous.
+      map(term.weight, from.weight, from.depth, p_.width, from.weight_stride, p_.blocks,
+          from.weight_stride * p_.width, kShare);
+    } else {
+      map(term.weight, from.weight, p_.width, from.depth, from.weight_stride, p_.blocks, p_.width,
+          Tile::kDepth);
+    }
+  }
+
+  void make_projection_term(ProjectionTerm& term, const ProductTerm& from, int32_t columns) {
+    const int32_t depth = from.depth / from.inner;
+    map(term.rows, from.rows, depth, p_.T, from.row_stride, from.inner, depth, Tile::kRows);
+    if constexpr (kDepthIsContiguous) {
+      map(term.factor, from.factor, columns, depth, from.factor_pitch, from.inner,
+          from.factor_block_stride, Tile::kDepth / Tile::kCluster);
+    } else {
+      map(term.factor, from.factor, depth, columns, from.factor_pitch, from.inner,
+          from.factor_block_stride, parts_of(columns) * 64 / Tile::kCluster);
+    }
+  }
+
+  /// Unless one has failed before.
+  void map(CUtensorMap& to, const void* data, int64_t inner, int64_t middle, int64_t middle_stride,
+           int64_t outer, int64_t outer_stride, int box) {
+    if (status_ != cudaSuccess) return;
+    status_ = make_tensor_map(to, {.data = data,
+                                   .type = p_.type,
+                                   .inner = inner,
+                                   .middle = middle,
+                                   .outer = outer,
+                                   .middle_stride = middle_stride,
+                                   .outer_stride = outer_stride,
+                                   .box_middle = box});
+  }
+
+  Params& params_;
+  const ExtendedProductParams& p_;
+  cudaError_t status_ = cudaSuccess;
+};
 
 /// Tokens whose tiles are walked together. Measured on an H100: fewer, where their projections come
 /// right before; yet the weight is read once for each group, and a wide one counts.
 int choose_group_tokens(const ExtendedProductParams& p, int64_t columns) {
   constexpr int kManyColumns = 32;
-  return p.projection.factor != nullptr && columns < kManyColumns ? 1024 : 2048;
+  return p.projection.latent != nullptr && columns < kManyColumns ? 1024 : 2048;
+}
+
+int32_t divide_up(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+/// What the projection's items need; `rank` is cut by the blocks of all terms.
+template <class Tile>
+cudaError_t describe_projection(Projection& projection, const ExtendedProductParams& p) {
+  const ProductProjection& asked = p.projection;
+  for (int t = 0; t < p.term_count; ++t) {
+    const ProductTerm& term = p.terms[t];
+    if (term.factor == nullptr || term.inner < 1 || term.depth % (term.inner * kChunk) != 0) {
+      return cudaErrorInvalidValue;
+    }
+    projection.terms[t].inner = term.inner;
+    projection.terms[t].steps = divide_up(term.depth / term.inner, Tile::kDepth);
+    projection.inner += term.inner;
+  }
+  if (p.counters == nullptr || asked.planes < p.blocks ||
+      p.rank % (projection.inner * kChunk) != 0) {
+    return cudaErrorInvalidValue;
+  }
+  projection.latent = asked.latent;
+  projection.T = p.T;
+  projection.plane = p.latent_plane;
+  projection.pitch = p.latent_pitch;
+  projection.scaling = asked.scaling;
+  projection.s = p.rank / projection.inner;
+  projection.columns = asked.planes * projection.s;
+  return projection.columns <= Tile::kColumns ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 template <class T, class Tile, bool kDepthIsContiguous>
 cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
-  const ProductProjection& asked = p.projection;
-  if (asked.factor != nullptr &&
-      (p.counters == nullptr || asked.inner < 1 || p.rank % (asked.inner * kChunk) != 0)) {
-    return cudaErrorInvalidValue;
-  }
+  if (p.term_count < 1 || p.term_count > kMaxProductTerms) return cudaErrorInvalidValue;
   Params params{};
-  cudaError_t status = make_maps<Tile, kDepthIsContiguous>(params, p);
+  Maps<Tile, kDepthIsContiguous> maps(params, p);
+  cudaError_t status = maps.make();
   if (status != cudaSuccess) return status;
   params.bias = p.bias;
   params.width = p.width;
   params.rank = p.rank;
-  params.base_steps = (p.depth + Tile::kDepth - 1) / Tile::kDepth;
+  params.term_count = p.term_count;
+  for (int t = 0; t < p.term_count; ++t) {
+    params.terms[t].steps = divide_up(p.terms[t].depth, Tile::kDepth);
+    params.base_steps += params.terms[t].steps;
+  }
+  if (p.projection.latent != nullptr) {
+    status = describe_projection<Tile>(params.projection, p);
+    if (status == cudaSuccess) status = maps.make_projection(params.projection.columns);
+    if (status != cudaSuccess) return status;
+  }
   params.row_tiles = static_cast<int32_t>(count_row_tiles<Tile>(p));
-  params.column_tiles = (p.width + Tile::kColumns - 1) / Tile::kColumns;
+  params.column_tiles = divide_up(p.width, Tile::kColumns);
   params.blocks = p.blocks;
   const int64_t columns = int64_t{params.column_tiles} * p.blocks;
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
-  const int32_t inner = std::max(asked.inner, 1);
-  if (params.row_tiles * (columns + inner) > INT32_MAX / 2 || p.processors < Tile::kCluster) {
+  const int32_t projections = params.projection.inner;
+  if (params.row_tiles * (columns + projections) > INT32_MAX / 2 || p.processors < Tile::kCluster) {
     return cudaErrorInvalidConfiguration;
   }
   const int32_t places = p.processors / Tile::kCluster;
-  if (asked.factor != nullptr) {
-    const int32_t s = p.rank / inner;
-    const int32_t latent_columns = p.blocks * s, width = p.depth / inner;
-    if (latent_columns > Tile::kColumns) return cudaErrorInvalidValue;
-    Projection& projection = params.projection;
-    projection.latent = asked.latent;
-    projection.T = p.T;
-    projection.plane = p.latent_plane;
-    projection.pitch = p.latent_pitch;
-    projection.scaling = asked.scaling;
-    projection.inner = inner;
-    projection.s = s;
-    projection.columns = latent_columns;
-    projection.steps = (width + Tile::kDepth - 1) / Tile::kDepth;
-  }
   params.order =
-      order_product(params.row_tiles, static_cast<int32_t>(columns), params.group, asked.inner);
+      order_product(params.row_tiles, static_cast<int32_t>(columns), params.group, projections);
   if (p.counters != nullptr) {
     params.next_item = p.counters;
     params.projected = p.counters + 1;

@@ -47,7 +47,8 @@ struct ExtendedProduct {
     if (threadIdx.x < 128) {
       ptx::give_registers<kCopyRegisters>();
       if (threadIdx.x == 0) {
-        for (const CUtensorMap* map : {&p.rows, &p.weight, &p.latent, &p.factor, &p.out}) {
+        for (const CUtensorMap* map :
+             {&p.terms[0].rows, &p.terms[0].weight, &p.latent, &p.factor, &p.out}) {
           ptx::prefetch_map(map);
         }
         // All that the block reads and writes in global memory comes after the first boxes.

@@ -114,13 +114,13 @@ __device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4]
 }
 
 /// A warp's 16 rows of latents of one block of the rows: to the plane of each block of the result,
-/// 16 bytes at a time. Its boxes are not under way.
+/// 16 bytes at a time, from `first` on. Its boxes are not under way.
 template <class T, int kParts>
-__device__ void store_latents(const Projection& p, const float (*sums)[4], int token, int block,
+__device__ void store_latents(const Projection& p, const float (*sums)[4], int token, int first,
                               uint32_t box) {
   constexpr int kChunks = kBoxColumns / kChunk;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  T* const latent = static_cast<T*>(p.latent) + int64_t{block} * p.s;
+  T* const latent = static_cast<T*>(p.latent) + first;
 #pragma unroll
   for (int part = 0; part < kParts; ++part) {
 #pragma unroll
@@ -223,7 +223,8 @@ class Multiplier {
   template <int kParts>
   __device__ void project_block(const ProjectionPlace& at) {
     constexpr int kStepBytes = Tile::kLeftBytes + kParts * kPartBytes;
-    const int steps = p_.projection.steps, stage_steps = steps_of_stage<Tile>(p_.projection);
+    const int steps = p_.projection.terms[at.term].steps;
+    const int stage_steps = steps_of_stage<Tile>(p_.projection);
     for (int step = 0; step < steps; step += stage_steps) {
       consumer_.template multiply<kParts * 64, !kDepthIsContiguous, 4>(step > 0);
       if (step + 1 < min(step + stage_steps, steps)) {
@@ -232,7 +233,7 @@ class Multiplier {
       consumer_.move_on(step > 0);
     }
     consumer_.finish();
-    store_latents<T, kParts>(p_.projection, consumer_.sums, at.token + warp() * kBoxRows, at.block,
+    store_latents<T, kParts>(p_.projection, consumer_.sums, at.token + warp() * kBoxRows, at.column,
                              boxes_);
   }
 

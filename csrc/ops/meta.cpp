@@ -9,6 +9,7 @@
 #include "ops/check.h"
 #include "ops/delta_dtype.h"
 #include "ops/latent.h"
+#include "ops/linear_group.h"
 #include "ops/operators.h"
 
 namespace gralora::ops {
@@ -77,6 +78,39 @@ LinearGradients linear_backward_meta(const at::Tensor& dy, const OptionalTensor&
           empty_like_if(output_mask[6] && adapter.has_plain(), adapter.lora_B)};
 }
 
+GroupForward linear_group_forward_meta(const at::Tensor& x, at::TensorList weights,
+                                       const c10::List<OptionalTensor>& biases, at::TensorList A,
+                                       at::TensorList B, double) {
+  const std::vector<AdapterShape> shapes = check_group("linear_group", x, weights, biases, A, B);
+  std::vector<at::Tensor> ys;
+  AdapterShape together = shapes.front();
+  together.k_out = 0;
+  for (const AdapterShape& shape : shapes) {
+    ys.push_back(empty_rows(x, shape.M, x.scalar_type()));
+    together.k_out += shape.k_out;
+  }
+  const Adapter first(A[0], B[0], std::nullopt, std::nullopt);
+  return {ys, std::get<0>(empty_latents(x, first, together))};
+}
+
+GroupGradients linear_group_backward_meta(const c10::List<OptionalTensor>& dy,
+                                          const OptionalTensor& x, at::TensorList weights,
+                                          at::TensorList A, at::TensorList B,
+                                          const OptionalTensor& H, double, bool wants_dx,
+                                          GroupMask wants_dA, GroupMask wants_dB) {
+  const CheckedGradients checked =
+      check_group_gradients(dy, x, weights, A, B, H, wants_dA, wants_dB);
+  GroupGradients result;
+  auto& [dx, dA, dB] = result;
+  const at::Tensor& first_dy = checked.first_dy;
+  if (wants_dx) dx = empty_rows(first_dy, checked.shapes[0].N, first_dy.scalar_type());
+  for (size_t i = 0; i < weights.size(); ++i) {
+    if (wants_dA[i]) dA.push_back(empty_like_if(true, A[i]));
+    if (wants_dB[i]) dB.push_back(empty_like_if(true, B[i]));
+  }
+  return result;
+}
+
 Forward add_forward_meta(const at::Tensor& y, const at::Tensor& x, const OptionalTensor& A,
                          const OptionalTensor& B, const OptionalTensor& lora_A,
                          const OptionalTensor& lora_B, const OptionalTensor& rng_state, double,
@@ -134,6 +168,8 @@ at::Tensor dropout_meta(const at::Tensor& x, const at::Tensor& rng_state, double
 TORCH_LIBRARY_IMPL(gralora, Meta, m) {
   m.impl("linear_forward", TORCH_FN(linear_forward_meta));
   m.impl("linear_backward", TORCH_FN(linear_backward_meta));
+  m.impl("linear_group_forward", TORCH_FN(linear_group_forward_meta));
+  m.impl("linear_group_backward", TORCH_FN(linear_group_backward_meta));
   m.impl("add_forward", TORCH_FN(add_forward_meta));
   m.impl("add_backward", TORCH_FN(add_backward_meta));
   m.impl("delta_weight", TORCH_FN(delta_weight_meta));

@@ -32,6 +32,28 @@ LinearGradients linear_backward(const at::Tensor& dy, const OptionalTensor& x,
                  output_mask);
 }
 
+GroupForward linear_group_forward(const at::Tensor& x, at::TensorList weights,
+                                  const c10::List<OptionalTensor>& biases, at::TensorList A,
+                                  at::TensorList B, double scaling) {
+  static const auto op = find<decltype(linear_group_forward)>("gralora::linear_group_forward");
+  return op.call(x, weights, biases, A, B, scaling);
+}
+
+GroupGradients linear_group_backward(const c10::List<OptionalTensor>& dy, const OptionalTensor& x,
+                                     at::TensorList weights, at::TensorList A, at::TensorList B,
+                                     const OptionalTensor& H, double scaling, bool wants_dx,
+                                     GroupMask wants_dA, GroupMask wants_dB) {
+  static const auto op = find<decltype(linear_group_backward)>("gralora::linear_group_backward");
+  return op.call(dy, x, weights, A, B, H, scaling, wants_dx, wants_dA, wants_dB);
+}
+
+std::vector<at::Tensor> linear_group(const at::Tensor& x, at::TensorList weights,
+                                     const c10::List<OptionalTensor>& biases, at::TensorList A,
+                                     at::TensorList B, double scaling) {
+  static const auto op = find<decltype(linear_group)>("gralora::linear_group");
+  return op.call(x, weights, biases, A, B, scaling);
+}
+
 Forward add_forward(const at::Tensor& y, const at::Tensor& x, const OptionalTensor& A,
                     const OptionalTensor& B, const OptionalTensor& lora_A,
                     const OptionalTensor& lora_B, const OptionalTensor& rng_state, double scaling,

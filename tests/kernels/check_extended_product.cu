@@ -1,8 +1,11 @@
 // kernels/extended_product.h: both tiles, both layouts of weight and factor, with and without a
-// bias, ranks beyond a stage and below a product, tails on every axis, more tiles than places; and
-// with the projection among the tiles.
+// bias, ranks beyond a stage and below a product, tails on every axis, more tiles than places,
+// several products in one sum; and with the projection among the tiles.
 #include <algorithm>
 #include <cmath>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "kernels/extended_product.h"
 #include "kernels/product_order.h"
@@ -11,45 +14,106 @@
 namespace gralora::check {
 namespace {
 
-struct ProductCase {
-  int T, depth, blocks, width, rank;
+struct TermCase {
+  int inner, width;  // blocks of the rows, and their width
 };
 
+/// With planes the latent is made on the way, and the rank is cut by all blocks of all rows.
+struct ProductCase {
+  int T;
+  std::vector<TermCase> terms;
+  int blocks, width, rank;
+  bool has_bias = true;
+  int planes = 0;
+};
+
+/// A term's operands, rows further apart than they are long.
 template <class T>
-void check_case(const ProductCase& c, ProductTile tile, bool depth_is_contiguous, bool has_bias,
-                int processors) {
-  const int columns = c.blocks * c.width;
-  const int64_t row_pitch = c.depth + 8, latent_pitch = padded(c.rank);
-  const int64_t weight_width = depth_is_contiguous ? c.depth : columns;
-  const int64_t weight_rows = depth_is_contiguous ? columns : c.depth;
-  const int64_t weight_pitch = weight_width + 8;
+struct TermArrays {
+  int inner, width, depth;
+  int64_t row_pitch, weight_pitch, made_pitch, made_block;
+  Array<T> rows, weight, made;
+
+  TermArrays(const TermCase& term, int T_, int columns, int latent_columns,
+             bool depth_is_contiguous)
+      : inner(term.inner),
+        width(term.width),
+        depth(term.inner * term.width),
+        row_pitch(depth + 8),
+        weight_pitch((depth_is_contiguous ? depth : columns) + 8),
+        made_pitch(padded(depth_is_contiguous ? latent_columns : width) + 8),
+        made_block((depth_is_contiguous ? width : latent_columns) * made_pitch),
+        rows(T_ * row_pitch),
+        weight((depth_is_contiguous ? columns : depth) * weight_pitch),
+        made(inner * made_block) {
+    rows.fill(depth, row_pitch);
+    weight.fill(weight_pitch - 8, weight_pitch);
+    made.fill(depth_is_contiguous ? latent_columns : width, made_pitch);
+  }
+
+  double weight_at(int d, int column, bool depth_is_contiguous) const {
+    return weight[depth_is_contiguous ? column * weight_pitch + d : d * weight_pitch + column];
+  }
+  double made_at(int block, int d, int column, bool depth_is_contiguous) const {
+    return made[block * made_block +
+                (depth_is_contiguous ? d * made_pitch + column : column * made_pitch + d)];
+  }
+};
+
+/// A product, and the latents that it makes: both against their sums, the product's from the
+/// latents as they were rounded. A NaN in one block of the last rows is in that block's latents
+/// alone.
+template <class T>
+void check_case(const ProductCase& c, ProductTile tile, bool depth_is_contiguous, int processors) {
+  const int columns = c.blocks * c.width, planes = std::max(c.planes, c.blocks);
+  int inner = 0;
+  for (const TermCase& term : c.terms) inner += term.inner;
+  const int s = c.rank / inner, latent_columns = c.planes * s;
+  const int64_t latent_pitch = padded(c.rank) + (c.planes > 0 ? 8 : 0);
   const int64_t factor_width = depth_is_contiguous ? c.width : c.rank;
   const int64_t factor_rows = depth_is_contiguous ? c.rank : c.width;
   const int64_t factor_pitch = padded(factor_width) + 8;
-  Array<T> rows(c.T * row_pitch), weight(weight_rows * weight_pitch);
-  Array<T> latent(c.blocks * c.T * latent_pitch);
+  std::vector<std::unique_ptr<TermArrays<T>>> terms;
+  ExtendedProductParams p{};
+  for (const TermCase& shape : c.terms) {
+    terms.push_back(
+        std::make_unique<TermArrays<T>>(shape, c.T, columns, latent_columns, depth_is_contiguous));
+    TermArrays<T>& term = *terms.back();
+    if (c.planes > 0 && terms.size() == c.terms.size() && term.inner > 1) {
+      // A block of one token; the boxes of the block before may reach over it.
+      term.rows.host[(term.inner - 1) * term.width] = T(NAN);
+      term.rows.send();
+    }
+    p.terms[p.term_count++] = {.rows = term.rows.device(),
+                               .weight = term.weight.device(),
+                               .row_stride = term.row_pitch,
+                               .weight_stride = term.weight_pitch,
+                               .depth = term.depth,
+                               .inner = term.inner,
+                               .factor = c.planes > 0 ? term.made.device() : nullptr,
+                               .factor_block_stride = term.made_block,
+                               .factor_pitch = term.made_pitch};
+  }
+  Array<T> latent(int64_t{planes} * c.T * latent_pitch);
   Array<T> factor(c.blocks * factor_rows * factor_pitch);
   Array<T> bias(columns), out(static_cast<int64_t>(c.T) * columns);
-  rows.fill(c.depth, row_pitch);
-  weight.fill(weight_width, weight_pitch);
-  latent.fill(c.rank, latent_pitch);
+  Array<T> counters(2 * count_product_counters(c.T));
+  if (c.planes > 0) {
+    latent.poison();
+  } else {
+    latent.fill(c.rank, latent_pitch);
+  }
   factor.fill(factor_width, factor_pitch);
   bias.fill(columns, columns);
   out.poison();
-  ExtendedProductParams p{};
-  p.rows = rows.device();
-  p.weight = weight.device();
   p.latent = latent.device();
   p.factor = factor.device();
-  p.bias = has_bias ? bias.device() : nullptr;
+  p.bias = c.has_bias ? bias.device() : nullptr;
   p.out = out.device();
   p.T = c.T;
-  p.depth = c.depth;
   p.blocks = c.blocks;
   p.width = c.width;
   p.rank = c.rank;
-  p.row_stride = row_pitch;
-  p.weight_stride = weight_pitch;
   p.latent_plane = c.T * latent_pitch;
   p.latent_pitch = latent_pitch;
   p.factor_block_stride = factor_rows * factor_pitch;
@@ -58,152 +122,67 @@ void check_case(const ProductCase& c, ProductTile tile, bool depth_is_contiguous
   p.type = Traits<T>::kType;
   p.tile = tile;
   p.processors = processors;
-  check_cuda(launch_extended_product(p, nullptr), "extended_product");
-  out.fetch();
-  int64_t wrong = c.T == 0 ? out.count_written() : 0;
-  // A sample of every tile: the whole is a long sum on the host.
-  for (int t = 0; t < c.T; t += t % 64 == 62 ? 2 : 1 + c.T / 100) {
-    for (int column = t % 3; column < columns; column += 3) {
-      const int block = column / c.width, w = column % c.width;
-      Exact exact;
-      for (int d = 0; d < c.depth; ++d) {
-        const int64_t at =
-            depth_is_contiguous ? column * weight_pitch + d : d * weight_pitch + column;
-        exact.add(rows[t * row_pitch + d] * weight[at]);
-      }
-      for (int q = 0; q < c.rank; ++q) {
-        const int64_t at = block * p.factor_block_stride +
-                           (depth_is_contiguous ? q * factor_pitch + w : w * factor_pitch + q);
-        exact.add(latent[(static_cast<int64_t>(block) * c.T + t) * latent_pitch + q] * factor[at]);
-      }
-      if (has_bias) exact.add(bias[column]);
-      wrong +=
-          !is_close(out[static_cast<int64_t>(t) * columns + column], exact, Traits<T>::kHalfPlace);
-    }
+  if (c.planes > 0) {
+    p.projection = {.latent = latent.device(), .planes = c.planes, .scaling = 0.5f};
+    p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
   }
-  const auto size = size_of(tile);
-  report(std::string(Traits<T>::kName) + " extended_product " + std::to_string(size.tokens) + "x" +
-             std::to_string(size.columns) + " T " + std::to_string(c.T) + " depth " +
-             std::to_string(c.depth) + " blocks " + std::to_string(c.blocks) + "x" +
-             std::to_string(c.width) + " rank " + std::to_string(c.rank) +
-             (depth_is_contiguous ? " depth contiguous" : "") + (has_bias ? " bias" : ""),
-         wrong);
-}
-
-/// A product that makes its latent on the way: both against their sums, the product's from the
-/// latents as they were rounded. A NaN in one block of the input is in that block's latents alone.
-struct MadeCase {
-  int T, inner, width_in, blocks, width, s;
-};
-
-template <class T>
-void check_made(const MadeCase& c, ProductTile tile, bool depth_is_contiguous, int processors) {
-  const int depth = c.inner * c.width_in, rank = c.inner * c.s, columns = c.blocks * c.width;
-  const int latent_columns = c.blocks * c.s;
-  const int64_t row_pitch = depth + 8, latent_pitch = rank + 8;
-  const int64_t weight_width = depth_is_contiguous ? depth : columns;
-  const int64_t weight_rows = depth_is_contiguous ? columns : depth;
-  const int64_t factor_width = depth_is_contiguous ? c.width : rank;
-  const int64_t factor_rows = depth_is_contiguous ? rank : c.width;
-  const int64_t made_width = depth_is_contiguous ? latent_columns : c.width_in;
-  const int64_t made_rows = depth_is_contiguous ? c.width_in : latent_columns;
-  const int64_t made_pitch = padded(made_width) + 8;
-  Array<T> rows(c.T * row_pitch), weight(weight_rows * weight_width);
-  Array<T> latent(c.blocks * c.T * latent_pitch);
-  Array<T> factor(c.blocks * factor_rows * factor_width);
-  Array<T> made(c.inner * made_rows * made_pitch), out(static_cast<int64_t>(c.T) * columns);
-  Array<T> bias(columns);
-  bias.fill(columns, columns);
-  rows.fill(depth, row_pitch);
-  if (c.inner > 1) {
-    // A block of one token; the boxes of the block before may reach over it.
-    rows.host[(c.inner - 1) * c.width_in] = T(NAN);
-    rows.send();
-  }
-  weight.fill(weight_width, weight_width);
-  latent.poison();
-  factor.fill(factor_width, factor_width);
-  made.fill(made_width, made_pitch);
-  out.poison();
-  ExtendedProductParams p{};
-  p.rows = rows.device();
-  p.weight = weight.device();
-  p.latent = latent.device();
-  p.factor = factor.device();
-  p.bias = bias.device();
-  p.out = out.device();
-  p.T = c.T;
-  p.depth = depth;
-  p.blocks = c.blocks;
-  p.width = c.width;
-  p.rank = rank;
-  p.row_stride = row_pitch;
-  p.weight_stride = weight_width;
-  p.latent_plane = c.T * latent_pitch;
-  p.latent_pitch = latent_pitch;
-  p.factor_block_stride = factor_rows * factor_width;
-  p.factor_pitch = factor_width;
-  p.depth_is_contiguous = depth_is_contiguous;
-  p.type = Traits<T>::kType;
-  p.tile = tile;
-  p.processors = processors;
-  p.projection = {.factor = made.device(),
-                  .latent = latent.device(),
-                  .inner = c.inner,
-                  .block_stride = made_rows * made_pitch,
-                  .pitch = made_pitch,
-                  .scaling = 0.5f};
-  Array<T> counters(2 * count_product_counters(c.T));
-  p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
   check_cuda(launch_extended_product(p, nullptr), "extended_product");
   latent.fetch();
   out.fetch();
-  int64_t wrong = 0;
   const auto matches = [](double actual, const Exact& exact) {
     return std::isnan(exact.value) ? std::isnan(actual)
                                    : is_close(actual, exact, Traits<T>::kHalfPlace);
   };
-  const auto latent_at = [&](int block, int t, int q) {
-    return (static_cast<int64_t>(block) * c.T + t) * latent_pitch + q;
+  const auto latent_at = [&](int plane, int t, int q) {
+    return (static_cast<int64_t>(plane) * c.T + t) * latent_pitch + q;
   };
+  int64_t wrong = c.T == 0 ? out.count_written() : 0;
+  // A sample of every tile: the whole is a long sum on the host.
   for (int t = 0; t < c.T; t += t % 64 == 62 ? 2 : 1 + c.T / 100) {
     for (int column = 0; column < latent_columns; ++column) {
-      const int block = column / c.s;
-      for (int i = 0; i < c.inner; ++i) {
-        Exact exact;
-        for (int d = 0; d < c.width_in; ++d) {
-          const int64_t at =
-              i * p.projection.block_stride +
-              (depth_is_contiguous ? d * made_pitch + column : column * made_pitch + d);
-          exact.add(0.5 * rows[t * row_pitch + i * c.width_in + d] * made[at]);
+      int before = 0;
+      for (const auto& term : terms) {
+        for (int i = 0; i < term->inner; ++i) {
+          Exact exact;
+          for (int d = 0; d < term->width; ++d) {
+            exact.add(0.5 * term->rows[t * term->row_pitch + i * term->width + d] *
+                      term->made_at(i, d, column, depth_is_contiguous));
+          }
+          const int64_t at = latent_at(column / s, t, (before + i) * s + column % s);
+          wrong += !matches(latent[at], exact);
         }
-        wrong += !matches(latent[latent_at(block, t, i * c.s + column % c.s)], exact);
+        before += term->inner;
       }
     }
-    for (int column = t % 5; column < columns; column += 5) {
+    for (int column = t % 3; column < columns; column += 3) {
       const int block = column / c.width, w = column % c.width;
       Exact exact;
-      for (int d = 0; d < depth; ++d) {
-        const int64_t at =
-            depth_is_contiguous ? column * weight_width + d : d * weight_width + column;
-        exact.add(rows[t * row_pitch + d] * weight[at]);
+      for (const auto& term : terms) {
+        for (int d = 0; d < term->depth; ++d) {
+          exact.add(term->rows[t * term->row_pitch + d] *
+                    term->weight_at(d, column, depth_is_contiguous));
+        }
       }
-      for (int q = 0; q < rank; ++q) {
+      for (int q = 0; q < c.rank; ++q) {
         const int64_t at = block * p.factor_block_stride +
-                           (depth_is_contiguous ? q * factor_width + w : w * factor_width + q);
+                           (depth_is_contiguous ? q * factor_pitch + w : w * factor_pitch + q);
         exact.add(latent[latent_at(block, t, q)] * factor[at]);
       }
-      exact.add(bias[column]);
+      if (c.has_bias) exact.add(bias[column]);
       wrong += !matches(out[static_cast<int64_t>(t) * columns + column], exact);
     }
   }
   const auto size = size_of(tile);
-  report(std::string(Traits<T>::kName) + " extended_product with projection " +
-             std::to_string(size.tokens) + "x" + std::to_string(size.columns) + " T " +
-             std::to_string(c.T) + " " + std::to_string(c.inner) + "x" +
-             std::to_string(c.width_in) + " to " + std::to_string(c.blocks) + "x" +
-             std::to_string(c.width) + " s " + std::to_string(c.s) +
-             (depth_is_contiguous ? " depth contiguous" : ""),
+  std::string name = std::string(Traits<T>::kName) + " extended_product " +
+                     std::to_string(size.tokens) + "x" + std::to_string(size.columns) + " T " +
+                     std::to_string(c.T) + " from";
+  for (const TermCase& term : c.terms) {
+    name += " " + std::to_string(term.inner) + "x" + std::to_string(term.width);
+  }
+  name += " to " + std::to_string(c.blocks) + "x" + std::to_string(c.width) + " rank " +
+          std::to_string(c.rank);
+  if (c.planes > 0) name += " made in " + std::to_string(c.planes) + " planes";
+  report(name + (depth_is_contiguous ? " depth contiguous" : "") + (c.has_bias ? " bias" : ""),
          wrong);
 }
 
@@ -240,37 +219,43 @@ template <class T>
 void check_type(int processors) {
   for (const auto tile : {ProductTile::k128x256, ProductTile::k128x128}) {
     for (const bool depth_is_contiguous : {false, true}) {
-      const auto check = [&](const ProductCase& c, bool has_bias, int places) {
-        check_case<T>(c, tile, depth_is_contiguous, has_bias, places);
+      const auto check = [&](const ProductCase& c, int places) {
+        check_case<T>(c, tile, depth_is_contiguous, places);
       };
-      check({0, 64, 1, 64, 8}, false, processors);
-      check({1, 64, 1, 64, 8}, true, processors);
-      check({129, 200, 2, 328, 16}, false, processors);
-      check({300, 72, 4, 144, 24}, true, processors);
-      check({257, 136, 3, 48, 40}, false, processors);
-      check({100, 8, 2, 8, 3}, true, processors);
+      check({0, {{1, 64}}, 1, 64, 8, false}, processors);
+      check({1, {{1, 64}}, 1, 64, 8}, processors);
+      check({129, {{1, 200}}, 2, 328, 16, false}, processors);
+      check({300, {{1, 72}}, 4, 144, 24}, processors);
+      check({257, {{1, 136}}, 3, 48, 40, false}, processors);
+      check({100, {{1, 8}}, 2, 8, 3}, processors);
       // Several tiles for each place, and more steps than the ring has stages.
-      check({700, 520, 2, 264, 136}, true, 4);
-      check({513, 448, 1, 512, 64}, false, 2);
+      check({700, {{1, 520}}, 2, 264, 136}, 4);
+      check({513, {{1, 448}}, 1, 512, 64, false}, 2);
       // More rows of tiles than are walked together.
-      check({2400, 64, 1, 136, 8}, false, 6);
-      const auto check_with_projection = [&](const MadeCase& c, int places) {
-        check_made<T>(c, tile, depth_is_contiguous, places);
-      };
-      check_with_projection({1, 1, 64, 1, 64, 8}, processors);
-      check_with_projection({300, 2, 72, 2, 136, 8}, processors);
-      check_with_projection({513, 4, 136, 4, 72, 16}, 4);
+      check({2400, {{1, 64}}, 1, 136, 8, false}, 6);
+      // Several products in one sum.
+      check({130, {{1, 200}, {1, 72}}, 2, 136, 40}, processors);
+      check({520, {{1, 264}, {1, 8}, {1, 136}}, 1, 264, 72, false}, 4);
+      // With the latents made on the way.
+      check({1, {{1, 64}}, 1, 64, 8, true, 1}, processors);
+      check({300, {{2, 72}}, 2, 136, 16, true, 2}, processors);
+      check({513, {{4, 136}}, 4, 72, 64, true, 4}, 4);
       // Longer than the ring, in steps by one and by two.
-      check_with_projection({300, 2, 840, 2, 136, 8}, 4);
-      check_with_projection({130, 1, 712, 4, 64, 32}, 4);
-      check_with_projection({257, 3, 200, 2, 264, 40}, 2);
-      check_with_projection({700, 2, 64, 4, 64, 32}, 4);
-      check_with_projection({2400, 1, 64, 2, 136, 24}, 4);
+      check({300, {{2, 840}}, 2, 136, 16, true, 2}, 4);
+      check({130, {{1, 712}}, 4, 64, 32, true, 4}, 4);
+      check({257, {{3, 200}}, 2, 264, 120, true, 2}, 2);
+      check({700, {{2, 64}}, 4, 64, 64, true, 4}, 4);
+      check({2400, {{1, 64}}, 2, 136, 24, true, 2}, 4);
       // More places than tiles.
-      check_with_projection({2400, 2, 72, 1, 64, 8}, 16);
+      check({2400, {{2, 72}}, 1, 64, 16, true, 1}, 16);
+      // Latents of further layers, and of several layers' rows.
+      check({300, {{2, 136}}, 2, 136, 16, true, 5}, 4);
+      check({260, {{2, 200}, {1, 72}, {3, 8}}, 2, 72, 48, true, 2}, 4);
+      check({513, {{1, 72}, {2, 328}}, 1, 264, 72, false, 1}, 2);
       if (tile == ProductTile::k128x256) {
-        check_with_projection({300, 2, 88, 8, 64, 32}, 4);
-        check_with_projection({260, 8, 8, 4, 48, 40}, 4);
+        check({300, {{2, 88}}, 8, 64, 64, true, 8}, 4);
+        check({260, {{8, 8}}, 4, 48, 320, true, 4}, 4);
+        check({300, {{2, 136}}, 1, 136, 80, true, 6}, 4);
       }
     }
   }

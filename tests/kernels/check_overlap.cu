@@ -157,17 +157,16 @@ ExtendedProductParams describe_product(int tokens, const Half* rows, const Half*
                                        const Half* latent, const Half* factor, Half* out,
                                        bool forward) {
   ExtendedProductParams product{};
-  product.rows = rows;
-  product.weight = weight;
+  product.terms[0] = {
+      .rows = rows, .weight = weight, .row_stride = kRow, .weight_stride = kRow, .depth = kRow};
+  product.term_count = 1;
   product.latent = latent;
   product.factor = factor;
   product.out = out;
   product.T = tokens;
-  product.depth = kRow;
   product.blocks = kBlocks;
   product.width = kWidth;
   product.rank = kRank;
-  product.row_stride = product.weight_stride = kRow;
   product.latent_plane = int64_t{tokens} * kRank;
   product.latent_pitch = kRank;
   product.factor_block_stride = kRank * kWidth;
@@ -270,12 +269,12 @@ void run_on_the_way(const Call& call, const Shared& shared, bool one_by_one) {
                             const Half* expanding, Half* out, bool forward) {
     ExtendedProductParams product =
         describe_product(call.tokens, rows, shared.W.device(), latent, expanding, out, forward);
-    product.projection = {.factor = projecting,
-                          .latent = latent,
-                          .inner = kBlocks,
-                          .block_stride = kWidth * kRank,
-                          .pitch = forward ? kRank : kWidth,
-                          .scaling = 0.5f};
+    ProductTerm& term = product.terms[0];
+    term.inner = kBlocks;
+    term.factor = projecting;
+    term.factor_block_stride = kWidth * kRank;
+    term.factor_pitch = forward ? kRank : kWidth;
+    product.projection = {.latent = latent, .planes = kBlocks, .scaling = 0.5f};
     product.counters = reinterpret_cast<int32_t*>(shared.counters.device());
     check_cuda(launch_extended_product(product, nullptr), "extended_product");
     settle();

@@ -11,9 +11,8 @@ from __future__ import annotations
 import argparse
 
 import smollm2
-from finetuning import determinism, models, text
+from finetuning import determinism, models
 from finetuning.errors import FinetuneError
-from finetuning.failures import in_one_line
 from finetuning.options import add_model_and_text
 from frameworks import options as command_line
 from frameworks import results
@@ -54,15 +53,13 @@ def adapt(model: nn.Module, options: argparse.Namespace) -> None:
 def run(options: argparse.Namespace) -> None:
     """Load, adapt, train and save."""
     command_line.check(options, *NEEDED)
-    from frameworks import checkpoints, loop
+    from frameworks import checkpoints, language, loop
 
     checkpoint = results.begin(options, checkpoints.COMPLETE)
     determinism.prepare(options.device, options.seed, deterministic=False)
     accelerator = loop.start(options)
-    model, tokenizer = models.load(options.model, options.cache, accelerator.device, options.dtype)
-    models.check_window(model, options.seq_len)
-    corpus = text.load(tokenizer, options.text, options.seq_len)
-    held_out = text.held_out_windows(corpus, options.held_out * options.seq_len, options.seq_len)
+    model, tokenizer = language.load(options, accelerator.device)
+    train, held_out = language.windows(options, tokenizer)
     adapt(model, options)
     if options.grad_checkpointing:
         models.checkpoint(model)
@@ -71,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
         accelerator,
         model,
         next_token_loss,
-        {"ids": corpus.train.unfold(0, options.seq_len, options.seq_len)},
+        {"ids": train},
         [{"ids": window} for window in held_out.split(1)],
         options,
         checkpoint,
@@ -93,10 +90,7 @@ def main() -> None:
     parser = command_line.parser(__doc__.splitlines()[0], "gralora-accelerate", steps=100, batch=1)
     add_model_and_text(parser)
     command_line.add_window(parser)
-    options = command_line.parse(parser)
-    less = "a smaller --batch or --seq-len, --grad-checkpointing"
-    with in_one_line(less, "--resume goes on from the last checkpoint"):
-        run(options)
+    command_line.start(parser, run, command_line.LESS_MEMORY)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ from typing import Any
 
 from finetuning import arguments, determinism
 from finetuning.errors import FinetuneError
-from finetuning.failures import in_one_line
 from finetuning.report import progress
 from frameworks import options as command_line
 from frameworks import pictures, results
@@ -109,9 +108,7 @@ def main() -> None:
         default=2000,
         help="steps that train the new model (%(default)s)",
     )
-    options = command_line.parse(parser)
-    with in_one_line("a smaller --batch", "--resume goes on from the last checkpoint"):
-        run(options)
+    command_line.start(parser, run, "a smaller --batch")
 
 
 if __name__ == "__main__":

@@ -11,8 +11,7 @@ from __future__ import annotations
 import argparse
 
 import torch
-from finetuning import determinism, models, text
-from finetuning.failures import in_one_line
+from finetuning import determinism
 from finetuning.options import add_model_and_text
 from frameworks import options as command_line
 from frameworks import results
@@ -30,21 +29,19 @@ def examples(windows: Tensor) -> list[dict[str, Tensor]]:
 def run(options: argparse.Namespace) -> None:
     """Load, adapt and train."""
     command_line.check(options, *NEEDED)
-    from frameworks import adapters, trainers
+    from frameworks import adapters, language, trainers
     from transformers import Trainer, TrainingArguments
 
     checkpoint = results.begin(options, trainers.COMPLETE)
     determinism.prepare(options.device, options.seed, deterministic=False)
     # Trainer moves it to the device of its process.
-    model, tokenizer = models.load(options.model, options.cache, CPU, options.dtype)
-    models.check_window(model, options.seq_len)
-    corpus = text.load(tokenizer, options.text, options.seq_len)
-    held_out = text.held_out_windows(corpus, options.held_out * options.seq_len, options.seq_len)
+    model, tokenizer = language.load(options, CPU)
+    train, held_out = language.windows(options, tokenizer)
     model = adapters.adapt(model, options)
     trainer = Trainer(
         model,
         trainers.one_gpu(TrainingArguments(**trainers.settings(options))),
-        train_dataset=examples(corpus.train.unfold(0, options.seq_len, options.seq_len)),
+        train_dataset=examples(train),
         eval_dataset=examples(held_out),
     )
     trainers.run(trainer, options, checkpoint)
@@ -55,10 +52,7 @@ def main() -> None:
     parser = command_line.parser(__doc__.splitlines()[0], "gralora-trainer", steps=100, batch=1)
     add_model_and_text(parser)
     command_line.add_window(parser)
-    options = command_line.parse(parser)
-    less = "a smaller --batch or --seq-len, --grad-checkpointing"
-    with in_one_line(less, "--resume goes on from the last checkpoint"):
-        run(options)
+    command_line.start(parser, run, command_line.LESS_MEMORY)
 
 
 if __name__ == "__main__":

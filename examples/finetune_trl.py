@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from finetuning import determinism, models
+from finetuning import determinism
 from finetuning.errors import FinetuneError
-from finetuning.failures import in_one_line
 from finetuning.options import add_model_and_cache
 from frameworks import docstrings, jsonl, results
 from frameworks import options as command_line
@@ -47,14 +46,13 @@ def run(options: argparse.Namespace) -> None:
     """Load, adapt and train."""
     command_line.check(options, *NEEDED)
     from datasets import Dataset
-    from frameworks import adapters, trainers
+    from frameworks import adapters, language, trainers
     from trl import SFTConfig, SFTTrainer
 
     checkpoint = results.begin(options, trainers.COMPLETE)
     determinism.prepare(options.device, options.seed, deterministic=False)
     # Trainer moves it to the device of its process.
-    model, tokenizer = models.load(options.model, options.cache, CPU, options.dtype)
-    models.check_window(model, options.seq_len)
+    model, tokenizer = language.load(options, CPU)
     train, held_out = load_examples(options, tokenizer)
     arguments = SFTConfig(max_length=options.seq_len, **trainers.settings(options))
     trainer = SFTTrainer(
@@ -79,10 +77,7 @@ def main() -> None:
         "(functions of Python's standard library)",
     )
     command_line.add_window(parser)
-    options = command_line.parse(parser)
-    less = "a smaller --batch or --seq-len, --grad-checkpointing"
-    with in_one_line(less, "--resume goes on from the last checkpoint"):
-        run(options)
+    command_line.start(parser, run, command_line.LESS_MEMORY)
 
 
 if __name__ == "__main__":

@@ -59,12 +59,53 @@ def check_device(device: torch.device) -> None:
         raise FinetuneError(f"--device {device}: this machine has {count} (cuda:0 is the first)")
 
 
-def compute_dtype(options: Options) -> torch.dtype:
-    """The dtype of frozen weights and activations."""
+def compute_dtype(options: Options | argparse.Namespace) -> torch.dtype:
+    """The dtype of frozen weights and activations, from ``device`` and ``dtype``."""
     if options.dtype == "auto":
         return torch.bfloat16 if options.device.type == "cuda" else torch.float32
     dtype: torch.dtype = getattr(torch, options.dtype)
     return dtype
+
+
+def add_rank(group: argparse._ArgumentGroup) -> None:
+    """Add ``-r``."""
+    group.add_argument(
+        "-r", type=arguments.positive, default=16, help="rank, a multiple of k (%(default)s)"
+    )
+
+
+def add_steps(group: argparse._ArgumentGroup, steps: int) -> None:
+    """Add ``--steps`` with its default."""
+    group.add_argument(
+        "--steps", type=arguments.positive, default=steps, help="optimiser steps (%(default)s)"
+    )
+
+
+def add_seq_len(group: argparse._ArgumentGroup, what: str) -> None:
+    """Add ``--seq-len``, of which `what` says what it counts."""
+    group.add_argument(
+        "--seq-len", type=arguments.window, default=256, help=f"{what} (%(default)s)"
+    )
+
+
+def add_grad_checkpointing(group: argparse._ArgumentGroup) -> None:
+    """Add ``--grad-checkpointing``."""
+    group.add_argument(
+        "--grad-checkpointing",
+        action="store_true",
+        help="compute activations twice instead of keeping them: less memory, more time",
+    )
+
+
+def add_dtype(group: argparse._ArgumentGroup) -> None:
+    """Add ``--dtype``, which :func:`compute_dtype` reads."""
+    group.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of frozen weights and activations; what trains is float32 (auto: bfloat16 on a "
+        "GPU, float32 elsewhere)",
+    )
 
 
 def add_model_and_cache(parser: argparse.ArgumentParser) -> argparse._ArgumentGroup:
@@ -105,9 +146,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
         help="hybrid: half of the rank is plain LoRA; lora: gralora with k 1; full: every "
         "parameter trains (%(default)s)",
     )
-    method.add_argument(
-        "-r", type=arguments.positive, default=16, help="rank, a multiple of k (%(default)s)"
-    )
+    add_rank(method)
     method.add_argument(
         "-k",
         type=arguments.grid,
@@ -120,20 +159,12 @@ def _parser(description: str) -> argparse.ArgumentParser:
     training.add_argument(
         "--lr", type=arguments.positive_float, help=f"highest learning rate ({rates})"
     )
-    training.add_argument(
-        "--steps", type=arguments.positive, default=100, help="optimiser steps (%(default)s)"
-    )
-    training.add_argument(
-        "--seq-len", type=arguments.window, default=256, help="tokens a window (%(default)s)"
-    )
+    add_steps(training, 100)
+    add_seq_len(training, "tokens a window")
     training.add_argument(
         "--batch", type=arguments.positive, default=1, help="windows a step (%(default)s)"
     )
-    training.add_argument(
-        "--grad-checkpointing",
-        action="store_true",
-        help="compute activations twice instead of keeping them: less memory, more time",
-    )
+    add_grad_checkpointing(training)
     training.add_argument("--seed", type=arguments.seed, default=0, help="(%(default)s)")
     training.add_argument(
         "--deterministic",
@@ -147,13 +178,7 @@ def _parser(description: str) -> argparse.ArgumentParser:
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="(%(default)s)",
     )
-    machine.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="of frozen weights and activations; what trains is float32 (auto: bfloat16 on a "
-        "GPU, float32 elsewhere)",
-    )
+    add_dtype(machine)
     machine.add_argument(
         "--out", type=Path, default=Path("gralora-finetune"), help="folder (%(default)s)"
     )

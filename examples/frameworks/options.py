@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 from finetuning import arguments
+from finetuning import options as shared
 from finetuning.errors import FinetuneError
-from finetuning.options import check_device
+from finetuning.failures import in_one_line
 
 
 def parser(
@@ -28,9 +30,7 @@ def parser(
     """
     result = argparse.ArgumentParser(description=description)
     adapter = result.add_argument_group("adapter")
-    adapter.add_argument(
-        "-r", type=arguments.positive, default=16, help="rank, a multiple of k (%(default)s)"
-    )
+    shared.add_rank(adapter)
     adapter.add_argument(
         "-k", type=arguments.positive, default=2, help="grid; divides every width (%(default)s)"
     )
@@ -44,9 +44,7 @@ def parser(
         default=lr,
         help="highest learning rate (%(default)s)",
     )
-    training.add_argument(
-        "--steps", type=arguments.positive, default=steps, help="optimiser steps (%(default)s)"
-    )
+    shared.add_steps(training, steps)
     training.add_argument(
         "--batch", type=arguments.positive, default=batch, help="examples a step (%(default)s)"
     )
@@ -65,13 +63,7 @@ def parser(
         default="cuda" if torch.cuda.is_available() else "cpu",
         help="CUDA_VISIBLE_DEVICES chooses among several GPUs (%(default)s)",
     )
-    machine.add_argument(
-        "--dtype",
-        choices=("auto", "float32", "bfloat16"),
-        default="auto",
-        help="of frozen weights and activations; what trains is float32 (auto: bfloat16 on a "
-        "GPU, float32 elsewhere)",
-    )
+    shared.add_dtype(machine)
     results = result.add_argument_group("results")
     results.add_argument("--output", type=Path, default=Path(output), help="folder (%(default)s)")
     results.add_argument(
@@ -87,20 +79,14 @@ def parser(
     return result
 
 
+LESS_MEMORY = "a smaller --batch or --seq-len, --grad-checkpointing"
+
+
 def add_window(result: argparse.ArgumentParser) -> None:
     """Add what language models take further."""
     group = result.add_argument_group("memory")
-    group.add_argument(
-        "--seq-len",
-        type=arguments.window,
-        default=256,
-        help="tokens of an example, at most (%(default)s)",
-    )
-    group.add_argument(
-        "--grad-checkpointing",
-        action="store_true",
-        help="compute activations twice instead of keeping them: less memory, more time",
-    )
+    shared.add_seq_len(group, "tokens of an example, at most")
+    shared.add_grad_checkpointing(group)
 
 
 def parse(result: argparse.ArgumentParser) -> argparse.Namespace:
@@ -111,15 +97,29 @@ def parse(result: argparse.ArgumentParser) -> argparse.Namespace:
     options = result.parse_args()
     options.device = torch.device(options.device)
     options.alpha = options.alpha or 2 * options.r
-    if options.dtype == "auto":
-        options.dtype = "bfloat16" if options.device.type == "cuda" else "float32"
-    options.dtype = getattr(torch, options.dtype)
+    options.dtype = shared.compute_dtype(options)
     return options
+
+
+def start(
+    result: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None], less_memory: str
+) -> None:
+    """Read the command line and run; end with one line where its user can mend what is wrong.
+
+    Args:
+        result: the parser.
+        run: takes its options.
+        less_memory: options that need less of it.
+
+    """
+    options = parse(result)
+    with in_one_line(less_memory, "--resume goes on from the last checkpoint"):
+        run(options)
 
 
 def check(options: argparse.Namespace, *packages: str) -> None:
     """Raise FinetuneError where the machine has not what the run needs."""
-    check_device(options.device)
+    shared.check_device(options.device)
     for package in packages:
         if importlib.util.find_spec(package) is None:
             raise FinetuneError(

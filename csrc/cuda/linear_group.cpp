@@ -22,7 +22,8 @@ ops::GroupGradients linear_group_backward(const c10::List<OptionalTensor>& dy,
                                           at::TensorList A, at::TensorList B,
                                           const OptionalTensor& H, double scaling, bool wants_dx,
                                           ops::GroupMask wants_dA, ops::GroupMask wants_dB) {
-  const c10::OptionalDeviceGuard guard(at::device_of(weights));
+  c10::OptionalDeviceGuard guard;
+  if (!weights.empty()) guard.reset_device(weights[0].device());
   return aten::linear_group_backward(kKernelSteps, dy, x, weights, A, B, H, scaling, wants_dx,
                                      wants_dA, wants_dB);
 }

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from gralora.adapters.destination import check_out
 from gralora.adapters.kinds import LORA_TYPE, other_ways, with_other_ways
-from gralora.adapters.stored import StoredAdapter, read_adapter
+from gralora.adapters.stored import StoredAdapter, read_adapter, read_with_experts
 from gralora.adapters.write import why_not_peft, write_adapter
 from gralora.nn.spec import AdapterSpec
 from gralora.storage.pair import in_folder, open_pair
@@ -104,7 +104,7 @@ def _refuse(folder: Path, content: Mapping[str, Any]) -> NoReturn:
     elif kind == EXTENDED_TYPE:
         why = (
             f"{folder} is an extension of PEFT's format ({EXTENDED_TYPE}), which PEFT cannot load, "
-            f"since {_reason(read_adapter(folder))}; gralora.load_adapter loads it, and "
+            f"since {_reason(read_with_experts(folder))}; gralora.load_adapter loads it, and "
             "gralora export-lora writes it as a LoRA that PEFT loads"
         )
     elif kind == LORA_TYPE:
@@ -118,5 +118,7 @@ def _refuse(folder: Path, content: Mapping[str, Any]) -> NoReturn:
 
 
 def _reason(stored: StoredAdapter) -> str:
+    if stored.experts:
+        return "it adapts fused experts"
     specs = {name: layer.spec for name, layer in stored.layers.items()}
     return why_not_peft(specs) or "it adapts layers that PEFT's GraLoRA does not"

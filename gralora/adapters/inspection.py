@@ -8,9 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from gralora.adapters.expert_layers import as_layers
 from gralora.adapters.room import check_room
 from gralora.adapters.spectrum import memory_of_spectrum, spectrum
-from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
+from gralora.adapters.stored import StoredAdapter, StoredLayer, read_with_experts
 from gralora.nn.spec import AdapterSpec
 
 
@@ -66,7 +67,8 @@ class AdapterReport:
     Attributes:
         directory: where it lies.
         base_model: name of the model that it was trained on, where that was known.
-        layers: by full module name, in the order of their numbers.
+        layers: by full module name, in the order of their numbers; of fused experts each expert's
+            own, with its number before the parameter's name (``mlp.experts.3.down_proj``).
         other_parameters: numbers in trained biases and whole modules.
 
     """
@@ -104,18 +106,21 @@ def inspect_adapter(
 
     Raises:
         OSError: a file is missing or cannot be read.
-        ValueError: as :func:`read_adapter`; factors with an Inf or NaN.
+        ValueError: as :func:`read_adapter`, but for fused experts; factors with an Inf or NaN.
         MemoryError: too little memory is free for the decompositions of a layer.
 
     """
-    stored = adapter if isinstance(adapter, StoredAdapter) else read_adapter(adapter, safe=True)
-    needed = max(map(memory_of_spectrum, stored.layers.values()))
+    stored = (
+        adapter if isinstance(adapter, StoredAdapter) else read_with_experts(adapter, safe=True)
+    )
+    found = {**stored.layers, **as_layers(stored.experts)}
+    needed = max(map(memory_of_spectrum, found.values()))
     check_room(needed, "the singular values of each layer", who="inspect_adapter")
     layers = {}
-    for done, name in enumerate(sorted(stored.layers, key=_by_numbers), 1):
-        layers[name] = _measured(stored.layers[name])
+    for done, name in enumerate(sorted(found, key=_by_numbers), 1):
+        layers[name] = _measured(found[name])
         if progress is not None:
-            progress(done, len(stored.layers))
+            progress(done, len(found))
     others = [*stored.biases.values(), *stored.saved.values()]
     return AdapterReport(
         stored.directory,

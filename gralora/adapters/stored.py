@@ -96,6 +96,11 @@ class StoredExperts:
     lora_B: Tensor | None = None  # noqa: N815
 
     @property
+    def factors(self) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """``(A, B, lora_A, lora_B)`` of all experts."""
+        return self.A, self.B, self.lora_A, self.lora_B
+
+    @property
     def layers(self) -> list[StoredLayer]:
         """Each expert's adapter, as that of a layer."""
         return [
@@ -161,8 +166,8 @@ def read_adapter(directory: str | os.PathLike[str], *, safe: bool = False) -> St
     if stored.experts:
         raise ValueError(
             f"{WHO}: {stored.directory}: an adapter must be of linear layers here, got fused "
-            f"experts in {some(stored.experts)} (gralora.load_adapter and gralora.export_lora take "
-            "them)"
+            f"experts in {some(stored.experts)} (gralora.load_adapter, merge_checkpoint, "
+            "inspect_adapter and export_lora take them)"
         )
     return stored
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from gralora.adapters.stored import StoredExperts, StoredLayer
 from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.tensor_plan import Addition, TensorPlan
 from gralora.injection.listing import some
@@ -55,15 +56,23 @@ def _merge(plan: TensorPlan, base: Tensor, device: torch.device) -> Tensor:
     # A copy in any case: whether the result is finite is judged by the base as it was.
     work = base.to(device, base.dtype if direct else _wide(base.dtype, plan.dtype), copy=True)
     for addition in plan.additions:
-        _add(work.t() if addition.transposed else work, addition)
+        _add(work.mT if addition.transposed else work, addition)
     return work.to(plan.dtype).cpu()
 
 
 def _add(weight: Tensor, addition: Addition) -> None:
+    if isinstance(addition.layer, StoredExperts):
+        for matrix, layer in zip(weight, addition.layer.layers, strict=True):
+            _add_layer(matrix, layer, addition.weight)
+    else:
+        _add_layer(weight, addition.layer, addition.weight)
+
+
+def _add_layer(weight: Tensor, layer: StoredLayer, factor: float) -> None:
     A, B, lora_A, lora_B = (
-        None if factor is None else factor.to(weight.device) for factor in addition.layer.factors
+        None if stored is None else stored.to(weight.device) for stored in layer.factors
     )
-    scaling = addition.layer.spec.scaling * addition.weight
+    scaling = layer.spec.scaling * factor
     torch.ops.gralora.merge_(weight, A, B, lora_A, lora_B, scaling=scaling)
 
 

@@ -17,6 +17,8 @@ LAYOUTS: tuple[Layout, ...] = ("linear", "conv1d")
 # model_type of the config, and the last part of the name of each Conv1D in such models.
 _CONV1D_FAMILIES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 _CONV1D_NAMES = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
+# Whose fused experts transformers has as [experts, in, out].
+_TRANSPOSED_EXPERTS = ("gpt_oss",)
 
 
 def is_transposed(
@@ -66,3 +68,42 @@ def _family(config: Mapping[str, Any] | None) -> str | None:
         return None
     kind = config.get("model_type") or config.get("_class_name")
     return kind if isinstance(kind, str) else None
+
+
+def are_experts_transposed(
+    parameter: str,
+    sizes: tuple[int, int, int],
+    stored: tuple[int, ...],
+    config: Mapping[str, Any] | None,
+    layout: Layout | None,
+) -> bool:
+    """Whether a fused parameter is stored as ``[E, N, M]``.
+
+    Args:
+        parameter: its name.
+        sizes: ``(E, M, N)`` of the adapter.
+        stored: shape in the checkpoint.
+        config: of the base model.
+        layout: what the caller says about square matrices.
+
+    Raises:
+        ValueError: neither layout has that shape, or both have and nothing tells which it is.
+
+    """
+    experts, out_features, in_features = sizes
+    if stored not in (sizes, (experts, in_features, out_features)):
+        raise ValueError(
+            f"{WHO}: the adapter must fit the base model, got {parameter} with {list(stored)} for "
+            f"an adapter of [E, M, N] = {list(sizes)}"
+        )
+    if out_features != in_features:
+        return stored != sizes
+    if _family(config) in _TRANSPOSED_EXPERTS:
+        return True
+    if layout is not None:
+        return layout == "conv1d"
+    raise ValueError(
+        f"{WHO}: the layout of square fused experts must be known, got {parameter} with "
+        f'{list(stored)} (pass layout="linear" for [experts, out, in], or layout="conv1d" for '
+        "[experts, in, out])"
+    )

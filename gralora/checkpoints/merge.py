@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from gralora.adapters.stored import read_adapter
+from gralora.adapters.stored import read_with_experts
 from gralora.checkpoints.arguments import (
     Adapters,
     PathLike,
@@ -114,7 +114,8 @@ def merge_checkpoint(
         device: where weights are merged, such as ``"cuda"``.
         dtype: of all floating tensors; None keeps each as it is.
         layout: of square weights, where config.json does not tell: ``"linear"`` for
-            ``torch.nn.Linear``, ``"conv1d"`` for transformers' ``Conv1D``.
+            ``torch.nn.Linear``, ``"conv1d"`` for transformers' ``Conv1D``; of square fused experts
+            ``[E, M, N]`` and ``[E, N, M]``.
         with_code: let Python files of the base go along, which are left out otherwise.
         progress: called often.
 
@@ -132,7 +133,7 @@ def merge_checkpoint(
     target = check_target(out, base, [folder for folder, _ in pairs])
     with hint_at_swap(base, [folder for folder, _ in pairs]):
         checkpoint = open_checkpoint(base)
-        stored = [(read_adapter(folder, safe=True), weight) for folder, weight in pairs]
+        stored = [(read_with_experts(folder, safe=True), weight) for folder, weight in pairs]
     plan = make_plan(checkpoint, stored, dtype=dtype, layout=layout)
     files = sort_side_files(checkpoint, with_code=with_code)
     with open_workspace(target, settings_of(where, stored), plan.shards) as work:

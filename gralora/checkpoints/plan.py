@@ -12,8 +12,9 @@ from gralora.adapters.stored import StoredAdapter
 from gralora.checkpoints.copies import check_copies
 from gralora.checkpoints.coverage import check_coverage
 from gralora.checkpoints.folder import Checkpoint
-from gralora.checkpoints.layout import Layout, is_transposed
-from gralora.checkpoints.names import Renaming, find_renaming
+from gralora.checkpoints.layout import Layout
+from gralora.checkpoints.matrices import find_matrices
+from gralora.checkpoints.names import Renaming
 from gralora.checkpoints.paths import WHO
 from gralora.checkpoints.quantised import COMPUTED, check_dtype, check_merged, check_replaced
 from gralora.checkpoints.tensor_plan import Addition, Replacement, TensorPlan
@@ -75,17 +76,16 @@ def make_plan(
     replacements: dict[str, list[Replacement]] = {}
     for place, (adapter, weight) in enumerate(adapters):
         check_targets(tying, adapter)
-        renaming = _renaming(adapter, tensors)
+        renaming, matrices = find_matrices(adapter, tensors)
         result.renamings.append(renaming)
         check_coverage(adapter, renaming, tensors, base.config)
         check_copies(base, adapter, renaming, tying)
-        for module, layer in adapter.layers.items():
-            key = f"{renaming(module)}.weight"
+        for matrix in matrices:
+            key = matrix.key(renaming)
             entry = tensors[key]
             check_merged(key, entry)
-            sizes = (layer.out_features, layer.in_features)
-            transposed = is_transposed(module, sizes, entry.shape, base.config, layout)
-            addition = Addition(place, module, layer, weight, transposed)
+            transposed = matrix.is_transposed(entry, base.config, layout)
+            addition = Addition(place, matrix.module, matrix.layer, weight, transposed)
             additions.setdefault(key, []).append(addition)
         trained, untied = settle_head(tying, {**adapter.biases, **adapter.saved}, adapter)
         result.untied |= untied
@@ -101,15 +101,6 @@ def make_plan(
     new = {key: changes for key, changes in replacements.items() if key not in tensors}
     _add(result, new, dtype or _usual_dtype(tensors), base.shards[-1].name)
     return result
-
-
-def _renaming(adapter: StoredAdapter, tensors: Mapping[str, Entry]) -> Renaming:
-    def fits(module: str, key: str) -> bool:
-        layer = adapter.layers[module]
-        sizes = (layer.out_features, layer.in_features)
-        return tensors[key].shape in (sizes, sizes[::-1])
-
-    return find_renaming(adapter.layers.keys(), tensors.keys(), fits)
 
 
 def _check_apart(

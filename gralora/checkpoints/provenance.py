@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gralora._extension import build_info
-from gralora.adapters.stored import StoredAdapter
+from gralora.adapters.stored import StoredAdapter, StoredExperts, StoredLayer
 from gralora.storage.tensor_file import bytes_of
 
 
@@ -44,7 +44,8 @@ def _digest(adapter: StoredAdapter) -> str:
             total.update(repr((name, str(tensor.dtype), tuple(tensor.shape))).encode())
             total.update(bytes_of(tensor))
 
-    for module, layer in sorted(adapter.layers.items()):
+    layers: dict[str, StoredLayer | StoredExperts] = {**adapter.layers, **adapter.experts}
+    for module, layer in sorted(layers.items(), key=lambda entry: entry[0]):
         total.update(repr((module, astuple(layer.spec))).encode())
         for factor in layer.factors:
             add(module, factor)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gralora.adapters.stored import StoredLayer
+from gralora.adapters.stored import StoredExperts, StoredLayer
 from gralora.storage.checked_file import Entry
 
 
@@ -21,15 +21,15 @@ class Addition:
     Attributes:
         adapter: its place among the adapters.
         module: the layer's name in the adapter.
-        layer: its factors.
+        layer: its factors, or those of all experts of a fused parameter.
         weight: factor of ΔW.
-        transposed: whether the checkpoint has the weight as ``[N, M]``.
+        transposed: whether the checkpoint has the weight, or each expert's, as ``[N, M]``.
 
     """
 
     adapter: int
     module: str
-    layer: StoredLayer
+    layer: StoredLayer | StoredExperts
     weight: float
     transposed: bool
 

@@ -28,7 +28,7 @@ _VARIANTS = {
     "lora_ga_config": "LoRA-GA replaced the base weights when it started",
     "loftq_config": "LoftQ replaced the base weights when it started",
     "monteclora_config": "MonteCLoRA samples its factors",
-    "target_parameters": "it adapts parameters that are not those of linear layers",
+    "target_parameters": "it adapts fused experts; PEFT's merge_and_unload puts it into its model",
     "trainable_token_indices": "it trains rows of the embedding",
     "use_bdlora": "BD-LoRA stores only the blocks of its factors",
     "use_dora": "DoRA scales the rows of the adapted weight, which no sum with a matrix does",

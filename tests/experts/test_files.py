@@ -13,6 +13,7 @@ from torch import nn
 
 import gralora
 from gralora.adapters.combine import combine
+from gralora.adapters.import_lora import import_lora
 from gralora.adapters.stored import read_adapter
 
 EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
@@ -231,3 +232,14 @@ def test_a_fresh_adapter_is_loaded_into_by_key():
     gralora.load_adapter_state_dict(other, values)
     loaded = gralora.adapter_state_dict(other)
     assert all(torch.equal(values[key], loaded[key]) for key in values)
+
+
+@EXTENDED
+def test_a_lora_of_experts_is_not_imported_and_says_what_to_do(tmp_path: Path):
+    adapted, _ = pair("mixtral", {"k": 1})
+    gralora.save_adapter(adapted, tmp_path / "adapter")
+    gralora.export_lora(tmp_path / "adapter", tmp_path / "lora")
+    text = r"target_parameters \(it adapts fused experts; PEFT's merge_and_unload puts it into its"
+    with pytest.raises(ValueError, match=text):
+        import_lora(tmp_path / "lora", tmp_path / "out", k=2)
+    assert not (tmp_path / "out").exists()

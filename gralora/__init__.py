@@ -4,7 +4,8 @@ A frozen linear layer gets an update cut into a grid of blocks, each a low-rank 
 (GraLoRA, arXiv 2505.20355); a 1 x 1 grid is LoRA.
 
 - A whole model: :class:`GraLoRAConfig` and :func:`inject`; :func:`set_adapter`,
-  :func:`enable_adapters` and :func:`delete_adapter` among several; :func:`merge_and_unload`.
+  :func:`enable_adapters` and :func:`delete_adapter` among several; :func:`share_inputs`;
+  :func:`merge_and_unload`.
 - Adapters on disk, in PEFT's format: :func:`save_adapter`, :func:`load_adapter`,
   :func:`adapter_state_dict`, :func:`load_adapter_state_dict`.
 - Without a model in memory: :func:`merge_checkpoint` into one on disk, :func:`export_lora` as plain
@@ -50,6 +51,7 @@ if TYPE_CHECKING or not _is_command():
         nn,
         save_adapter,
         set_adapter,
+        share_inputs,
     )
 
 if TYPE_CHECKING:
@@ -84,4 +86,5 @@ __all__ = [
     "nn",
     "save_adapter",
     "set_adapter",
+    "share_inputs",
 ]

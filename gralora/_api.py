@@ -10,6 +10,7 @@ import gralora.nn as nn  # noqa: E402
 from gralora.config import GraLoRAConfig  # noqa: E402
 from gralora.injection.inject import inject  # noqa: E402
 from gralora.injection.merging import merge_and_unload  # noqa: E402
+from gralora.injection.shared_inputs import share_inputs  # noqa: E402
 from gralora.injection.switching import (  # noqa: E402
     delete_adapter,
     enable_adapters,
@@ -36,4 +37,5 @@ __all__ = [
     "nn",
     "save_adapter",
     "set_adapter",
+    "share_inputs",
 ]

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from gralora.config import GraLoRAConfig
-from gralora.injection import checkpointing, fused
+from gralora.injection import checkpointing, fused, shared_inputs
 from gralora.injection.experts import weights_of, wrap_owners
 from gralora.injection.plan import Plan, make_plan, warn
 from gralora.injection.record import attach_state, injection_state
@@ -27,6 +27,7 @@ def inject(
     adapter_name: str = "default",
     *,
     adapter_dtype: torch.dtype | None = None,
+    share_inputs: bool = True,
 ) -> nn.Module:
     """Attach a new adapter to a model, in place, and let it alone train.
 
@@ -53,6 +54,8 @@ def inject(
         adapter_name: a plain identifier that is not in use.
         adapter_dtype: of the factors; None means the weight's dtype, float32 where that is
             bfloat16, float16 or quantised.
+        share_inputs: compute projections that read the same input together, such as q, k and v,
+            as :func:`gralora.share_inputs` says; False lets each compute by itself.
 
     Returns:
         `model`.
@@ -73,11 +76,13 @@ def inject(
     plan = make_plan(model, config, adapter_name, adapter_dtype=adapter_dtype)
     # First: where warnings are errors, nothing has changed.
     warn(plan)
-    apply_plan(model, plan)
+    apply_plan(model, plan, share_inputs=share_inputs)
     return model
 
 
-def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
+def apply_plan(
+    model: nn.Module, plan: Plan, fill: Fill | None = None, *, share_inputs: bool = True
+) -> None:
     """Carry out a plan made for this very model.
 
     Args:
@@ -86,6 +91,7 @@ def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
         fill: gives the new adapter its values before the model gets it, from the adapted layers and
             the wrappers of saved modules by their names. Where it fails, or memory runs out before,
             nothing has changed.
+        share_inputs: as in :func:`inject`.
 
     """
     checkpointing.remove(model)
@@ -111,6 +117,7 @@ def apply_plan(model: nn.Module, plan: Plan, fill: Fill | None = None) -> None:
         if model.get_submodule(name) is not module:
             _replace(model, plan.places[name], module)
     fused.disable(model)
+    shared_inputs.share_inputs(model, groups=None if share_inputs else ())
     model.requires_grad_(False)
     state = injection_state(model)
     state.records[plan.adapter_name] = plan.record

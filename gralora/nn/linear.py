@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from gralora.nn.adapters import WHO, check_dtypes
+from gralora.nn.early_outputs import Operands
 from gralora.nn.grid import Grid
 from gralora.nn.kinds import has_computed_weight, has_packed_weight, is_plain_linear
 from gralora.nn.residual import check_weight
-from gralora.nn.spec import check_int, make_spec
+from gralora.nn.shared_input import SharedInput
+from gralora.nn.spec import AdapterSpec, check_int, make_spec
 from gralora.nn.starts import KAIMING
 from gralora.nn.weighted import WeightedLayer
+
+_Parameter: Any = nn.Parameter
 
 
 class GraLoRALinear(WeightedLayer):
@@ -171,6 +176,75 @@ class GraLoRALinear(WeightedLayer):
             cast("nn.Parameter | None", linear.bias),
         )
         return layer.train(linear.training)
+
+    # An attribute of the class, for layers that were pickled without it.
+    _shared_input: SharedInput | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply the frozen layer and the active adapters that are not merged into its weight.
+
+        What an adapter took out of the weight acts in its place while the adapter does not. Where
+        siblings share the input (:func:`gralora.share_inputs`), the first of them computes for all.
+
+        Args:
+            x: ``[..., N]`` in the weight's dtype (any floating dtype under autocast).
+
+        Returns:
+            ``[..., M]`` in x's dtype, or autocast's.
+
+        """
+        shared = self._shared_input
+        if shared is not None and not is_compiling():
+            y = shared.output(self, x)
+            if y is not None:
+                return y
+        return super().forward(x)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take the state of a layer that is copied or unpickled, and its place among siblings."""
+        super().__setstate__(state)
+        if self._shared_input is not None:
+            self._shared_input.join(self)
+
+    def _shared_operands(self) -> Operands | None:
+        """What this layer would be computed of together with others, or None where it is not.
+
+        That is where it is not the frozen layer and one grid adapter alone, where dropout acts,
+        where its call does more than its forward, or where a tensor is not an ordinary one.
+
+        Returns:
+            Weight, bias, A, B and what the adapter is.
+
+        """
+        state = self.__dict__
+        active = state["_active"]
+        if len(active) != 1 or state["_merged"] or not state["_enabled"]:
+            return None
+        name = active[0]
+        spec: AdapterSpec = state["adapters"][name]
+        if spec.hybrid_r or (spec.dropout and state["training"]):
+            return None
+        if state["_taken_out"] and self._stand_ins(active):
+            return None
+        # A hook that comes first may be what brings the weight here (DeepSpeed's ZeRO 3, FSDP), and
+        # accelerate's way to do so is another forward.
+        if state["_forward_pre_hooks"] or "forward" in state:
+            return None
+        parameters, modules = state["_parameters"], state["_modules"]
+        weight, bias = parameters.get("weight"), parameters.get("bias")
+        A = modules["gralora_A"]._parameters.get(name)
+        B = modules["gralora_B"]._parameters.get(name)
+        if (
+            type(weight) is not _Parameter
+            or type(A) is not _Parameter
+            or type(B) is not _Parameter
+            or weight.requires_grad
+            # A weight that is sharded elsewhere is flat.
+            or weight.dim() != 2
+            or (bias is not None and (type(bias) is not _Parameter or bias.requires_grad))
+        ):
+            return None
+        return weight, bias, A, B, spec
 
     def plain(self) -> nn.Linear:
         """The frozen layer as torch has it, with the very same tensors.

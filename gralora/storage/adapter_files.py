@@ -96,6 +96,7 @@ def load_adapter(
     adapter_name: str = "default",
     *,
     adapter_dtype: torch.dtype | None = None,
+    share_inputs: bool = True,
 ) -> nn.Module:
     """Attach a saved adapter to a model, in place, and make it the active one.
 
@@ -112,6 +113,7 @@ def load_adapter(
         adapter_name: a new name; the file knows none.
         adapter_dtype: of the factors; None means the weight's dtype, float32 where that is
             bfloat16, float16 or quantised, as in PEFT. The files' dtype does not matter.
+        share_inputs: as in :func:`gralora.inject`.
 
     Returns:
         `model`.
@@ -136,7 +138,12 @@ def load_adapter(
         plan, values = _read(model, folder, adapter_name, adapter_dtype)
     except (OSError, ValueError, TypeError) as error:
         raise in_folder(error, folder, who=WHO) from None
-    apply_plan(model, plan, lambda modules: _fill(model, plan, modules, values))
+    apply_plan(
+        model,
+        plan,
+        lambda modules: _fill(model, plan, modules, values),
+        share_inputs=share_inputs,
+    )
     return model
 
 

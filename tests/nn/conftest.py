@@ -1,14 +1,25 @@
-"""Shared pieces of the layer's tests: random adapters, a block-by-block ΔW, and state snapshots."""
+"""Shared pieces of the layer's tests: random adapters, a block-by-block ΔW, and state snapshots.
+
+Makes `tests/nn/support` importable too.
+"""
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+
+from gralora import functional
+
+SUPPORT = str(Path(__file__).parent / "support")
+if SUPPORT not in sys.path:
+    sys.path.insert(0, SUPPORT)
 
 FACTORS = ("gralora_A", "gralora_B", "lora_A", "lora_B")
 
@@ -95,3 +106,17 @@ def assert_same_state() -> Callable[[nn.Module, dict[str, Any]], None]:
 def kaiming_bound() -> Callable[[int], float]:
     """``kaiming_bound(fan_in)``: the largest magnitude that Kaiming-uniform with a = √5 draws."""
     return lambda fan_in: math.sqrt(6.0 / ((1.0 + 5.0) * fan_in))
+
+
+@pytest.fixture
+def group_sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many layers each call of the operator for groups computed, in the order of the calls."""
+    sizes: list[int] = []
+    compute = functional.gralora_linear_group
+
+    def counted(x: Tensor, weights: Sequence[Tensor], *args: Any, **kwargs: Any) -> Any:
+        sizes.append(len(weights))
+        return compute(x, weights, *args, **kwargs)
+
+    monkeypatch.setattr(functional, "gralora_linear_group", counted)
+    return sizes

@@ -61,7 +61,7 @@ void expand_output_and_base(at::Tensor& rows, const BaseProduct& base, const Lat
                             const ComputeFactors& factors, const Steps& steps);
 
 /// The same with H, which becomes `latents`, at once; false, with nothing done, where they are
-/// better apart. `factors.A` may have the blocks of further layers behind its own.
+/// better apart.
 bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latents& latents,
                                const AdapterInput& input, const ComputeFactors& factors,
                                double scaling, const Steps& steps);

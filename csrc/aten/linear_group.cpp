@@ -167,28 +167,31 @@ ops::GroupForward linear_group_forward(const Steps& steps, const at::Tensor& x,
   const Members members = list_members(shapes);
   const GroupFactors factors(members, A, B, x.scalar_type(), steps);
   const at::Tensor rows = as_rows(x, members[0].sizes.N);
-  const AdapterInput input(rows);
-  Latents all;
   std::vector<at::Tensor> results;
+  c10::SmallVector<LayerOutput, ops::kMostMembers> outputs;
   for (size_t i = 0; i < members.size(); ++i) {
-    const Member& member = members[i];
-    const BaseProduct base{{{rows, weights[i].t()}}, biases.get(i)};
-    const ComputeFactors own(factors.A, factors.B[i]);
-    at::Tensor y = at::empty(with_width(x.sizes(), member.sizes.M), x.options());
-    at::Tensor y_rows = y.view({rows.size(0), member.sizes.M});
-    results.push_back(y);
-    if (i == 0) {
-      // The first layer's product may make the latents of all on the way.
-      if (project_and_expand_output(y_rows, base, all, input, own, scaling, steps)) continue;
-      Sizes together = member.sizes;
-      together.k_out = members.back().first_plane + members.back().sizes.k_out;
-      all = project_input(input, own, together, scaling, steps);
-    }
-    const Latents latents{
-        .grid = member.planes_of(all.grid), .plain = {}, .projected_here = all.projected_here};
-    expand_output_and_base(y_rows, base, latents, own, steps);
+    const int64_t M = members[i].sizes.M;
+    results.push_back(at::empty(with_width(x.sizes(), M), x.options()));
+    outputs.push_back({.rows = results[i].view({rows.size(0), M}),
+                       .weight = weights[i].t(),
+                       .bias = biases.get(i),
+                       .grid_factor = factors.B[i]});
   }
-  return {results, all.grid};
+  at::Tensor H;
+  if (steps.expand_layers_with_base(outputs, rows, H, factors.A, scaling)) return {results, H};
+  Sizes together = members[0].sizes;
+  together.k_out = members.back().first_plane + members.back().sizes.k_out;
+  const Latents all =
+      project_input(AdapterInput(rows), {factors.A, factors.B[0]}, together, scaling, steps);
+  H = all.grid;
+  if (steps.expand_layers_with_base(outputs, rows, H, at::Tensor(), scaling)) return {results, H};
+  for (size_t i = 0; i < members.size(); ++i) {
+    const Latents latents{
+        .grid = members[i].planes_of(H), .plain = {}, .projected_here = all.projected_here};
+    expand_output_and_base(outputs[i].rows, {{{rows, outputs[i].weight}}, outputs[i].bias}, latents,
+                           {factors.A, factors.B[i]}, steps);
+  }
+  return {results, H};
 }
 
 ops::GroupGradients linear_group_backward(const Steps& steps, const c10::List<OptionalTensor>& dy,

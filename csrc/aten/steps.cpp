@@ -78,6 +78,11 @@ bool project_with_base(at::Tensor&, const BaseProduct&, at::Tensor&, at::TensorL
   return false;
 }
 
+bool expand_layers_with_base(c10::ArrayRef<LayerOutput>, const at::Tensor&, at::Tensor&,
+                             const at::Tensor&, double) {
+  return false;
+}
+
 at::Tensor sum_upcast_chunks(const at::Tensor& left, const at::Tensor& right) {
   const int64_t T = left.size(1);
   at::Tensor sum =
@@ -112,6 +117,7 @@ const Steps kLibrarySteps{project,
                           expand_onto_bias,
                           expand_with_base,
                           project_with_base,
+                          expand_layers_with_base,
                           expand_beside_sums,
                           sum_over_tokens,
                           round,

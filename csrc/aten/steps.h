@@ -3,6 +3,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/ArrayRef.h>
 #include <c10/util/SmallVector.h>
 
 #include <array>
@@ -81,6 +82,14 @@ struct BaseProduct {
   OptionalTensor bias;
 };
 
+/// One of several layers' results over the same input: rows [T, M] are to be the input times weight
+/// [depth, M], plus bias, plus the layer's latents times grid_factor.
+struct LayerOutput {
+  at::Tensor rows, weight;
+  OptionalTensor bias;
+  at::Tensor grid_factor;
+};
+
 struct Steps {
   /// latent[q, t, (p, rank)] = scaling * sum_w rows[t, (p, w)] * factor[p, w, (q, rank)]: `latent`
   /// [outer, T, inner*s] with padded rows, the input's dropped rows [T, inner*width], `factor`
@@ -116,10 +125,15 @@ struct Steps {
   /// latent = what project makes of the base product's inputs, a new tensor, and rows = the base
   /// product + what expand writes of it, at once; false, with nothing done, where they are better
   /// apart. `rows` is made where it is undefined. Each term has its factor; their latents lie side
-  /// by side. A single term's factor may have more outer blocks than grid_factor: the result takes
-  /// the first planes of its latents.
+  /// by side.
   bool (*project_with_base)(at::Tensor& rows, const BaseProduct& base, at::Tensor& latent,
                             at::TensorList factors, double scaling, const at::Tensor& grid_factor);
+
+  /// expand_with_base() of several layers over one input, whose blocks have the planes of `latent`
+  /// one after the other; with `factor` project_with_base(). False, with nothing done, where the
+  /// layers are better apart.
+  bool (*expand_layers_with_base)(c10::ArrayRef<LayerOutput> outputs, const at::Tensor& input,
+                                  at::Tensor& latent, const at::Tensor& factor, double scaling);
 
   /// expand(), or expand_dropped() where the input is dropped, and sum_over_tokens() at once;
   /// false, with nothing done, where they are better apart.

@@ -23,91 +23,133 @@ bool is_mappable(const at::Tensor& tensor, int64_t along = -1) {
 
 /// An extended product between tensors and the kernel: what the chooser and the launcher are told.
 struct Product {
-  const aten::BaseProduct& base;
-  const at::Tensor& grid_factor;
-  // The weights as [depth, columns]: their depth is contiguous where they are transposed [columns,
-  // depth].
-  bool by_depth = is_mappable(base.terms.front().weight, 0);
+  using Tensors = c10::SmallVector<at::Tensor, kMaxProducts>;
+
+  Tensors inputs;   // of the terms
+  Tensors weights;  // of the terms or of the outputs, one of which is single: [depth, columns]
+  Tensors factors;  // of the outputs, like rows and biases
+  Tensors rows;     // may be undefined yet
+  c10::SmallVector<OptionalTensor, kMaxProducts> biases;
+  // Weights' depth is contiguous where they are transposed [columns, depth].
+  bool by_depth = false;
+
+  /// One output of all of a base product's terms.
+  Product(const aten::BaseProduct& base, const at::Tensor& result, const at::Tensor& grid_factor) {
+    for (const auto& [input, weight] : base.terms) {
+      inputs.push_back(input);
+      weights.push_back(weight);
+    }
+    add_output(result, grid_factor, base.bias);
+    by_depth = is_mappable(weights.front(), 0);
+  }
+
+  /// Several outputs of one input.
+  Product(c10::ArrayRef<aten::LayerOutput> outputs, const at::Tensor& input) : inputs{input} {
+    for (const aten::LayerOutput& output : outputs) {
+      weights.push_back(output.weight);
+      add_output(output.rows, output.grid_factor, output.bias);
+    }
+    by_depth = is_mappable(weights.front(), 0);
+  }
+
+  void add_output(const at::Tensor& result, const at::Tensor& factor, const OptionalTensor& bias) {
+    rows.push_back(result);
+    factors.push_back(factor);
+    biases.push_back(bias);
+  }
+
+  int64_t count_blocks() const {
+    int64_t blocks = 0;
+    for (const at::Tensor& factor : factors) blocks += factor.size(0);
+    return blocks;
+  }
 
   /// Of the factors, along which they are to be contiguous.
   int64_t factor_axis() const { return by_depth ? 2 : 1; }
 
   ExtendedProductProblem problem() const {
-    bool aligned = base.terms.size() <= kMaxProductTerms &&
-                   (!base.bias || is_mappable(base.bias->unsqueeze(0)));
-    int64_t depth = 0;
-    for (const auto& [input, weight] : base.terms) {
-      depth += weight.size(0);
-      aligned &= weight.size(0) % kGroup == 0 && is_mappable(input) &&
-                 is_mappable(weight, by_depth ? 0 : -1);
+    ExtendedProductProblem problem{.T = inputs.front().size(0),
+                                   .depth = 0,
+                                   .outputs = {},
+                                   .rank = factors.front().size(1),
+                                   .half = is_half(inputs.front()),
+                                   .aligned = inputs.size() <= kMaxProducts,
+                                   .matched = true,
+                                   .plain = false,
+                                   .drops = false,
+                                   .chip = current_chip(),
+                                   .forced = forced_path()};
+    for (size_t t = 0; t < inputs.size(); ++t) {
+      problem.depth += weights[t].size(0);
+      problem.aligned &= is_mappable(inputs[t]) && weights[t].size(0) % kGroup == 0;
     }
-    return {.T = base.terms.front().input.size(0),
-            .depth = depth,
-            .blocks = grid_factor.size(0),
-            .width = grid_factor.size(2),
-            .rank = grid_factor.size(1),
-            .half = is_half(base.terms.front().input),
-            .aligned = aligned,
-            .matched = is_mappable(grid_factor, factor_axis()),
-            .plain = false,
-            .drops = false,
-            .chip = current_chip(),
-            .forced = forced_path()};
+    for (const at::Tensor& weight : weights) {
+      problem.aligned &= is_mappable(weight, by_depth ? 0 : -1);
+    }
+    for (size_t o = 0; o < factors.size(); ++o) {
+      problem.outputs.at(o) = {.blocks = factors[o].size(0), .width = factors[o].size(2)};
+      problem.aligned &= (!biases[o] || is_mappable(biases[o]->unsqueeze(0))) &&
+                         (!rows[o].defined() || is_mappable(rows[o]));
+      problem.matched &= is_mappable(factors[o], factor_axis());
+    }
+    return problem;
   }
 
   /// The same with the latent made on the way by each term's factor.
-  ExtendedProductProblem problem(at::TensorList factors) const {
+  ExtendedProductProblem problem(at::TensorList projecting) const {
     ExtendedProductProblem problem = this->problem();
-    for (const at::Tensor& factor : factors) {
+    for (const at::Tensor& factor : projecting) {
       problem.inner += factor.size(0);
       problem.block_width = std::gcd(problem.block_width, factor.size(1));
       problem.matched &= is_mappable(factor, factor_axis());
     }
-    problem.planes = factors[0].size(2) / (problem.rank / problem.inner);
     return problem;
   }
 
-  ExtendedProductParams describe(ProductTile tile, const at::Tensor& rows,
-                                 const at::Tensor& latent) const {
+  ExtendedProductParams describe(ProductTile tile, const at::Tensor& latent) const {
     ExtendedProductParams params{};
-    for (const auto& [input, weight] : base.terms) {
-      params.terms[params.term_count++] = {.rows = input.const_data_ptr(),
-                                           .weight = weight.const_data_ptr(),
-                                           .row_stride = input.stride(0),
-                                           .weight_stride = weight.stride(by_depth ? 1 : 0),
-                                           .depth = static_cast<int32_t>(weight.size(0))};
+    for (size_t t = 0; t < inputs.size(); ++t) {
+      params.terms[params.term_count++] = {.rows = inputs[t].const_data_ptr(),
+                                           .row_stride = inputs[t].stride(0),
+                                           .depth = static_cast<int32_t>(weights[t].size(0))};
+    }
+    for (size_t w = 0; w < weights.size(); ++w) {
+      params.weights[w] = {weights[w].const_data_ptr(), weights[w].stride(by_depth ? 1 : 0)};
+    }
+    for (size_t o = 0; o < factors.size(); ++o) {
+      const at::Tensor& factor = factors[o];
+      params.outputs[params.output_count++] = {
+          .factor = factor.const_data_ptr(),
+          .factor_block_stride = factor.stride(0),
+          .factor_pitch = factor.stride(by_depth ? 1 : 2),
+          .bias = biases[o] ? biases[o]->const_data_ptr() : nullptr,
+          .out = rows[o].mutable_data_ptr(),
+          .blocks = static_cast<int32_t>(factor.size(0)),
+          .width = static_cast<int32_t>(factor.size(2))};
     }
     params.latent = latent.const_data_ptr();
-    params.factor = grid_factor.const_data_ptr();
-    params.bias = base.bias ? base.bias->const_data_ptr() : nullptr;
-    params.out = rows.mutable_data_ptr();
-    params.T = rows.size(0);
-    params.blocks = static_cast<int32_t>(grid_factor.size(0));
-    params.width = static_cast<int32_t>(grid_factor.size(2));
-    params.rank = static_cast<int32_t>(grid_factor.size(1));
+    params.T = inputs.front().size(0);
+    params.rank = static_cast<int32_t>(factors.front().size(1));
     params.latent_plane = latent.stride(0);
     params.latent_pitch = latent.stride(1);
-    params.factor_block_stride = grid_factor.stride(0);
-    params.factor_pitch = grid_factor.stride(by_depth ? 1 : 2);
     params.depth_is_contiguous = by_depth;
-    params.type = element_type(rows);
+    params.type = element_type(inputs.front());
     params.tile = tile;
     params.processors = current_chip().processors;
     return params;
   }
 
-  /// The projection by each term's factor into `latent`, a tensor of `planes`.
-  void add_projection(ExtendedProductParams& params, at::TensorList factors, at::Tensor& latent,
+  /// The projection by each term's factor into `latent`.
+  void add_projection(ExtendedProductParams& params, at::TensorList projecting, at::Tensor& latent,
                       double scaling) const {
-    for (size_t t = 0; t < factors.size(); ++t) {
+    for (size_t t = 0; t < projecting.size(); ++t) {
       ProductTerm& term = params.terms[t];
-      term.inner = static_cast<int32_t>(factors[t].size(0));
-      term.factor = factors[t].const_data_ptr();
-      term.factor_block_stride = factors[t].stride(0);
-      term.factor_pitch = factors[t].stride(by_depth ? 1 : 2);
+      term.inner = static_cast<int32_t>(projecting[t].size(0));
+      term.factor = projecting[t].const_data_ptr();
+      term.factor_block_stride = projecting[t].stride(0);
+      term.factor_pitch = projecting[t].stride(by_depth ? 1 : 2);
     }
     params.projection = {.latent = latent.mutable_data_ptr(),
-                         .planes = static_cast<int32_t>(latent.size(0)),
                          .scaling = static_cast<float>(scaling)};
   }
 };
@@ -117,38 +159,61 @@ void launch(const ExtendedProductParams& params) {
                launch_extended_product(params, c10::cuda::getCurrentCUDAStream()));
 }
 
-}  // namespace
-
-bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
-                      const at::Tensor& grid_factor, const at::Tensor& plain_factor) {
-  if (!grid_factor.defined()) return false;
-  const Product product{base, grid_factor};
-  ExtendedProductProblem problem = product.problem();
-  problem.aligned = problem.aligned && is_mappable(rows) && is_mappable(latents.grid);
-  problem.plain = plain_factor.defined();
+/// The results and, into a new tensor, the latent that each term's factor makes; a result that is
+/// undefined is made. False, with nothing done, where that is not the way.
+bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList projecting,
+                        double scaling) {
+  const ExtendedProductProblem problem = product.problem(projecting);
   const ExtendedProductSelection selection = select_extended_product(problem);
   if (!selection.choice.kernel) return false;
-  launch(product.describe(selection.tile, rows, latents.grid));
-  return true;
-}
-
-bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
-                       at::TensorList factors, double scaling, const at::Tensor& grid_factor) {
-  const Product product{base, grid_factor};
-  ExtendedProductProblem problem = product.problem(factors);
-  problem.aligned = problem.aligned && (!rows.defined() || is_mappable(rows));
-  const ExtendedProductSelection selection = select_extended_product(problem);
-  if (!selection.choice.kernel) return false;
-  const at::TensorOptions options = base.terms.front().input.options();
-  if (!rows.defined()) rows = at::empty({problem.T, problem.blocks * problem.width}, options);
-  latent = aten::empty_latent(problem.planes, problem.T, problem.rank, options);
-  ExtendedProductParams params = product.describe(selection.tile, rows, latent);
-  product.add_projection(params, factors, latent, scaling);
+  const at::TensorOptions options = product.inputs.front().options();
+  for (size_t o = 0; o < product.rows.size(); ++o) {
+    if (product.rows[o].defined()) continue;
+    const ProductColumns& columns = problem.outputs.at(o);
+    product.rows[o] = at::empty({problem.T, columns.blocks * columns.width}, options);
+  }
+  latent = aten::empty_latent(product.count_blocks(), problem.T, problem.rank, options);
+  ExtendedProductParams params = product.describe(selection.tile, latent);
+  product.add_projection(params, projecting, latent, scaling);
   const at::Tensor counters =
       at::empty({count_product_counters(problem.T)}, options.dtype(at::kInt));
   params.counters = counters.mutable_data_ptr<int32_t>();
   launch(params);
   return true;
+}
+
+/// The results from a latent that is there.
+bool expand(const Product& product, const at::Tensor& latent, bool has_plain) {
+  ExtendedProductProblem problem = product.problem();
+  problem.aligned = problem.aligned && is_mappable(latent);
+  problem.plain = has_plain;
+  const ExtendedProductSelection selection = select_extended_product(problem);
+  if (!selection.choice.kernel) return false;
+  launch(product.describe(selection.tile, latent));
+  return true;
+}
+
+}  // namespace
+
+bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
+                      const at::Tensor& grid_factor, const at::Tensor& plain_factor) {
+  return grid_factor.defined() &&
+         expand(Product(base, rows, grid_factor), latents.grid, plain_factor.defined());
+}
+
+bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
+                       at::TensorList factors, double scaling, const at::Tensor& grid_factor) {
+  Product product(base, rows, grid_factor);
+  if (!project_on_the_way(product, latent, factors, scaling)) return false;
+  rows = product.rows.front();
+  return true;
+}
+
+bool expand_layers_with_base(c10::ArrayRef<aten::LayerOutput> outputs, const at::Tensor& input,
+                             at::Tensor& latent, const at::Tensor& factor, double scaling) {
+  Product product(outputs, input);
+  return factor.defined() ? project_on_the_way(product, latent, factor, scaling)
+                          : expand(product, latent, /*has_plain=*/false);
 }
 
 }  // namespace gralora::cuda

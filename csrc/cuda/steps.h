@@ -26,6 +26,9 @@ bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const ate
 bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
                        at::TensorList factors, double scaling, const at::Tensor& grid_factor);
 
+bool expand_layers_with_base(c10::ArrayRef<aten::LayerOutput> outputs, const at::Tensor& input,
+                             at::Tensor& latent, const at::Tensor& factor, double scaling);
+
 bool project_beside_sums(at::Tensor& latent, const aten::AdapterInput& input,
                          const at::Tensor& factor, double scaling, const aten::TokenSums& sums);
 
@@ -46,6 +49,7 @@ inline constexpr aten::Steps kKernelSteps{project,
                                           expand_onto_bias,
                                           expand_with_base,
                                           project_with_base,
+                                          expand_layers_with_base,
                                           expand_beside_sums,
                                           sum_over_tokens,
                                           round,

@@ -28,18 +28,39 @@ constexpr int64_t kLeastRoundsOnTheWay = 4;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
+int64_t count_columns(const ExtendedProductProblem& problem) {
+  int64_t columns = 0;
+  for (const ProductColumns& output : problem.outputs) columns += output.blocks * output.width;
+  return columns;
+}
+
+int64_t count_blocks(const ExtendedProductProblem& problem) {
+  int64_t blocks = 0;
+  for (const ProductColumns& output : problem.outputs) blocks += output.blocks;
+  return blocks;
+}
+
+int64_t widest_block(const ExtendedProductProblem& problem) {
+  int64_t width = 0;
+  for (const ProductColumns& output : problem.outputs) width = std::max(width, output.width);
+  return width;
+}
+
 int64_t count_rounds(const ExtendedProductProblem& problem, ProductTile tile) {
   const ProductTileSize size = size_of(tile);
-  const int64_t tiles = divide_up(problem.T, int64_t{size.tokens} * kProductCluster) *
-                        divide_up(problem.width, size.columns) * problem.blocks;
+  int64_t columns = 0;
+  for (const ProductColumns& output : problem.outputs) {
+    columns += divide_up(output.width, size.columns) * output.blocks;
+  }
+  const int64_t tiles = divide_up(problem.T, int64_t{size.tokens} * kProductCluster) * columns;
   return divide_up(tiles, std::max(problem.chip.processors / kProductCluster, 1));
 }
 
 /// The part of the time that all processors have results to work on.
 double use_of(const ExtendedProductProblem& problem, ProductTile tile) {
   const ProductTileSize size = size_of(tile);
-  const double results = static_cast<double>(problem.T) * static_cast<double>(problem.width) *
-                         static_cast<double>(problem.blocks);
+  const double results =
+      static_cast<double>(problem.T) * static_cast<double>(count_columns(problem));
   const auto places = static_cast<double>(count_rounds(problem, tile) * size.tokens * size.columns *
                                           problem.chip.processors);
   return results / places / (tile == ProductTile::k128x128 ? kNarrowPenalty : 1.0);
@@ -54,7 +75,7 @@ bool is_worthwhile(const ExtendedProductProblem& problem, ProductTile tile) {
 ProductTile choose_tile(const ExtendedProductProblem& problem) {
   if (is_worthwhile(problem, ProductTile::k128x256)) return ProductTile::k128x256;
   return is_worthwhile(problem, ProductTile::k128x128) ||
-                 problem.width <= size_of(ProductTile::k128x128).columns
+                 widest_block(problem) <= size_of(ProductTile::k128x128).columns
              ? ProductTile::k128x128
              : ProductTile::k128x256;
 }
@@ -65,7 +86,7 @@ std::string_view why_not_on_the_way(const ExtendedProductProblem& problem, Produ
   if (problem.rank % (problem.inner * kGroup) != 0) {
     return "a block's share of the rank is not a multiple of 8";
   }
-  if (problem.rank / problem.inner * problem.planes > size_of(tile).columns) {
+  if (problem.rank / problem.inner * count_blocks(problem) > size_of(tile).columns) {
     return "a block has more latents than the tile has columns";
   }
   return {};
@@ -86,11 +107,13 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
   if (problem.plain) return Choice::impossible("the adapter has a plain part");
   if (problem.drops) return Choice::impossible("dropout acts on the adapter's part alone");
-  if (problem.depth % kGroup != 0 || problem.width % kGroup != 0) {
+  const bool in_groups =
+      std::all_of(problem.outputs.begin(), problem.outputs.end(),
+                  [](const ProductColumns& output) { return output.width % kGroup == 0; });
+  if (problem.depth % kGroup != 0 || !in_groups) {
     return Choice::impossible("a width is not a multiple of 8");
   }
-  if (problem.T > kMaxExtent || problem.depth > kMaxExtent ||
-      problem.width * problem.blocks > kMaxExtent) {
+  if (problem.T > kMaxExtent || problem.depth > kMaxExtent || count_columns(problem) > kMaxExtent) {
     return Choice::impossible("an axis is longer than 2^30");
   }
   if (problem.rank < 1 || problem.rank > kMostRank) {

@@ -2,6 +2,7 @@
 // like, without torch and without a GPU (gralora._C.select_extended_product).
 #pragma once
 
+#include <array>
 #include <cstdint>
 
 #include "dispatch/chip.h"
@@ -10,10 +11,17 @@
 
 namespace gralora {
 
-/// [T, depth] times [depth, blocks*width], extended by [blocks, T, rank] times [blocks, rank,
-/// width].
+/// Columns of one result.
+struct ProductColumns {
+  int64_t blocks = 0, width = 0;
+};
+
+/// [T, depth] times [depth, blocks*width] of each output, extended by [blocks, T, rank] times
+/// [blocks, rank, width].
 struct ExtendedProductProblem {
-  int64_t T, depth, blocks, width, rank;
+  int64_t T, depth;
+  std::array<ProductColumns, 3> outputs;  // of those beyond the last the columns are 0
+  int64_t rank;
   bool half;     // 16-bit operands
   bool aligned;  // rows of all operands start on 16-byte boundaries, none repeats
   bool matched;  // the weight and the factor have opposite axes contiguous, the projection's factor
@@ -23,7 +31,6 @@ struct ExtendedProductProblem {
   int64_t inner = 0;  // blocks of the depth that the latent is projected from, were it made on the
                       // way; 0: it is there
   int64_t block_width = 0;  // of those blocks; of several widths, the greatest that divides all
-  int64_t planes = 0;       // of the latent that is made; the product's blocks are the first
   Chip chip;
   ForcedPath forced = ForcedPath::kNone;
 };

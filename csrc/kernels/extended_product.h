@@ -19,44 +19,54 @@ namespace gralora {
 ///
 /// The latents of several terms lie side by side along the rank.
 struct ProductTerm {
-  const void* rows;    // [T, depth], unit stride along the depth
-  const void* weight;  // [depth, blocks*width], unit stride along either axis
+  const void* rows;  // [T, depth], unit stride along the depth
   int64_t row_stride;
-  int64_t weight_stride;         // along the axis whose stride is not 1
   int32_t depth;                 // a multiple of 8
   int32_t inner = 0;             // blocks of the rows; depth/inner is a multiple of 8
-  const void* factor = nullptr;  // [inner, depth/inner, planes*s], unit stride along the same axis
-                                 // as the product's factor: its depth or its columns
+  const void* factor = nullptr;  // [inner, depth/inner, all blocks*s], unit stride along the same
+                                 // axis as the outputs' factors: its depth or its columns
   int64_t factor_block_stride = 0, factor_pitch = 0;
 };
 
-inline constexpr int kMaxProductTerms = 3;
+/// One of the results, which have their blocks' planes of the latent one after the other.
+struct ProductOutput {
+  const void* factor;  // [blocks, rank, width], unit stride along the width where the weights'
+                       // depth has unit stride, else along the rank
+  int64_t factor_block_stride, factor_pitch;
+  const void* bias;       // [blocks*width], or null
+  void* out;              // [T, blocks*width], contiguous
+  int32_t blocks, width;  // width is a multiple of 8
+};
+
+struct ProductWeight {
+  const void* data;  // [depth, blocks*width], unit stride along either axis
+  int64_t stride;    // along the other one
+};
+
+inline constexpr int kMaxProducts = 3;
 
 /// The latent made on the way, which takes counters; or without `latent`: it is there.
 struct ProductProjection {
-  void* latent = nullptr;  // the product's; of several planes the first are its own
-  int32_t planes = 0;      // at least the product's blocks; planes*s at most the tile's columns,
-                           // where s = rank / all terms' inner is a multiple of 8
+  void* latent = nullptr;  // the product's; all blocks*s are at most the tile's columns, where s =
+                           // rank / all terms' inner is a multiple of 8
   float scaling = 1;
 };
 
 /// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)], summed over the terms,
 ///                  + sum_q latent[b, t, q] * factor[b, q, w] + bias[(b, w)]
 ///
-/// y from x, W transposed, H and B; dx from dy, W, G and A transposed. Rounded once. Strides in
+/// y from x, W transposed, H and B; dx from dy, W, G and A transposed. Several layers that share x
+/// have several outputs of one term, and one output of several terms. Rounded once. Strides in
 /// elements, multiples of 8 and not 0; pointers are 16-byte aligned.
 struct ExtendedProductParams {
-  ProductTerm terms[kMaxProductTerms];
-  int32_t term_count;
-  const void* latent;  // [blocks, T, rank], unit stride along the rank
-  const void* factor;  // [blocks, rank, width], unit stride along the width where the weights'
-                       // depth has unit stride, else along the rank
-  const void* bias;    // [blocks*width], or null
-  void* out;           // [T, blocks*width], contiguous
+  ProductTerm terms[kMaxProducts];
+  ProductOutput outputs[kMaxProducts];
+  ProductWeight weights[kMaxProducts];  // of the terms or of the outputs: one of them is single
+  int32_t term_count, output_count;
+  const void* latent;  // [all blocks, T, rank], unit stride along the rank
   int64_t T;
-  int32_t blocks, width, rank;  // width is a multiple of 8
+  int32_t rank;
   int64_t latent_plane, latent_pitch;
-  int64_t factor_block_stride, factor_pitch;
   bool depth_is_contiguous;  // of the weights
   ElementType type;          // bf16 or fp16
   ProductTile tile;

@@ -59,7 +59,9 @@ class Copier {
       const Term& term = p_.terms[t];
       for (int step = 0; step < term.steps; ++step) {
         if (until_ask-- == 0) items_.look_ahead();
-        copy_step<kDepthIsContiguous>(&term.rows, &term.weight, step * Tile::kDepth, 0, at);
+        // One of the two counts is one.
+        copy_step<kDepthIsContiguous>(&term.rows, &p_.weights[t + at.output], step * Tile::kDepth,
+                                      0, at);
       }
     }
     if (p_.order.projections > 0) {
@@ -67,7 +69,9 @@ class Copier {
       ptx::show_results_to_copies();
     }
     for (int q = 0; q < p_.rank; q += Tile::kDepth) {
-      copy_step<!kDepthIsContiguous>(&p_.latent, &p_.factor, q, at.block, at);
+      const Output& output = p_.outputs[at.output];
+      copy_step<!kDepthIsContiguous>(&p_.latent, &output.factor, q, output.first_block + at.block,
+                                     at);
     }
   }
 

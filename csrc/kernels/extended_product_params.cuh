@@ -38,43 +38,53 @@ struct ProjectionTerm {
 
 /// What makes the latent.
 struct Projection {
-  ProjectionTerm terms[kMaxProductTerms];
-  void* latent;  // [planes, T, inner*s]
+  ProjectionTerm terms[kMaxProducts];
+  void* latent;  // [all blocks, T, inner*s]
   int64_t T, plane, pitch;
   float scaling;
   int32_t inner;       // of all terms
-  int32_t s, columns;  // columns: of a block of the rows, the s of all planes
+  int32_t s, columns;  // columns: of a block of the rows, the s of all results' blocks
 };
 
 /// One of the products that are added up.
 struct Term {
-  CUtensorMap rows, weight;
+  CUtensorMap rows;
   int32_t steps;  // along the depth
 };
 
-struct Params {
-  Term terms[kMaxProductTerms];
-  CUtensorMap latent, factor, out;
-  Projection projection;
+/// One of the results.
+struct Output {
+  CUtensorMap factor, out;
   const void* bias;
-  int32_t width, rank;
+  int32_t width;         // of a block
+  int32_t column_tiles;  // of a block
+  int32_t first_column;  // of its tiles' columns among those of all results
+  int32_t first_block;   // of its planes of the latent
+};
+
+struct Params {
+  Term terms[kMaxProducts];
+  Output outputs[kMaxProducts];
+  CUtensorMap weights[kMaxProducts];  // of the terms or of the outputs
+  CUtensorMap latent;
+  Projection projection;
+  int32_t rank;
   int32_t base_steps;  // of all terms
-  int32_t term_count;
-  int32_t row_tiles, column_tiles, blocks;  // of a cluster's rows; of a block's columns
-  int32_t group;                            // row tiles that are walked together
+  int32_t term_count, output_count;
+  int32_t row_tiles, columns;  // of a cluster's rows; columns of tiles of all results
+  int32_t group;               // row tiles that are walked together
   ProductOrder order;
   int32_t* next_item;  // drawn from by all clusters; null: item after item in equal strides
   int32_t* projected;  // [row_tiles * cluster]: warps' latents of a block that are in memory
 };
 
-/// Parts of 64 columns that a projection's products are made in: 1, 2 or 4.
-__host__ __device__ constexpr int parts_of(int columns) {
-  return columns <= 64 ? 1 : columns <= 128 ? 2 : 4;
-}
+/// Parts of 64 columns that a projection's products are made in.
+__host__ __device__ constexpr int parts_of(int columns) { return (columns + 63) / 64; }
 
 /// Where a CTA's tile begins.
 struct TilePlace {
   int token, column, block;
+  int output;
 };
 
 template <class Tile>
@@ -86,13 +96,17 @@ __device__ int first_token(int row_tile, int rank) {
 /// columns under way are what L2 has to hold.
 template <class Tile>
 __device__ TilePlace place_tile(const Params& p, int tile, int rank) {
-  const int columns = p.column_tiles * p.blocks;
-  const int group = tile / (p.group * columns), inside = tile - group * p.group * columns;
+  const int group = tile / (p.group * p.columns), inside = tile - group * p.group * p.columns;
   const int first = group * p.group;
   const int rows = min(p.group, p.row_tiles - first);
-  const int column = inside / rows, row = first + inside - column * rows;
-  const int block = column / p.column_tiles;
-  return {first_token<Tile>(row, rank), (column - block * p.column_tiles) * Tile::kColumns, block};
+  int column = inside / rows;
+  const int row = first + inside - column * rows;
+  int output = 0;
+  while (output + 1 < p.output_count && column >= p.outputs[output + 1].first_column) ++output;
+  column -= p.outputs[output].first_column;
+  const int block = column / p.outputs[output].column_tiles;
+  return {first_token<Tile>(row, rank),
+          (column - block * p.outputs[output].column_tiles) * Tile::kColumns, block, output};
 }
 
 /// A CTA's part of a projection: the latents of its tokens from one block of a term's rows.

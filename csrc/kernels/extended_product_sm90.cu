@@ -39,18 +39,21 @@ class Maps {
   Maps(Params& params, const ExtendedProductParams& p) : params_(params), p_(p) {}
 
   cudaError_t make() {
-    for (int t = 0; t < p_.term_count; ++t) make_term(params_.terms[t], p_.terms[t]);
-    map(params_.latent, p_.latent, p_.rank, p_.T, p_.latent_pitch, p_.blocks, p_.latent_plane,
-        Tile::kRows);
-    if constexpr (kDepthIsContiguous) {
-      map(params_.factor, p_.factor, p_.width, p_.rank, p_.factor_pitch, p_.blocks,
-          p_.factor_block_stride, Tile::kDepth);
-    } else {
-      map(params_.factor, p_.factor, p_.rank, p_.width, p_.factor_pitch, p_.blocks,
-          p_.factor_block_stride, kShare);
+    int32_t blocks = 0;
+    for (int t = 0; t < p_.term_count; ++t) {
+      const ProductTerm& term = p_.terms[t];
+      map(params_.terms[t].rows, term.rows, term.depth, p_.T, term.row_stride, 1, 0, Tile::kRows);
     }
-    map(params_.out, p_.out, p_.width, p_.T, int64_t{p_.blocks} * p_.width, p_.blocks, p_.width,
-        kBoxRows);
+    for (int o = 0; o < p_.output_count; ++o) {
+      make_output(params_.outputs[o], p_.outputs[o]);
+      blocks += p_.outputs[o].blocks;
+    }
+    for (int w = 0; w < std::max(p_.term_count, p_.output_count); ++w) {
+      make_weight(params_.weights[w], p_.weights[w], p_.terms[p_.term_count == 1 ? 0 : w],
+                  p_.outputs[p_.output_count == 1 ? 0 : w]);
+    }
+    map(params_.latent, p_.latent, p_.rank, p_.T, p_.latent_pitch, blocks, p_.latent_plane,
+        Tile::kRows);
     return status_;
   }
 
@@ -65,14 +68,26 @@ class Maps {
  private:
   static constexpr int kShare = Tile::kColumns / Tile::kCluster;
 
-  void make_term(Term& term, const ProductTerm& from) {
-    map(term.rows, from.rows, from.depth, p_.T, from.row_stride, 1, 0, Tile::kRows);
+  void make_output(Output& output, const ProductOutput& from) {
+    if constexpr (kDepthIsContiguous) {
+      map(output.factor, from.factor, from.width, p_.rank, from.factor_pitch, from.blocks,
+          from.factor_block_stride, Tile::kDepth);
+    } else {
+      map(output.factor, from.factor, p_.rank, from.width, from.factor_pitch, from.blocks,
+          from.factor_block_stride, kShare);
+    }
+    map(output.out, from.out, from.width, p_.T, int64_t{from.blocks} * from.width, from.blocks,
+        from.width, kBoxRows);
+  }
+
+  void make_weight(CUtensorMap& weight, const ProductWeight& from, const ProductTerm& term,
+                   const ProductOutput& output) {
     if constexpr (kDepthIsContiguous) {
       // A block's columns of the weight: rows of it where the depth is contiguous.
-      map(term.weight, from.weight, from.depth, p_.width, from.weight_stride, p_.blocks,
-          from.weight_stride * p_.width, kShare);
+      map(weight, from.data, term.depth, output.width, from.stride, output.blocks,
+          from.stride * output.width, kShare);
     } else {
-      map(term.weight, from.weight, p_.width, from.depth, from.weight_stride, p_.blocks, p_.width,
+      map(weight, from.data, output.width, term.depth, from.stride, output.blocks, output.width,
           Tile::kDepth);
     }
   }
@@ -130,8 +145,7 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
     projection.terms[t].steps = divide_up(term.depth / term.inner, Tile::kDepth);
     projection.inner += term.inner;
   }
-  if (p.counters == nullptr || asked.planes < p.blocks ||
-      p.rank % (projection.inner * kChunk) != 0) {
+  if (p.counters == nullptr || p.rank % (projection.inner * kChunk) != 0) {
     return cudaErrorInvalidValue;
   }
   projection.latent = asked.latent;
@@ -140,24 +154,40 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
   projection.pitch = p.latent_pitch;
   projection.scaling = asked.scaling;
   projection.s = p.rank / projection.inner;
-  projection.columns = asked.planes * projection.s;
+  for (int o = 0; o < p.output_count; ++o) {
+    projection.columns += p.outputs[o].blocks * projection.s;
+  }
   return projection.columns <= Tile::kColumns ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 template <class T, class Tile, bool kDepthIsContiguous>
 cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
-  if (p.term_count < 1 || p.term_count > kMaxProductTerms) return cudaErrorInvalidValue;
+  if (std::min(p.term_count, p.output_count) != 1 ||
+      std::max(p.term_count, p.output_count) > kMaxProducts) {
+    return cudaErrorInvalidValue;
+  }
   Params params{};
   Maps<Tile, kDepthIsContiguous> maps(params, p);
   cudaError_t status = maps.make();
   if (status != cudaSuccess) return status;
-  params.bias = p.bias;
-  params.width = p.width;
   params.rank = p.rank;
   params.term_count = p.term_count;
   for (int t = 0; t < p.term_count; ++t) {
     params.terms[t].steps = divide_up(p.terms[t].depth, Tile::kDepth);
     params.base_steps += params.terms[t].steps;
+  }
+  params.output_count = p.output_count;
+  int64_t columns = 0;
+  int32_t blocks = 0;
+  for (int o = 0; o < p.output_count; ++o) {
+    Output& output = params.outputs[o];
+    output.bias = p.outputs[o].bias;
+    output.width = p.outputs[o].width;
+    output.column_tiles = divide_up(output.width, Tile::kColumns);
+    output.first_column = static_cast<int32_t>(columns);
+    output.first_block = blocks;
+    columns += int64_t{output.column_tiles} * p.outputs[o].blocks;
+    blocks += p.outputs[o].blocks;
   }
   if (p.projection.latent != nullptr) {
     status = describe_projection<Tile>(params.projection, p);
@@ -165,17 +195,14 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
     if (status != cudaSuccess) return status;
   }
   params.row_tiles = static_cast<int32_t>(count_row_tiles<Tile>(p));
-  params.column_tiles = divide_up(p.width, Tile::kColumns);
-  params.blocks = p.blocks;
-  const int64_t columns = int64_t{params.column_tiles} * p.blocks;
+  params.columns = static_cast<int32_t>(columns);
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
   const int32_t projections = params.projection.inner;
   if (params.row_tiles * (columns + projections) > INT32_MAX / 2 || p.processors < Tile::kCluster) {
     return cudaErrorInvalidConfiguration;
   }
   const int32_t places = p.processors / Tile::kCluster;
-  params.order =
-      order_product(params.row_tiles, static_cast<int32_t>(columns), params.group, projections);
+  params.order = order_product(params.row_tiles, params.columns, params.group, projections);
   if (p.counters != nullptr) {
     params.next_item = p.counters;
     params.projected = p.counters + 1;

@@ -48,7 +48,7 @@ struct ExtendedProduct {
       ptx::give_registers<kCopyRegisters>();
       if (threadIdx.x == 0) {
         for (const CUtensorMap* map :
-             {&p.terms[0].rows, &p.terms[0].weight, &p.latent, &p.factor, &p.out}) {
+             {&p.terms[0].rows, &p.weights[0], &p.latent, &p.outputs[0].factor}) {
           ptx::prefetch_map(map);
         }
         // All that the block reads and writes in global memory comes after the first boxes.

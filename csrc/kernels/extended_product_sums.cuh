@@ -83,7 +83,8 @@ __device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4]
                            const TilePlace& at, int warp, uint32_t boxes) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
   const int token = at.token + warp * kBoxRows;
-  const T* const bias = static_cast<const T*>(p.bias);
+  const Output& output = p.outputs[at.output];
+  const T* const bias = static_cast<const T*>(output.bias);
 #pragma unroll
   for (int box = 0; box < Tile::kColumns / kBoxColumns; ++box) {
     const int column0 = at.column + box * kBoxColumns;
@@ -94,8 +95,9 @@ __device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4]
 #pragma unroll
       for (int v = 0; v < 8; ++v) {
         const int column = column0 + v * 8 + lane % 4 * 2;
-        if (column >= p.width) continue;  // widths are even
-        const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(bias + at.block * p.width + column);
+        if (column >= output.width) continue;  // widths are even
+        const Pair<T> pair =
+            *reinterpret_cast<const Pair<T>*>(bias + at.block * output.width + column);
         float(&e)[4] = sums[box * 8 + v];
         e[0] += static_cast<float>(pair.first);
         e[1] += static_cast<float>(pair.second);
@@ -109,7 +111,7 @@ __device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4]
     }
     ptx::show_to_copies();
     __syncwarp();
-    if (lane == 0) ptx::store_box(&p.out, column0, token, at.block, to);
+    if (lane == 0) ptx::store_box(&output.out, column0, token, at.block, to);
   }
 }
 
@@ -211,8 +213,12 @@ class Multiplier {
       case 2:
         project_block<2>(at);
         break;
+      case 3:
+        // No more columns than the tile has.
+        project_block < Tile::kRightParts<3 ? Tile::kRightParts : 3>(at);
+        break;
       default:
-        project_block<Tile::kColumns / 64>(at);
+        project_block<Tile::kRightParts>(at);
     }
     // Each lane shows its own writes, one of them counts for all.
     ptx::show_results_to_copies();

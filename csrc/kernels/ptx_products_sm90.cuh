@@ -43,6 +43,20 @@ namespace gralora::ptx {
       "%64, %65, adds, 1, 1, %67, %68;\n\t}"                                              \
       : GRALORA_SUMS_OF_128(0)                                                            \
       : "l"(left), "l"(right), "r"(adds), "n"(kLeftAlongRows), "n"(kRightAlongRows))
+#define GRALORA_MULTIPLY_192(type)                                                             \
+  asm volatile(                                                                                \
+      "{\n\t.reg .pred adds;\n\tsetp.ne.b32 adds, %98, 0;\n\t"                                 \
+      "wgmma.mma_async.sync.aligned.m64n192k16.f32." type "." type                             \
+      " "                                                                                      \
+      "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, " \
+      "%19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, "  \
+      "%36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47, %48, %49, %50, %51, %52, "  \
+      "%53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63, %64, %65, %66, %67, %68, %69, "  \
+      "%70, %71, %72, %73, %74, %75, %76, %77, %78, %79, %80, %81, %82, %83, %84, %85, %86, "  \
+      "%87, %88, %89, %90, %91, %92, %93, %94, %95}, "                                         \
+      "%96, %97, adds, 1, 1, %99, %100;\n\t}"                                                  \
+      : GRALORA_SUMS_OF_128(0), GRALORA_SUMS_OF_32(16), GRALORA_SUMS_OF_32(20)                 \
+      : "l"(left), "l"(right), "r"(adds), "n"(kLeftAlongRows), "n"(kRightAlongRows))
 #define GRALORA_MULTIPLY_256(type)                                                         \
   asm volatile(                                                                            \
       "{\n\t.reg .pred adds;\n\tsetp.ne.b32 adds, %130, 0;\n\t"                            \
@@ -68,7 +82,8 @@ template <class T, int kColumns, bool kLeftDepth, bool kRightDepth>
 __device__ void multiply_add_parts(float (*sum)[4], uint64_t left, uint64_t right, int adds = 1) {
   constexpr int kLeftAlongRows = kLeftDepth ? 0 : 1, kRightAlongRows = kRightDepth ? 0 : 1;
   constexpr bool kIsBFloat16 = std::is_same_v<T, __nv_bfloat16>;
-  static_assert(kColumns == 32 || kColumns == 64 || kColumns == 128 || kColumns == 256);
+  static_assert(kColumns == 32 || kColumns == 64 || kColumns == 128 || kColumns == 192 ||
+                kColumns == 256);
   if constexpr (kColumns == 32) {
     if constexpr (kIsBFloat16) {
       GRALORA_MULTIPLY_32("bf16");
@@ -87,6 +102,12 @@ __device__ void multiply_add_parts(float (*sum)[4], uint64_t left, uint64_t righ
     } else {
       GRALORA_MULTIPLY_128("f16");
     }
+  } else if constexpr (kColumns == 192) {
+    if constexpr (kIsBFloat16) {
+      GRALORA_MULTIPLY_192("bf16");
+    } else {
+      GRALORA_MULTIPLY_192("f16");
+    }
   } else {
     if constexpr (kIsBFloat16) {
       GRALORA_MULTIPLY_256("bf16");
@@ -97,6 +118,7 @@ __device__ void multiply_add_parts(float (*sum)[4], uint64_t left, uint64_t righ
 }
 
 #undef GRALORA_MULTIPLY_256
+#undef GRALORA_MULTIPLY_192
 #undef GRALORA_MULTIPLY_128
 #undef GRALORA_MULTIPLY_64
 #undef GRALORA_MULTIPLY_32

@@ -126,13 +126,12 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
 
 py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_t rank,
                                  int64_t blocks, bool half, bool aligned, bool matched, bool plain,
-                                 bool drops, int64_t inner, std::optional<int64_t> planes,
-                                 int processors, int cluster, bool sm90) {
+                                 bool drops, int64_t inner, int processors, int cluster,
+                                 bool sm90) {
   return describe(gralora::select_extended_product(
       {.T = T,
        .depth = depth,
-       .blocks = blocks,
-       .width = width,
+       .outputs = {{{.blocks = blocks, .width = width}}},
        .rank = rank,
        .half = half,
        .aligned = aligned,
@@ -141,7 +140,6 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
        .drops = drops,
        .inner = inner,
        .block_width = inner > 0 && depth % inner == 0 ? depth / inner : 0,
-       .planes = planes.value_or(blocks),
        .chip = {.processors = processors, .cluster = cluster, .sm90 = sm90},
        .forced = gralora::forced_path()}));
 }
@@ -271,12 +269,10 @@ void add_choosers(py::module_& m) {
         py::arg("depth"), py::arg("width"), py::arg("rank"), py::arg("blocks") = 2,
         py::arg("half") = true, py::arg("aligned") = true, py::arg("matched") = true,
         py::arg("plain") = false, py::arg("drops") = false, py::arg("inner") = 0,
-        py::arg("planes") = py::none(), py::arg("processors") = 132, py::arg("cluster") = 8,
-        py::arg("sm90") = true,
+        py::arg("processors") = 132, py::arg("cluster") = 8, py::arg("sm90") = true,
         "Whether the frozen layer's product [T, depth] x [depth, blocks*width] takes the adapter's "
         "term of so many latents per block along, and makes them from `inner` blocks of its input "
-        "on the way, where that is not 0, into `planes` (None: as many as blocks): {'path', "
-        "'possible', 'reason', 'tile': (tokens, "
+        "on the way, where that is not 0: {'path', 'possible', 'reason', 'tile': (tokens, "
         "columns)}.");
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
         py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,

@@ -18,45 +18,76 @@ struct TermCase {
   int inner, width;  // blocks of the rows, and their width
 };
 
-/// With planes the latent is made on the way, and the rank is cut by all blocks of all rows.
+struct OutputCase {
+  int blocks, width;
+};
+
+/// Several terms or several outputs. Where the latent is made on the way, the rank is cut by all
+/// blocks of all rows.
 struct ProductCase {
   int T;
   std::vector<TermCase> terms;
-  int blocks, width, rank;
+  std::vector<OutputCase> outputs;
+  int rank;
   bool has_bias = true;
-  int planes = 0;
+  bool projects = false;
 };
 
-/// A term's operands, rows further apart than they are long.
+/// A matrix whose rows lie further apart than they are long, with one axis contiguous or the other.
+template <class T>
+struct Matrix {
+  int64_t pitch;
+  bool by_first;  // the first axis is contiguous
+  Array<T> array;
+
+  Matrix(int64_t first, int64_t second, bool by_first)
+      : pitch(padded(by_first ? first : second) + 8),
+        by_first(by_first),
+        array((by_first ? second : first) * pitch) {
+    array.fill(by_first ? first : second, pitch);
+  }
+  double at(int64_t i, int64_t j) const { return array[by_first ? j * pitch + i : i * pitch + j]; }
+};
+
 template <class T>
 struct TermArrays {
   int inner, width, depth;
-  int64_t row_pitch, weight_pitch, made_pitch, made_block;
-  Array<T> rows, weight, made;
+  int64_t row_pitch;
+  Array<T> rows;
+  Matrix<T> made;  // blocks one below the other
 
-  TermArrays(const TermCase& term, int T_, int columns, int latent_columns,
-             bool depth_is_contiguous)
+  TermArrays(const TermCase& term, int tokens, int latent_columns, bool by_depth)
       : inner(term.inner),
         width(term.width),
         depth(term.inner * term.width),
         row_pitch(depth + 8),
-        weight_pitch((depth_is_contiguous ? depth : columns) + 8),
-        made_pitch(padded(depth_is_contiguous ? latent_columns : width) + 8),
-        made_block((depth_is_contiguous ? width : latent_columns) * made_pitch),
-        rows(T_ * row_pitch),
-        weight((depth_is_contiguous ? columns : depth) * weight_pitch),
-        made(inner * made_block) {
+        rows(tokens * row_pitch),
+        // By depth: columns are contiguous. Else each block has its columns as rows.
+        made(by_depth ? depth : inner * latent_columns, by_depth ? latent_columns : width, false) {
     rows.fill(depth, row_pitch);
-    weight.fill(weight_pitch - 8, weight_pitch);
-    made.fill(depth_is_contiguous ? latent_columns : width, made_pitch);
   }
+};
 
-  double weight_at(int d, int column, bool depth_is_contiguous) const {
-    return weight[depth_is_contiguous ? column * weight_pitch + d : d * weight_pitch + column];
+template <class T>
+struct OutputArrays {
+  int blocks, width, columns;
+  int64_t factor_rows;
+  Matrix<T> factor;  // blocks one below the other
+  Array<T> bias, out;
+
+  OutputArrays(const OutputCase& output, int tokens, int rank, bool by_depth)
+      : blocks(output.blocks),
+        width(output.width),
+        columns(output.blocks * output.width),
+        factor_rows(by_depth ? rank : output.width),
+        factor(blocks * factor_rows, by_depth ? output.width : rank, false),
+        bias(columns),
+        out(static_cast<int64_t>(tokens) * columns) {
+    bias.fill(columns, columns);
+    out.poison();
   }
-  double made_at(int block, int d, int column, bool depth_is_contiguous) const {
-    return made[block * made_block +
-                (depth_is_contiguous ? d * made_pitch + column : column * made_pitch + d)];
+  double factor_at(int block, int q, int w, bool by_depth) const {
+    return by_depth ? factor.at(block * factor_rows + q, w) : factor.at(block * factor_rows + w, q);
   }
 };
 
@@ -64,127 +95,186 @@ struct TermArrays {
 /// latents as they were rounded. A NaN in one block of the last rows is in that block's latents
 /// alone.
 template <class T>
-void check_case(const ProductCase& c, ProductTile tile, bool depth_is_contiguous, int processors) {
-  const int columns = c.blocks * c.width, planes = std::max(c.planes, c.blocks);
-  int inner = 0;
-  for (const TermCase& term : c.terms) inner += term.inner;
-  const int s = c.rank / inner, latent_columns = c.planes * s;
-  const int64_t latent_pitch = padded(c.rank) + (c.planes > 0 ? 8 : 0);
-  const int64_t factor_width = depth_is_contiguous ? c.width : c.rank;
-  const int64_t factor_rows = depth_is_contiguous ? c.rank : c.width;
-  const int64_t factor_pitch = padded(factor_width) + 8;
-  std::vector<std::unique_ptr<TermArrays<T>>> terms;
-  ExtendedProductParams p{};
-  for (const TermCase& shape : c.terms) {
-    terms.push_back(
-        std::make_unique<TermArrays<T>>(shape, c.T, columns, latent_columns, depth_is_contiguous));
-    TermArrays<T>& term = *terms.back();
-    if (c.planes > 0 && terms.size() == c.terms.size() && term.inner > 1) {
-      // A block of one token; the boxes of the block before may reach over it.
-      term.rows.host[(term.inner - 1) * term.width] = T(NAN);
-      term.rows.send();
+class CheckedProduct {
+ public:
+  CheckedProduct(const ProductCase& c, ProductTile tile, bool by_depth, int processors)
+      : c_(c),
+        tile_(tile),
+        by_depth_(by_depth),
+        inner_(count(c.terms, &TermCase::inner)),
+        blocks_(count(c.outputs, &OutputCase::blocks)),
+        s_(c.rank / inner_),
+        latent_pitch_(padded(c.rank) + 8),
+        latent_(int64_t{blocks_} * c.T * latent_pitch_),
+        counters_(2 * count_product_counters(c.T)) {
+    for (const TermCase& term : c.terms) {
+      terms_.push_back(std::make_unique<TermArrays<T>>(term, c.T, blocks_ * s_, by_depth));
     }
-    p.terms[p.term_count++] = {.rows = term.rows.device(),
-                               .weight = term.weight.device(),
-                               .row_stride = term.row_pitch,
-                               .weight_stride = term.weight_pitch,
-                               .depth = term.depth,
-                               .inner = term.inner,
-                               .factor = c.planes > 0 ? term.made.device() : nullptr,
-                               .factor_block_stride = term.made_block,
-                               .factor_pitch = term.made_pitch};
+    for (const OutputCase& output : c.outputs) {
+      outputs_.push_back(std::make_unique<OutputArrays<T>>(output, c.T, c.rank, by_depth));
+    }
+    for (size_t w = 0; w < std::max(terms_.size(), outputs_.size()); ++w) {
+      weights_.push_back(
+          std::make_unique<Matrix<T>>(term_of(w).depth, output_of(w).columns, by_depth));
+    }
+    if (c.projects) {
+      latent_.poison();
+      TermArrays<T>& last = *terms_.back();
+      if (last.inner > 1) {
+        // A block of one token; the boxes of the block before may reach over it.
+        last.rows.host[(last.inner - 1) * last.width] = T(NAN);
+        last.rows.send();
+      }
+    } else {
+      latent_.fill(c.rank, latent_pitch_);
+    }
+    launch(processors);
   }
-  Array<T> latent(int64_t{planes} * c.T * latent_pitch);
-  Array<T> factor(c.blocks * factor_rows * factor_pitch);
-  Array<T> bias(columns), out(static_cast<int64_t>(c.T) * columns);
-  Array<T> counters(2 * count_product_counters(c.T));
-  if (c.planes > 0) {
-    latent.poison();
-  } else {
-    latent.fill(c.rank, latent_pitch);
+
+  void check() {
+    int64_t wrong = 0;
+    // A sample of every tile: the whole is a long sum on the host.
+    for (int t = 0; t < c_.T; t += t % 64 == 62 ? 2 : 1 + c_.T / 100) {
+      if (c_.projects) wrong += count_wrong_latents(t);
+      int first_block = 0;
+      for (size_t o = 0; o < outputs_.size(); ++o) {
+        wrong += count_wrong_results(t, o, first_block);
+        first_block += outputs_[o]->blocks;
+      }
+    }
+    for (const auto& output : outputs_) wrong += c_.T == 0 ? output->out.count_written() : 0;
+    report(name(), wrong);
   }
-  factor.fill(factor_width, factor_pitch);
-  bias.fill(columns, columns);
-  out.poison();
-  p.latent = latent.device();
-  p.factor = factor.device();
-  p.bias = c.has_bias ? bias.device() : nullptr;
-  p.out = out.device();
-  p.T = c.T;
-  p.blocks = c.blocks;
-  p.width = c.width;
-  p.rank = c.rank;
-  p.latent_plane = c.T * latent_pitch;
-  p.latent_pitch = latent_pitch;
-  p.factor_block_stride = factor_rows * factor_pitch;
-  p.factor_pitch = factor_pitch;
-  p.depth_is_contiguous = depth_is_contiguous;
-  p.type = Traits<T>::kType;
-  p.tile = tile;
-  p.processors = processors;
-  if (c.planes > 0) {
-    p.projection = {.latent = latent.device(), .planes = c.planes, .scaling = 0.5f};
-    p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
+
+ private:
+  template <class Part>
+  static int count(const std::vector<Part>& parts, int Part::* member) {
+    int sum = 0;
+    for (const Part& part : parts) sum += part.*member;
+    return sum;
   }
-  check_cuda(launch_extended_product(p, nullptr), "extended_product");
-  latent.fetch();
-  out.fetch();
-  const auto matches = [](double actual, const Exact& exact) {
+
+  TermArrays<T>& term_of(size_t weight) { return *terms_[terms_.size() == 1 ? 0 : weight]; }
+  OutputArrays<T>& output_of(size_t weight) { return *outputs_[outputs_.size() == 1 ? 0 : weight]; }
+
+  void launch(int processors) {
+    ExtendedProductParams p{};
+    for (auto& term : terms_) {
+      p.terms[p.term_count++] = {
+          .rows = term->rows.device(),
+          .row_stride = term->row_pitch,
+          .depth = term->depth,
+          .inner = term->inner,
+          .factor = c_.projects ? term->made.array.device() : nullptr,
+          .factor_block_stride = (by_depth_ ? term->width : blocks_ * s_) * term->made.pitch,
+          .factor_pitch = term->made.pitch};
+    }
+    for (auto& output : outputs_) {
+      p.outputs[p.output_count++] = {
+          .factor = output->factor.array.device(),
+          .factor_block_stride = output->factor_rows * output->factor.pitch,
+          .factor_pitch = output->factor.pitch,
+          .bias = c_.has_bias ? output->bias.device() : nullptr,
+          .out = output->out.device(),
+          .blocks = output->blocks,
+          .width = output->width};
+    }
+    for (size_t w = 0; w < weights_.size(); ++w) {
+      p.weights[w] = {weights_[w]->array.device(), weights_[w]->pitch};
+    }
+    p.latent = latent_.device();
+    p.T = c_.T;
+    p.rank = c_.rank;
+    p.latent_plane = c_.T * latent_pitch_;
+    p.latent_pitch = latent_pitch_;
+    p.depth_is_contiguous = by_depth_;
+    p.type = Traits<T>::kType;
+    p.tile = tile_;
+    p.processors = processors;
+    if (c_.projects) {
+      p.projection = {.latent = latent_.device(), .scaling = 0.5f};
+      p.counters = reinterpret_cast<int32_t*>(counters_.poison().device());
+    }
+    check_cuda(launch_extended_product(p, nullptr), "extended_product");
+    latent_.fetch();
+    for (auto& output : outputs_) output->out.fetch();
+  }
+
+  double latent_at(int block, int t, int q) const {
+    return latent_[(static_cast<int64_t>(block) * c_.T + t) * latent_pitch_ + q];
+  }
+
+  static bool matches(double actual, const Exact& exact) {
     return std::isnan(exact.value) ? std::isnan(actual)
                                    : is_close(actual, exact, Traits<T>::kHalfPlace);
-  };
-  const auto latent_at = [&](int plane, int t, int q) {
-    return (static_cast<int64_t>(plane) * c.T + t) * latent_pitch + q;
-  };
-  int64_t wrong = c.T == 0 ? out.count_written() : 0;
-  // A sample of every tile: the whole is a long sum on the host.
-  for (int t = 0; t < c.T; t += t % 64 == 62 ? 2 : 1 + c.T / 100) {
-    for (int column = 0; column < latent_columns; ++column) {
-      int before = 0;
-      for (const auto& term : terms) {
-        for (int i = 0; i < term->inner; ++i) {
+  }
+
+  int64_t count_wrong_latents(int t) const {
+    int64_t wrong = 0;
+    int before = 0;
+    for (const auto& term : terms_) {
+      for (int i = 0; i < term->inner; ++i) {
+        for (int column = 0; column < blocks_ * s_; ++column) {
           Exact exact;
           for (int d = 0; d < term->width; ++d) {
-            exact.add(0.5 * term->rows[t * term->row_pitch + i * term->width + d] *
-                      term->made_at(i, d, column, depth_is_contiguous));
+            const double factor = by_depth_ ? term->made.at(i * term->width + d, column)
+                                            : term->made.at(i * blocks_ * s_ + column, d);
+            exact.add(0.5 * term->rows[t * term->row_pitch + i * term->width + d] * factor);
           }
-          const int64_t at = latent_at(column / s, t, (before + i) * s + column % s);
-          wrong += !matches(latent[at], exact);
+          wrong += !matches(latent_at(column / s_, t, (before + i) * s_ + column % s_), exact);
         }
-        before += term->inner;
       }
+      before += term->inner;
     }
-    for (int column = t % 3; column < columns; column += 3) {
-      const int block = column / c.width, w = column % c.width;
+    return wrong;
+  }
+
+  int64_t count_wrong_results(int t, size_t o, int first_block) const {
+    const OutputArrays<T>& output = *outputs_[o];
+    int64_t wrong = 0;
+    for (int column = t % 3; column < output.columns; column += 3) {
+      const int block = column / output.width, w = column % output.width;
       Exact exact;
-      for (const auto& term : terms) {
-        for (int d = 0; d < term->depth; ++d) {
-          exact.add(term->rows[t * term->row_pitch + d] *
-                    term->weight_at(d, column, depth_is_contiguous));
+      for (size_t k = 0; k < terms_.size(); ++k) {
+        for (int d = 0; d < terms_[k]->depth; ++d) {
+          exact.add(terms_[k]->rows[t * terms_[k]->row_pitch + d] * weights_[k + o]->at(d, column));
         }
       }
-      for (int q = 0; q < c.rank; ++q) {
-        const int64_t at = block * p.factor_block_stride +
-                           (depth_is_contiguous ? q * factor_pitch + w : w * factor_pitch + q);
-        exact.add(latent[latent_at(block, t, q)] * factor[at]);
+      for (int q = 0; q < c_.rank; ++q) {
+        exact.add(latent_at(first_block + block, t, q) * output.factor_at(block, q, w, by_depth_));
       }
-      if (c.has_bias) exact.add(bias[column]);
-      wrong += !matches(out[static_cast<int64_t>(t) * columns + column], exact);
+      if (c_.has_bias) exact.add(output.bias[column]);
+      wrong += !matches(output.out[static_cast<int64_t>(t) * output.columns + column], exact);
     }
+    return wrong;
   }
-  const auto size = size_of(tile);
-  std::string name = std::string(Traits<T>::kName) + " extended_product " +
-                     std::to_string(size.tokens) + "x" + std::to_string(size.columns) + " T " +
-                     std::to_string(c.T) + " from";
-  for (const TermCase& term : c.terms) {
-    name += " " + std::to_string(term.inner) + "x" + std::to_string(term.width);
+
+  std::string name() const {
+    const auto size = size_of(tile_);
+    std::string name = std::string(Traits<T>::kName) + " extended_product " +
+                       std::to_string(size.tokens) + "x" + std::to_string(size.columns) + " T " +
+                       std::to_string(c_.T) + " from";
+    for (const TermCase& term : c_.terms) {
+      name += " " + std::to_string(term.inner) + "x" + std::to_string(term.width);
+    }
+    name += " to";
+    for (const OutputCase& output : c_.outputs) {
+      name += " " + std::to_string(output.blocks) + "x" + std::to_string(output.width);
+    }
+    return name + " rank " + std::to_string(c_.rank) + (c_.projects ? " made on the way" : "") +
+           (by_depth_ ? " depth contiguous" : "") + (c_.has_bias ? " bias" : "");
   }
-  name += " to " + std::to_string(c.blocks) + "x" + std::to_string(c.width) + " rank " +
-          std::to_string(c.rank);
-  if (c.planes > 0) name += " made in " + std::to_string(c.planes) + " planes";
-  report(name + (depth_is_contiguous ? " depth contiguous" : "") + (c.has_bias ? " bias" : ""),
-         wrong);
-}
+
+  const ProductCase& c_;
+  ProductTile tile_;
+  bool by_depth_;
+  int inner_, blocks_, s_;
+  int64_t latent_pitch_;
+  Array<T> latent_, counters_;
+  std::vector<std::unique_ptr<TermArrays<T>>> terms_;
+  std::vector<std::unique_ptr<OutputArrays<T>>> outputs_;
+  std::vector<std::unique_ptr<Matrix<T>>> weights_;  // [depth, columns]
+};
 
 /// Every item once, and none before what it waits for.
 void check_order() {
@@ -220,42 +310,50 @@ void check_type(int processors) {
   for (const auto tile : {ProductTile::k128x256, ProductTile::k128x128}) {
     for (const bool depth_is_contiguous : {false, true}) {
       const auto check = [&](const ProductCase& c, int places) {
-        check_case<T>(c, tile, depth_is_contiguous, places);
+        CheckedProduct<T>(c, tile, depth_is_contiguous, places).check();
       };
-      check({0, {{1, 64}}, 1, 64, 8, false}, processors);
-      check({1, {{1, 64}}, 1, 64, 8}, processors);
-      check({129, {{1, 200}}, 2, 328, 16, false}, processors);
-      check({300, {{1, 72}}, 4, 144, 24}, processors);
-      check({257, {{1, 136}}, 3, 48, 40, false}, processors);
-      check({100, {{1, 8}}, 2, 8, 3}, processors);
+      check({0, {{1, 64}}, {{1, 64}}, 8, false}, processors);
+      check({1, {{1, 64}}, {{1, 64}}, 8}, processors);
+      check({129, {{1, 200}}, {{2, 328}}, 16, false}, processors);
+      check({300, {{1, 72}}, {{4, 144}}, 24}, processors);
+      check({257, {{1, 136}}, {{3, 48}}, 40, false}, processors);
+      check({100, {{1, 8}}, {{2, 8}}, 3}, processors);
       // Several tiles for each place, and more steps than the ring has stages.
-      check({700, {{1, 520}}, 2, 264, 136}, 4);
-      check({513, {{1, 448}}, 1, 512, 64, false}, 2);
+      check({700, {{1, 520}}, {{2, 264}}, 136}, 4);
+      check({513, {{1, 448}}, {{1, 512}}, 64, false}, 2);
       // More rows of tiles than are walked together.
-      check({2400, {{1, 64}}, 1, 136, 8, false}, 6);
-      // Several products in one sum.
-      check({130, {{1, 200}, {1, 72}}, 2, 136, 40}, processors);
-      check({520, {{1, 264}, {1, 8}, {1, 136}}, 1, 264, 72, false}, 4);
+      check({2400, {{1, 64}}, {{1, 136}}, 8, false}, 6);
+      // Several products in one sum, and several results of the same rows.
+      check({130, {{1, 200}, {1, 72}}, {{2, 136}}, 40}, processors);
+      check({520, {{1, 264}, {1, 8}, {1, 136}}, {{1, 264}}, 72, false}, 4);
+      check({130, {{1, 200}}, {{2, 136}, {1, 264}}, 40}, processors);
+      check({520, {{1, 136}}, {{1, 264}, {4, 8}, {2, 72}}, 72}, 4);
       // With the latents made on the way.
-      check({1, {{1, 64}}, 1, 64, 8, true, 1}, processors);
-      check({300, {{2, 72}}, 2, 136, 16, true, 2}, processors);
-      check({513, {{4, 136}}, 4, 72, 64, true, 4}, 4);
+      const auto check_made = [&](ProductCase c, int places) {
+        c.projects = true;
+        check(c, places);
+      };
+      check_made({1, {{1, 64}}, {{1, 64}}, 8}, processors);
+      check_made({300, {{2, 72}}, {{2, 136}}, 16}, processors);
+      check_made({513, {{4, 136}}, {{4, 72}}, 64}, 4);
       // Longer than the ring, in steps by one and by two.
-      check({300, {{2, 840}}, 2, 136, 16, true, 2}, 4);
-      check({130, {{1, 712}}, 4, 64, 32, true, 4}, 4);
-      check({257, {{3, 200}}, 2, 264, 120, true, 2}, 2);
-      check({700, {{2, 64}}, 4, 64, 64, true, 4}, 4);
-      check({2400, {{1, 64}}, 2, 136, 24, true, 2}, 4);
+      check_made({300, {{2, 840}}, {{2, 136}}, 16}, 4);
+      check_made({130, {{1, 712}}, {{4, 64}}, 32}, 4);
+      check_made({257, {{3, 200}}, {{2, 264}}, 120}, 2);
+      check_made({700, {{2, 64}}, {{4, 64}}, 64}, 4);
+      check_made({2400, {{1, 64}}, {{2, 136}}, 24}, 4);
       // More places than tiles.
-      check({2400, {{2, 72}}, 1, 64, 16, true, 1}, 16);
-      // Latents of further layers, and of several layers' rows.
-      check({300, {{2, 136}}, 2, 136, 16, true, 5}, 4);
-      check({260, {{2, 200}, {1, 72}, {3, 8}}, 2, 72, 48, true, 2}, 4);
-      check({513, {{1, 72}, {2, 328}}, 1, 264, 72, false, 1}, 2);
+      check_made({2400, {{2, 72}}, {{1, 64}}, 16}, 16);
+      check_made({260, {{2, 200}, {1, 72}, {3, 8}}, {{2, 72}}, 48}, 4);
+      check_made({513, {{1, 72}, {2, 328}}, {{1, 264}}, 72, false}, 2);
+      check_made({300, {{2, 136}}, {{2, 136}, {3, 72}}, 16}, 4);
+      check_made({2400, {{2, 72}}, {{1, 264}, {1, 72}, {2, 8}}, 48, false}, 6);
       if (tile == ProductTile::k128x256) {
-        check({300, {{2, 88}}, 8, 64, 64, true, 8}, 4);
-        check({260, {{8, 8}}, 4, 48, 320, true, 4}, 4);
-        check({300, {{2, 136}}, 1, 136, 80, true, 6}, 4);
+        check_made({300, {{2, 88}}, {{8, 64}}, 64}, 4);
+        check_made({260, {{8, 8}}, {{4, 48}}, 320}, 4);
+        // Products of three parts.
+        check_made({300, {{2, 136}}, {{1, 136}, {2, 72}, {1, 8}}, 80}, 4);
+        check_made({300, {{1, 712}}, {{2, 136}, {2, 72}}, 48}, 2);
       }
     }
   }

@@ -157,20 +157,21 @@ ExtendedProductParams describe_product(int tokens, const Half* rows, const Half*
                                        const Half* latent, const Half* factor, Half* out,
                                        bool forward) {
   ExtendedProductParams product{};
-  product.terms[0] = {
-      .rows = rows, .weight = weight, .row_stride = kRow, .weight_stride = kRow, .depth = kRow};
-  product.term_count = 1;
+  product.terms[0] = {.rows = rows, .row_stride = kRow, .depth = kRow};
+  product.weights[0] = {weight, kRow};
+  product.outputs[0] = {.factor = factor,
+                        .factor_block_stride = kRank * kWidth,
+                        .factor_pitch = forward ? kWidth : kRank,
+                        .bias = nullptr,
+                        .out = out,
+                        .blocks = kBlocks,
+                        .width = kWidth};
+  product.term_count = product.output_count = 1;
   product.latent = latent;
-  product.factor = factor;
-  product.out = out;
   product.T = tokens;
-  product.blocks = kBlocks;
-  product.width = kWidth;
   product.rank = kRank;
   product.latent_plane = int64_t{tokens} * kRank;
   product.latent_pitch = kRank;
-  product.factor_block_stride = kRank * kWidth;
-  product.factor_pitch = forward ? kWidth : kRank;
   product.depth_is_contiguous = forward;
   product.type = kType;
   product.tile = ProductTile::k128x128;
@@ -274,7 +275,7 @@ void run_on_the_way(const Call& call, const Shared& shared, bool one_by_one) {
     term.factor = projecting;
     term.factor_block_stride = kWidth * kRank;
     term.factor_pitch = forward ? kRank : kWidth;
-    product.projection = {.latent = latent, .planes = kBlocks, .scaling = 0.5f};
+    product.projection = {.latent = latent, .scaling = 0.5f};
     product.counters = reinterpret_cast<int32_t*>(shared.counters.device());
     check_cuda(launch_extended_product(product, nullptr), "extended_product");
     settle();

@@ -113,7 +113,7 @@ def test_parts_of_a_group_may_be_checkpointed(inside) -> None:
 def test_what_an_early_stop_leaves_over_does_not_count_against_a_group(group_sizes) -> None:
     def region(x):
         # All that a backward pass needs is there before k and v are called a second time.
-        q = siblings.q(x)
+        q = siblings.q(x).sin()
         return q + siblings.k(x).sum() + siblings.v(x).sum()
 
     siblings = together(**DOUBLE)

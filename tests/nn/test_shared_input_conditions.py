@@ -24,13 +24,22 @@ def in_place(tensor):
         tensor.mul_(2)
 
 
+def another(parameter):
+    """Twice the parameter, as a tensor of its own that was changed as often."""
+    new = nn.Parameter(2 * parameter.detach(), parameter.requires_grad)
+    with torch.no_grad():
+        while new._version < parameter._version:
+            new.mul_(1)
+    return new
+
+
 CHANGES = {
     "weight": lambda k: in_place(k.weight),
     "bias": lambda k: in_place(k.bias),
     "A": lambda k: in_place(k.gralora_A["default"]),
     "B": lambda k: in_place(k.gralora_B["default"]),
-    "other-weight": lambda k: setattr(k, "weight", nn.Parameter(2 * k.weight, False)),
-    "other-A": lambda k: k.gralora_A.update({"default": 2 * k.gralora_A["default"]}),
+    "other-weight": lambda k: setattr(k, "weight", another(k.weight)),
+    "other-A": lambda k: k.gralora_A.update({"default": another(k.gralora_A["default"])}),
     "switched": lambda k: k.set_adapter("second"),
     "both": lambda k: k.set_adapter(["default", "second"]),
     "none": lambda k: k.set_adapter([]),
@@ -231,15 +240,22 @@ def test_a_subclass_of_tensor_is_computed_by_each_layer() -> None:
     assert all(type(y) is Marked for y in siblings(X.as_subclass(Marked)))
 
 
-def test_replicas_of_data_parallelism_compute_alone_and_leave_the_layers_together(group_sizes):
+@pytest.mark.parametrize("known", [True, False], ids=["together", "observed"])
+def test_replicas_of_data_parallelism_compute_alone_and_are_not_observed(known, group_sizes):
     siblings = together()
-    replica = siblings.q._replicate_for_data_parallel()
-    for name in ("_parameters", "_modules"):
-        setattr(replica, name, dict(getattr(siblings.q, name)))
-    torch.testing.assert_close(replica(X), apart(siblings).q(X))
-    assert group_sizes == []
-    siblings(X)
-    assert group_sizes == [3]
+    alone = apart(siblings)
+    if not known:
+        siblings.q(X), siblings.k(X + 1), siblings.q(X + 2)
+    del group_sizes[:]
+    for name in ("q", "k", "v", "q", "k", "v"):
+        layer = getattr(siblings, name)
+        replica = layer._replicate_for_data_parallel()
+        for tensors in ("_parameters", "_modules"):
+            setattr(replica, tensors, dict(getattr(layer, tensors)))
+        torch.testing.assert_close(replica(X), getattr(alone, name)(X))
+    for _ in range(4):
+        torch.testing.assert_close(siblings(X), alone(X))
+    assert set(group_sizes) == {3}
     assert state(siblings) == "TOGETHER"
 
 

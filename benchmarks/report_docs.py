@@ -36,13 +36,6 @@ _HEADINGS = {
         "floor* is the time that the bytes take at a long copy's bandwidth, or the products at "
         "the square product's rate where that is longer, over the step's.",
     ),
-    "h100_kernels_sm90": (
-        "Each step by itself, on Hopper's own path too",
-        "The same at commit `d56d0de`, where the path `sm90` began: projections and gradients "
-        "whose operands come by bulk copies. Its expansion is that of `sm80`; in a layer it is "
-        "part of the base product. *Chosen* since then: `sm90` for projections, and for "
-        "gradients above rank 32.",
-    ),
     "h100_model": (
         "A whole decoder",
         "Forward and backward of a stack of decoder layers with random weights, all seven "
@@ -59,6 +52,24 @@ _HEADINGS = {
         "looks for outliers above 6, and its NF4 one has nested statistics; torchao's weights are "
         "int8 by rows and int4 in groups of 128. A layer without a gradient for its input has no "
         "step.",
+    ),
+    "h100_shared": (
+        "Several layers over one input",
+        "q, k and v, and gate and up, which read the same input: each adapted layer by itself, and "
+        "all computed together as `gralora.inject` arranges it. The frozen layers' dx is added up by "
+        "autograd.",
+    ),
+    "h100_moe": (
+        "Mixture of experts",
+        "The experts of a mixture-of-experts layer in transformers' own grouped implementation, and "
+        "the same with an adapter for each expert and parameter. Which tokens go where is random. "
+        "*PEFT LoRA* is its `target_parameters`, which makes dense differences of all experts.",
+    ),
+    "h100_shared": (
+        "Layers that read one input",
+        "Projections of q, k and v, and of gate and up: a call is that of all of them, and each has "
+        "an adapter of its own. Every variant calls them one after the other, and autograd adds up "
+        "the gradients of x; *computed together*, one operator has the results of all.",
     ),
     "h100_host": (
         "CPU time of a call",

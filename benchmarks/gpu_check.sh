@@ -6,7 +6,7 @@
 # A step that fails is reported and does not stop the others; the exit status is 0 only if all
 # passed. The environment decides what runs and with what:
 #   STEPS            of: build info kernels tests sanitizers kernels_suite layer cold eager
-#                    quantised moe memory model host merge                           (all)
+#                    quantised moe shared memory model host merge                    (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   WHEEL            of this checkout, built before; the build step installs it     (build)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
@@ -30,7 +30,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 steps=" ${STEPS:-build info kernels tests sanitizers kernels_suite layer cold \
-eager quantised moe memory model host merge} "
+eager quantised moe shared memory model host merge} "
 python=${PYTHON:-python3}
 read -r -a tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
 shapes=${SHAPES:-4096x4096,4096x14336,14336x4096,4096x1024}
@@ -113,7 +113,7 @@ environment_over() {
     >"$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
 }
 
-suites=(kernels_suite layer cold eager quantised moe memory model host merge)
+suites=(kernels_suite layer cold eager quantised moe shared memory model host merge)
 failures=0
 cd "$root" || exit 2
 
@@ -181,6 +181,12 @@ fi
 if wanted moe; then
   measure moe layer --base moe --experts 4096x14336:8:2,2048x768:128:8 --tokens 512,2048,8192 \
     --rounds "$rounds"
+fi
+# Projections of q, k and v, and of gate and up, in Llama 3.1 8B.
+if wanted shared; then
+  measure shared layer --base shared --groups 4096x4096+1024+1024,4096x14336+14336 \
+    --tokens 512,2048,8192 --rk 32:2,64:4,128:4 --rounds "$rounds" \
+    --variants base,peft_lora,peft_gralora,gralora,gralora_fp32,gralora_shared,gralora_shared_fp32
 fi
 if wanted memory; then
   measure memory layer --memory --no-timing --tokens 8192 --shapes 4096x4096,4096x14336 --rk "$rk"

@@ -56,20 +56,14 @@ _HEADINGS = {
     "h100_shared": (
         "Several layers over one input",
         "q, k and v, and gate and up, which read the same input: each adapted layer by itself, and "
-        "all computed together as `gralora.inject` arranges it. The frozen layers' dx is added up by "
-        "autograd.",
+        "all computed together as `gralora.inject` arranges it. The frozen layers' dx is added up "
+        "by autograd.",
     ),
     "h100_moe": (
         "Mixture of experts",
-        "The experts of a mixture-of-experts layer in transformers' own grouped implementation, and "
-        "the same with an adapter for each expert and parameter. Which tokens go where is random. "
-        "*PEFT LoRA* is its `target_parameters`, which makes dense differences of all experts.",
-    ),
-    "h100_shared": (
-        "Layers that read one input",
-        "Projections of q, k and v, and of gate and up: a call is that of all of them, and each has "
-        "an adapter of its own. Every variant calls them one after the other, and autograd adds up "
-        "the gradients of x; *computed together*, one operator has the results of all.",
+        "The experts of a mixture-of-experts layer in transformers' own grouped implementation, "
+        "and the same with an adapter for each expert and parameter. Which tokens go where is "
+        "random. *PEFT LoRA* is its `target_parameters`, which makes dense differences of all experts.",
     ),
     "h100_host": (
         "CPU time of a call",

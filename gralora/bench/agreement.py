@@ -13,7 +13,7 @@ from gralora.bench.case import PLAIN, SCALING, Case, Variant
 from gralora.bench.harness import random_tensor
 
 # Enough rows to exercise blocks and tails, few enough for an fp64 product of any layer.
-_TOKENS = 70
+ROWS = 70
 
 # Several times what rounding the operands and H costs; a wrong block or scale is far above it.
 TOLERANCE = {"fp64": 1e-12, "fp32": 1e-4, "bf16": 3e-2, "fp16": 5e-3}
@@ -34,10 +34,11 @@ def relative_errors(case: Case, variant: Variant, linear: nn.Linear) -> dict[str
         Relative error of each in the Frobenius norm; dx is missing where the base has none.
     """
     device = linear.weight.device
-    rows = functools.partial(random_tensor, 1, _TOKENS, dtype=case.torch_dtype, device=device)
+    rows = functools.partial(random_tensor, 1, ROWS, dtype=case.torch_dtype, device=device)
     x = rows(case.in_features).requires_grad_(has_input_gradient(case, linear))
     dy = rows(case.out_features)
     y = variant.modules[0](x)
+    assert isinstance(y, Tensor)
     gradients = _gradients(y, (x, *variant.parameters[0]), dy)
 
     operands = [

@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gralora.bench.case import EXPERTS, PLAIN, Case, UnavailableError, first_line
+from gralora.bench.case import EXPERTS, PLAIN, SHARED, Case, UnavailableError, first_line
 from gralora.bench.harness import l2_bytes, random_tensor
 from gralora.bench.quantised_layers import bnb_int8, bnb_nf4, torchao_int4, torchao_int8
 
-EXPERTS_LIBRARY = "transformers"
 # Rows of the product that says how far a quantised layer is from the plain one.
 _ROWS = 70
 
@@ -62,13 +61,11 @@ def make_ring(case: Case, device: torch.device) -> Ring:
         UnavailableError: the kind cannot be made here; the message says why.
     """
     base = BASES[case.base]
-    count = 1
-    if case.cold and device.type == "cuda":
-        count = max(2, math.ceil(3 * l2_bytes(device) / base.weight_bytes(case)))
+    count = ring_size(case, device)
     if base.quantise is None:
-        return Ring([_plain(case, device) for _ in range(count)])
+        return Ring([make_plain(case, device) for _ in range(count)])
     _silence(base)
-    first = _plain(case, device)
+    first = make_plain(case, device)
     weight = first.weight.detach().clone()
     try:
         linears = [base.quantise(first, case)]
@@ -80,8 +77,28 @@ def make_ring(case: Case, device: torch.device) -> Ring:
             f"wrong result of the quantised layer, relative error {error:.3g} "
             f"(at most {base.most_error})"
         )
-    linears += [base.quantise(_plain(case, device), case) for _ in range(count - 1)]
+    linears += [base.quantise(make_plain(case, device), case) for _ in range(count - 1)]
     return Ring(linears, {"y": error})
+
+
+def kind_of(case: Case) -> Base:
+    """The kind of layer that a case has: experts and layers that read one input are plain."""
+    return BASES[PLAIN if case.base in (EXPERTS, SHARED) else case.base]
+
+
+def ring_size(case: Case, device: torch.device) -> int:
+    """How many of what a case describes: one, or as many as outgrow the L2 cache."""
+    if not case.cold or device.type != "cuda":
+        return 1
+    return max(2, math.ceil(3 * l2_bytes(device) / kind_of(case).weight_bytes(case)))
+
+
+def make_plain(case: Case, device: torch.device) -> nn.Linear:
+    """Make a frozen layer with random weights."""
+    linear = nn.Linear(
+        case.in_features, case.out_features, bias=False, device=device, dtype=case.torch_dtype
+    )
+    return linear.requires_grad_(False)
 
 
 def has_input_gradient(case: Case, linear: nn.Linear) -> bool:
@@ -98,15 +115,8 @@ def has_input_gradient(case: Case, linear: nn.Linear) -> bool:
 def libraries(settings: Mapping[str, Any]) -> list[str]:
     """Packages that made the bases of a result file's settings."""
     names = str(settings.get("base", PLAIN)).split(",")
-    found = (EXPERTS_LIBRARY if name == EXPERTS else BASES[name].library for name in names)
+    found = (_LIBRARIES[name] for name in names)
     return list(dict.fromkeys(library for library in found if library))
-
-
-def _plain(case: Case, device: torch.device) -> nn.Linear:
-    linear = nn.Linear(
-        case.in_features, case.out_features, bias=False, device=device, dtype=case.torch_dtype
-    )
-    return linear.requires_grad_(False)
 
 
 def _quantisation_error(case: Case, linear: nn.Linear, weight: Tensor) -> float:
@@ -137,3 +147,5 @@ BASES = {
     "torchao-int8": Base(torchao_int8, bits=8, library="torchao", most_error=0.03),
     "torchao-int4": Base(torchao_int4, bits=4.25, library="torchao", most_error=0.2),
 }
+_LIBRARIES = {name: base.library for name, base in BASES.items()}
+_LIBRARIES |= {EXPERTS: "transformers", SHARED: None}

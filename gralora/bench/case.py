@@ -26,6 +26,11 @@ SCALING = 2.0
 PLAIN = "plain"
 # The base that is the experts of a mixture-of-experts layer.
 EXPERTS = "moe"
+# The base that is plain layers which read one input.
+SHARED = "shared"
+
+# What a layer gives, or layers that read one input.
+Outputs = Tensor | tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,7 @@ class Case:
 
     ``rank`` is what each output block sees, as PEFT's r; ``grid`` is k; ``cold`` asks for a ring of
     layers larger than the L2 cache, so that every call reads its weights from memory; ``base`` is
-    the kind of the frozen layer, one of `gralora.bench.bases.BASES` or `EXPERTS`.
+    the kind of the frozen layer, one of `gralora.bench.bases.BASES`, `EXPERTS` or `SHARED`.
     """
 
     in_features: int
@@ -62,9 +67,14 @@ class Case:
         return self.in_features * self.out_features
 
     @property
-    def result_features(self) -> int:
-        """Width of y."""
-        return self.out_features
+    def input_elements(self) -> int:
+        """Numbers that the frozen products read besides their weights."""
+        return sum(rows * n for rows, n, _ in self.products)
+
+    @property
+    def result_widths(self) -> tuple[int, ...]:
+        """Width of each result: of y alone."""
+        return (self.out_features,)
 
     @property
     def text(self) -> str:
@@ -76,17 +86,23 @@ def case_text(case: Mapping[str, Any]) -> str:
     """One line that says which layer, token count and adapter a timing of a result file is of."""
     cold = ", weights cold" if case["cold"] else ""
     return (
-        f"{case['in_features']}→{case['out_features']}, T {case['tokens']}, "
+        f"{shape_text(case)}, T {case['tokens']}, "
         f"r {case['rank']}, k {case['grid']}, {case['dtype']}{cold}{base_text(case)}"
     )
 
 
+def shape_text(case: Mapping[str, Any]) -> str:
+    """``4096→1024``, or ``4096→4096+1024+1024`` of layers that read one input."""
+    widths = case.get("widths", (case["out_features"],))
+    return f"{case['in_features']}→{'+'.join(map(str, widths))}"
+
+
 def base_text(case: Mapping[str, Any]) -> str:
-    """What a line on a case says of its base: nothing of a plain one, as older files have."""
+    """What a line on a case says of its base: nothing of plain ones, as older files have."""
     base = case.get("base", PLAIN)
     if base == EXPERTS:
         return f", {case['experts']} experts, {case['chosen']} for each token"
-    return "" if base == PLAIN else f", over {base}"
+    return "" if base in (PLAIN, SHARED) else f", over {base}"
 
 
 @dataclass(frozen=True)
@@ -111,13 +127,14 @@ class Factors:
 class Variant:
     """A way to run the layer, once for each linear of the ring.
 
-    ``modules[i](x)`` is y, ``parameters[i]`` are what a training step makes gradients of besides x;
-    for GraLoRA they are A and B in the layouts of `Factors`. ``extra_rank`` is the width of the
-    low-rank products that the variant adds to the base's.
+    ``modules[i](x)`` is y, or each y where layers read one input; ``parameters[i]`` are what a
+    training step makes gradients of besides x. For GraLoRA they are A and B in the layouts of
+    `Factors`, one layer's after another's. ``extra_rank`` is the width of the low-rank products
+    that the variant adds to the base's.
     """
 
     name: str
-    modules: Sequence[Callable[[Tensor], Tensor]]
+    modules: Sequence[Callable[[Tensor], Outputs]]
     parameters: Sequence[tuple[Tensor, ...]]
     extra_rank: int
     is_gralora: bool = field(default=False)

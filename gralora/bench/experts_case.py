@@ -37,9 +37,9 @@ class ExpertsCase(Case):
         return 3 * self.experts * self.in_features * self.out_features
 
     @property
-    def result_features(self) -> int:
+    def result_widths(self) -> tuple[int, ...]:
         """The hidden size again."""
-        return self.in_features
+        return (self.in_features,)
 
 
 def parse_experts(text: str) -> list[tuple[int, int, int, int]]:

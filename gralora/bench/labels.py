@@ -15,6 +15,8 @@ LABELS = {
     "gralora": "gralora",
     "gralora_fp32": "gralora, fp32 adapters",
     "gralora_functional": "gralora, functional call",
+    "gralora_shared": "gralora, computed together",
+    "gralora_shared_fp32": "gralora, computed together, fp32 adapters",
     "chosen": "gralora, as chosen",
     "aten": "library calls",
     "sm80": "gralora's kernels",

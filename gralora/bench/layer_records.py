@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from gralora.bench.bases import BASES
-from gralora.bench.case import EXPERTS, PLAIN, Case, Variant
+from gralora.bench.agreement import TOLERANCE
+from gralora.bench.bases import kind_of
+from gralora.bench.case import Case, Variant
 from gralora.bench.harness import Progress, Rounds, ratio_spread, spread
 
 # What a record's ratios are over.
@@ -32,6 +33,14 @@ class Recorder:
     def agree(self, variant: str, case: Case, errors: Mapping[str, float]) -> None:
         """Note how far results are from those of the reference."""
         self.agreement.append({"case": asdict(case), "variant": variant, "errors": dict(errors)})
+
+    def accepts(self, variant: str, case: Case, errors: Mapping[str, float]) -> bool:
+        """Note how far results are from those of the reference; skip them where it is too far."""
+        self.agree(variant, case, errors)
+        if max(errors.values()) <= TOLERANCE[case.dtype]:
+            return True
+        self.skip(variant, case, f"wrong result, relative errors {dict(errors)}")
+        return False
 
     def as_dict(self) -> dict[str, Any]:
         """Everything collected so far, for JSON."""
@@ -92,13 +101,12 @@ def _least_bytes(case: Case, variant: Variant, pass_name: str) -> int:
     dA), its parameters to both, and their gradients.
     """
     item = case.torch_dtype.itemsize
-    rows = sum(count * (n + m) for count, n, m in case.products) * item
-    # Experts have no kinds of bases: their weights are plain.
-    weight = BASES[PLAIN if case.base == EXPERTS else case.base].weight_bytes(case)
+    x = case.input_elements * item
+    rows = x + sum(count * m for count, _, m in case.products) * item
+    weight = kind_of(case).weight_bytes(case)
     parameters = sum(p.numel() * p.element_size() for p in variant.parameters[0])
     forward = rows + weight + parameters
     if pass_name == "forward":
         return forward
-    x = sum(count * n for count, n, _ in case.products) * item
     x_again = x if variant.parameters[0] else 0
     return forward + rows + weight + x_again + 2 * parameters

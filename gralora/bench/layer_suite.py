@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from functools import partial
 
 from gralora.bench.bases import BASES
-from gralora.bench.case import DTYPES, EXPERTS, PLAIN, Case
+from gralora.bench.case import DTYPES, EXPERTS, PLAIN, SHARED, Case
 from gralora.bench.experts import run_experts
 from gralora.bench.experts_case import ExpertsCase, parse_experts
 from gralora.bench.layer import COLD_BELOW_TOKENS, Settings, run_case
 from gralora.bench.layer_records import Recorder
 from gralora.bench.layer_report import show_layer
 from gralora.bench.shapes import MODELS, parse_ranks, parse_shapes, parse_tokens
+from gralora.bench.shared import TOGETHER, run_shared
+from gralora.bench.shared_case import SharedCase, parse_groups
 from gralora.bench.suite import (
     Context,
     Record,
@@ -24,6 +27,8 @@ from gralora.bench.suite import (
     modes_of,
 )
 from gralora.bench.variants import BUILDERS, ON_REQUEST
+
+_KINDS = (*BASES, EXPERTS, SHARED)
 
 
 def add_layer_options(parser: ArgumentParser) -> None:
@@ -42,6 +47,7 @@ def cases_of(options: Namespace) -> list[Case]:
         ValueError: an option that cannot be read, or a grid that does not fit.
     """
     cold = getattr(options, "cold", "never")
+    bases = getattr(options, "base", PLAIN).split(",")
     shapes = MODELS[options.preset] if options.preset else parse_shapes(options.shapes)
     cases = [
         Case(
@@ -54,16 +60,18 @@ def cases_of(options: Namespace) -> list[Case]:
             dtype=options.dtype,
             cold=_is_cold(options.device, cold, tokens),
         )
-        for base in getattr(options, "base", PLAIN).split(",")
-        if base != EXPERTS
+        for base in bases
+        if base in BASES
         for shape in shapes
         for tokens in parse_tokens(options.tokens)
         for rank, grid in parse_ranks(options.rk)
     ]
-    if EXPERTS in getattr(options, "base", PLAIN).split(","):
+    if EXPERTS in bases:
         cases += _cases_of_experts(options)
     for case in cases:
         check_grid(case)
+    if SHARED in bases:
+        cases += _cases_of_groups(options)
     return cases
 
 
@@ -85,12 +93,34 @@ def _cases_of_experts(options: Namespace) -> list[Case]:
     ]
 
 
+def _cases_of_groups(options: Namespace) -> list[SharedCase]:
+    cases = [
+        SharedCase(
+            in_features=in_features,
+            out_features=sum(widths),
+            tokens=tokens,
+            rank=rank,
+            grid=grid,
+            dtype=options.dtype,
+            cold=_is_cold(options.device, options.cold, tokens),
+            widths=widths,
+        )
+        for in_features, widths in parse_groups(options.groups)
+        for tokens in parse_tokens(options.tokens)
+        for rank, grid in parse_ranks(options.rk)
+    ]
+    for case in cases:
+        for layer in case.layers:
+            check_grid(layer)
+    return cases
+
+
 def _add_options(parser: ArgumentParser) -> None:
     add_layer_options(parser)
     parser.add_argument(
         "--base",
         default=PLAIN,
-        help=f"kinds of the frozen layer, any of {','.join((*BASES, EXPERTS))} (default: {PLAIN})",
+        help=f"kinds of the frozen layer, any of {','.join(_KINDS)} (default: {PLAIN})",
     )
     parser.add_argument(
         "--experts",
@@ -98,9 +128,14 @@ def _add_options(parser: ArgumentParser) -> None:
         "experts : of these each token's, as 4096x14336:8:2",
     )
     parser.add_argument(
+        "--groups",
+        help=f"with --base {SHARED}, instead of shapes: in features x the out features of two or "
+        "three layers that read one input, as 4096x4096+1024+1024",
+    )
+    parser.add_argument(
         "--variants",
-        help=f"any of {','.join(BUILDERS)} (default: all that fit the dtype, without "
-        f"{', '.join(sorted(ON_REQUEST))})",
+        help=f"any of {','.join(BUILDERS)}, with --base {SHARED} {','.join(TOGETHER)} too "
+        f"(default: all that fit the dtype, without {', '.join(sorted(ON_REQUEST))})",
     )
     parser.add_argument(
         "--cold",
@@ -115,16 +150,19 @@ def _add_options(parser: ArgumentParser) -> None:
 
 
 def _prepare(options: Namespace) -> Run:
-    bases = choose_names("base", options.base, [*BASES, EXPERTS], [PLAIN])
+    bases = choose_names("base", options.base, _KINDS, [PLAIN])
+    # What the bases do not have, results should not speak of.
     if EXPERTS not in bases:
-        # So that results do not speak of it.
         options.experts = None
+    if SHARED not in bases:
+        options.groups = None
+    known = [*BUILDERS, *TOGETHER] if SHARED in bases else list(BUILDERS)
     if options.memory and bases != [PLAIN]:
         # Quantised layers keep tensors for their backward where hooks do not see them.
         raise ValueError(f"memory: it is measured over plain layers alone, got {options.base}")
     settings = Settings(
         device=options.torch_device,
-        variants=choose_names("variants", options.variants, list(BUILDERS), _usual(options.dtype)),
+        variants=choose_names("variants", options.variants, known, _usual(known, options.dtype)),
         modes=modes_of(options),
         rounds=options.rounds,
         memory=options.memory,
@@ -139,18 +177,20 @@ def _run(cases: list[Case], settings: Settings, context: Context) -> Record:
     for case in cases:
         if isinstance(case, ExpertsCase):
             run_experts(case, settings, recorder)
+        elif isinstance(case, SharedCase):
+            run_shared(case, settings, recorder)
         else:
             run_case(case, settings, recorder)
         context.save(recorder.as_dict())
     return recorder.as_dict()
 
 
-def _usual(dtype: str) -> list[str]:
+def _usual(known: Sequence[str], dtype: str) -> list[str]:
     """All but the slow ones; fp32 adapters only beside a 16-bit x."""
     half = DTYPES[dtype].itemsize == 2
     return [
         name
-        for name in BUILDERS
+        for name in known
         if name not in ON_REQUEST and (half or not name.endswith(("_fp32", "_autocast")))
     ]
 
@@ -168,6 +208,7 @@ LAYER = Suite(
         "cpu": {
             "shapes": "2048x2048",
             "experts": "256x512:8:2",
+            "groups": "1024x1024+256+256",
             "tokens": "512",
             "rk": "64:4",
             "dtype": "fp32",
@@ -176,6 +217,7 @@ LAYER = Suite(
         "cuda": {
             "shapes": "4096x4096",
             "experts": "2048x768:128:8",
+            "groups": "4096x4096+1024+1024,4096x14336+14336",
             "tokens": "8192",
             "rk": "64:4",
             "dtype": "bf16",

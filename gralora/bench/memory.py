@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 
-def saved_bytes(forward: Callable[[], Tensor], parameters: Iterable[Tensor]) -> int:
+def saved_bytes(forward: Callable[[], object], parameters: Iterable[Tensor]) -> int:
     """Bytes that a forward pass keeps for its backward.
 
     Args:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gralora.bench.case import base_text
+from gralora.bench.case import base_text, shape_text
 
 Record = Mapping[str, Any]
 
@@ -113,8 +113,8 @@ _CLOCKS = {"graph": "device time", "eager": "wall time"}
 
 def _layer_of(timing: Record) -> str:
     case = timing["case"]
-    shape = f"{case['in_features']}→{case['out_features']}"
-    return f"{shape}, r {case['rank']}, k {case['grid']}, {case['dtype']}{base_text(case)}"
+    adapter = f"r {case['rank']}, k {case['grid']}, {case['dtype']}"
+    return f"{shape_text(case)}, {adapter}{base_text(case)}"
 
 
 def _tokens_of(timing: Record) -> str:
@@ -123,9 +123,8 @@ def _tokens_of(timing: Record) -> str:
 
 def _short_case(timing: Record) -> str:
     case = timing["case"]
-    shape = f"{case['in_features']}→{case['out_features']}"
     base = base_text(case).replace(", ", "\n")
-    return f"{shape}\nT {case['tokens']}\nr {case['rank']}, k {case['grid']}{base}"
+    return f"{shape_text(case)}\nT {case['tokens']}\nr {case['rank']}, k {case['grid']}{base}"
 
 
 def _kernels_panels(record: Record) -> list[Panel]:

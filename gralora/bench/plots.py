@@ -24,6 +24,9 @@ _COLOUR_OF = {
     "peft_gralora": "#009E73",
     "peft_gralora_fp32": "#CC79A7",
     "peft_gralora_autocast": "#000000",
+    # No plot has these beside those above whose colours are near.
+    "gralora_shared": "#882255",
+    "gralora_shared_fp32": "#332288",
     "chosen": "#D55E00",
     "sm80": "#D55E00",
     "sm90": "#009E73",

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gralora.bench.baselines import ADAPTER, library_gralora, peft_layers
-from gralora.bench.case import PLAIN, SCALING, Case, Factors, UnavailableError, Variant
+from gralora.bench.case import PLAIN, SCALING, Case, Factors, Outputs, UnavailableError, Variant
 
 
 def _base(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
@@ -89,9 +89,9 @@ def _peft_gralora_autocast(case: Case, linears: Sequence[nn.Linear], factors: Fa
 
 
 def _under_autocast(
-    module: Callable[[Tensor], Tensor], dtype: torch.dtype
-) -> Callable[[Tensor], Tensor]:
-    def call(x: Tensor) -> Tensor:
+    module: Callable[[Tensor], Outputs], dtype: torch.dtype
+) -> Callable[[Tensor], Outputs]:
+    def call(x: Tensor) -> Outputs:
         with torch.autocast(x.device.type, dtype=dtype):
             return module(x)
 

@@ -235,7 +235,7 @@ def test_several_bases_are_measured_one_after_the_other(tmp_path: Path) -> None:
     [
         (
             ["--base", "plain,int8"],
-            "base: any of plain,bnb-int8,bnb-nf4,torchao-int8,torchao-int4,moe, got int8",
+            "base: any of plain,bnb-int8,bnb-nf4,torchao-int8,torchao-int4,moe,shared, got int8",
         ),
         (
             ["--base", "bnb-nf4", "--memory"],

@@ -63,7 +63,8 @@ _HEADINGS = {
         "Mixture of experts",
         "The experts of a mixture-of-experts layer in transformers' own grouped implementation, "
         "and the same with an adapter for each expert and parameter. Which tokens go where is "
-        "random. *PEFT LoRA* is its `target_parameters`, which makes dense differences of all experts.",
+        "random. *PEFT LoRA* is its `target_parameters`, which makes dense differences of all "
+        "experts.",
     ),
     "h100_host": (
         "CPU time of a call",

@@ -26,7 +26,7 @@ def check_copies(
     """
     homes = {key: shard for shard in base.shards for key in shard.header.tensors}
     for name, copy in adapter.frozen.items():
-        key = renaming(name)
+        key = renaming.of_tensor(name, homes)
         if key not in homes:
             if tying.tied:
                 # The head, which the checkpoint has as the embedding only.

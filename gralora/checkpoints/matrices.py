@@ -13,7 +13,7 @@ from typing import Any
 from gralora.adapters.expert_layers import halves
 from gralora.adapters.stored import StoredAdapter, StoredExperts, StoredLayer
 from gralora.checkpoints.layout import Layout, are_experts_transposed, is_transposed
-from gralora.checkpoints.names import Renaming, find_renaming
+from gralora.checkpoints.names import EXPERT_BLOCKS, Renaming, find_renaming
 from gralora.checkpoints.paths import WHO
 from gralora.injection.listing import some
 from gralora.storage.checked_file import Entry
@@ -33,8 +33,8 @@ _SCHEMES: tuple[tuple[str, str, Mapping[str, tuple[str, ...]]], ...] = (
     ),
     ("", "", {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)}),
     (
-        ".mlp.experts",
-        ".block_sparse_moe.experts",
+        f"{EXPERT_BLOCKS[0]}experts",
+        f"{EXPERT_BLOCKS[1]}experts",
         {"gate_up_proj": ("w1", "w3"), "down_proj": ("w2",)},
     ),
 )

@@ -7,11 +7,15 @@ model for images and text has moved more than once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Container, Iterable
 from dataclasses import dataclass
 
 from gralora.checkpoints.paths import WHO
 from gralora.injection.listing import some
+
+# What the blocks of experts are called in models, and in the checkpoints of some.
+# Source: the weight conversions of transformers 5.
+EXPERT_BLOCKS = (".mlp.", ".block_sparse_moe.")
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,18 @@ class Renaming:
         if name in self.exact or not name.startswith(self.old):
             return name
         return self.new + name.removeprefix(self.old)
+
+    def of_tensor(self, name: str, keys: Container[str]) -> str:
+        """The checkpoint's name of a tensor that is no adapted weight, such as a saved router.
+
+        Args:
+            name: in the adapter.
+            keys: of the checkpoint; the result is none of them where it lacks the tensor.
+
+        """
+        key = self(name)
+        of_block = key.replace(*EXPERT_BLOCKS)
+        return of_block if key not in keys and of_block in keys else key
 
     @property
     def changes(self) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -91,7 +92,8 @@ def make_plan(
         result.untied |= untied
         for name, value in trained.items():
             change = Replacement(place, name, value, weight)
-            replacements.setdefault(renaming(name), []).append(change)
+            key = renaming.of_tensor(name, tensors)
+            replacements.setdefault(key, []).append(change)
     _check_apart(additions, replacements)
     for shard in base.shards:
         result.shards[shard.name] = [
@@ -99,6 +101,7 @@ def make_plan(
             for key, entry in shard.header.tensors.items()
         ]
     new = {key: changes for key, changes in replacements.items() if key not in tensors}
+    _check_places(new, tensors)
     _add(result, new, dtype or _usual_dtype(tensors), base.shards[-1].name)
     return result
 
@@ -141,6 +144,27 @@ def _check_replacement(key: str, entry: Entry, change: Replacement, *, alone: bo
             f"{WHO}: {some([key])} cannot be added up, got {entry.dtype} in the base and "
             f"{change.value.dtype} in the adapter (only one adapter may have it, with weight 1)"
         )
+
+
+def _check_places(new: Collection[str], keys: Collection[str]) -> None:
+    """Refuse to add to a layer of the base what it must have already, under another name.
+
+    What is really new, such as the head of a classifier, is in no layer that has a number.
+    """
+    layers = {layer for key in keys for layer in _layers_of(key)}
+    lost = sorted(key for key in new if not layers.isdisjoint(_layers_of(key)))
+    if lost:
+        raise ValueError(
+            f"{WHO}: what was trained as a whole of a layer that the base has must be there too, "
+            f"got {some(lost)}, which the base lacks or has under another name (merge in memory, "
+            "with gralora.merge_and_unload)"
+        )
+
+
+def _layers_of(key: str) -> Iterator[str]:
+    """Its prefixes that end in a number: the layers that it is part of."""
+    owners = accumulate(key.split(".")[:-1], lambda owner, part: f"{owner}.{part}")
+    return (owner for owner in owners if owner.rpartition(".")[2].isdigit())
 
 
 def _add(

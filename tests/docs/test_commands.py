@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from docs_adapters import make_forks, save_ours, save_pefts
-from docs_inline import ROOT, Command, all_commands, commands
+from docs_inline import DOCUMENTS, ROOT, Command, all_commands, commands, read, unlabelled
 from docs_models import save_tiny_llama
 
 from gralora.cli import main
@@ -146,6 +146,21 @@ def test_commands_of_blocks_are_run_or_checked_by_a_test(command: Command) -> No
         assert re.search(r"read_in\(|Reading\(", test.read_text(encoding="utf-8"))
     elif command.words[0] not in CHECKED:
         assert command.text in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_blocks_of_commands_say_that_they_are(path: Path) -> None:
+    assert unlabelled(read(path)) == []
+
+
+@pytest.mark.parametrize("start", ["gralora info", "$ pip install ."], ids=["bare", "prompt"])
+def test_a_block_of_commands_without_a_language_is_noticed(start: str) -> None:
+    text = f"Run\n\n```\n{start}\n```\n\nor\n\n```bash\n{start}\n```\n"
+    assert unlabelled(text) == [start]
+
+
+def test_the_notebooks_installation_is_among_the_commands() -> None:
+    assert "examples/walkthrough.ipynb" in {command.document for command in INSTALLS}
 
 
 def test_the_documents_have_commands_of_each_kind() -> None:

@@ -1,10 +1,12 @@
 """Commands that stand in the sentences and tables of documents, and those of shell blocks.
 
-A shell block is fenced, or indented by four spaces and begins with the name of a program.
+A shell block is fenced, or indented by four spaces and begins with the name of a program. A
+notebook's document is the text between its code.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -16,11 +18,12 @@ DOCUMENTS = (
     *sorted((ROOT / "docs").glob("*.md")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md")),
     *(ROOT / name / "README.md" for name in ("benchmarks", "csrc", "examples", "tests/peft_suite")),
+    *sorted((ROOT / "examples").glob("*.ipynb")),
 )
 _BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 _SHELLS = ("bash", "console")
-_PROGRAMS = "accelerate|bash|cmake|gralora|pip|pytest|python|torchrun|uv"
-_INDENTED = re.compile(rf"^ {{4}}((?:{_PROGRAMS}) .*)$", re.MULTILINE)
+PROGRAMS = ("accelerate", "bash", "cmake", "gralora", "pip", "pytest", "python", "torchrun", "uv")
+_INDENTED = re.compile(rf"^ {{4}}((?:{'|'.join(PROGRAMS)}) .*)$", re.MULTILINE)
 # What follows the name in a message of gralora that a page quotes.
 _QUOTED = "was"
 
@@ -62,8 +65,26 @@ def all_commands() -> list[Command]:
     return list(dict.fromkeys(command for path in DOCUMENTS for command in _commands(path)))
 
 
+def read(path: Path) -> str:
+    """The text of a document."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    cells = [cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown"]
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
+def unlabelled(text: str) -> list[str]:
+    """First lines of the fenced blocks of a text that name no language, yet begin with a program.
+
+    Whatever looks for commands passes such blocks over.
+    """
+    starts = [code.strip().partition("\n")[0] for kind, code in _BLOCK.findall(text) if not kind]
+    return [line for line in starts if line.removeprefix("$ ").partition(" ")[0] in PROGRAMS]
+
+
 def _commands(path: Path) -> Iterator[Command]:
-    text, document = path.read_text(encoding="utf-8"), str(path.relative_to(ROOT))
+    text, document = read(path), str(path.relative_to(ROOT))
     for kind, code in _BLOCK.findall(text):
         if kind in _SHELLS:
             for line in code.replace("\\\n", " ").splitlines():

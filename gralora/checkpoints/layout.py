@@ -18,7 +18,7 @@ LAYOUTS: tuple[Layout, ...] = ("linear", "conv1d")
 _CONV1D_FAMILIES = ("gpt2", "openai-gpt", "imagegpt", "decision_transformer", "clvp")
 _CONV1D_NAMES = frozenset({"c_attn", "q_attn", "c_proj", "c_fc"})
 # Whose fused experts transformers has as [experts, in, out].
-_TRANSPOSED_EXPERTS = ("gpt_oss",)
+_TRANSPOSED_EXPERTS = ("gpt_oss", "openai_privacy_filter")
 
 
 def is_transposed(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
+import torch
 from docs_pages import Block, Reading, anchors
 from docs_readers import check_block, open_page
+
+from gralora.checkpoints import matrices
+from gralora.nn.experts import products
 
 PAGE = open_page("experts")
 
@@ -33,3 +38,26 @@ def test_links_lead_to_files(link: str) -> None:
 
 def test_inner_links_lead_to_headings() -> None:
     assert set(PAGE.inner_links) <= anchors(PAGE.text)
+
+
+def test_the_table_of_names_has_the_schemes_that_are_known() -> None:
+    rows = re.findall(
+        r"^\| `([\w.]+)\.experts\.3\.(\w+)\.weight`, `(\w+)`, `(\w+)`", PAGE.text, re.M
+    )
+    assert rows == [
+        (
+            new.removesuffix(".experts").strip(".") or "mlp",
+            *parts["gate_up_proj"],
+            *parts["down_proj"],
+        )
+        for _, new, parts in matrices._SCHEMES
+    ]
+
+
+@pytest.mark.parametrize(("width", "copied"), [(8, False), (16, False), (12, True)])
+def test_a_weight_is_copied_where_the_limits_say_it(width: int, copied: bool) -> None:
+    weight = torch.randn(2, 16, width, dtype=torch.bfloat16)
+    for matrix in (weight, weight.transpose(1, 2)):
+        whole = products._whole_matrices(matrix)
+        assert (whole.data_ptr() != weight.data_ptr()) is copied
+    assert "no multiple of 16 bytes, that is of 8 numbers in 16 bits" in PAGE.words

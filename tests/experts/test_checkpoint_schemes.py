@@ -47,6 +47,15 @@ def test_w1_w3_and_w2_under_the_models_own_path(tmp_path: Path):
             torch.testing.assert_close(w2, down, rtol=1e-5, atol=1e-6)
 
 
+def test_other_names_are_refused(tmp_path: Path):
+    torch.manual_seed(1)
+    mixtral().save_pretrained(tmp_path / "base")
+    base = load_file(tmp_path / "base" / FILE)
+    other = {name.replace(".w2.", ".fc2."): value for name, value in base.items()}
+    with pytest.raises(ValueError, match="must fit the base model, got 4 of 4 adapted modules"):
+        merge(injected("mixtral"), other, tmp_path)
+
+
 def test_experts_without_a_gate(tmp_path: Path):
     owner = nn.Module()
     owner.up_proj = nn.Parameter(torch.randn(3, 12, 8))

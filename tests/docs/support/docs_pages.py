@@ -48,9 +48,14 @@ def python_blocks(page: str) -> list[Block]:
     return blocks
 
 
+def without_fences(page: str) -> str:
+    """A page without its fenced blocks."""
+    return re.sub(r"(?ms)^```.*?^```$", "", page)
+
+
 def anchors(page: str) -> set[str]:
     """What links within a page may lead to: its headings, written as renderers write them."""
-    headings = re.findall(r"^#+ (.+)$", re.sub(r"(?ms)^```.*?^```$", "", page), re.MULTILINE)
+    headings = re.findall(r"^#+ (.+)$", without_fences(page), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 

@@ -1,0 +1,32 @@
+"""The prose of the pages is wrapped, so that a change shows as a few lines."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from docs_pages import without_fences
+from docs_readers import ROOT
+
+LONGEST = 120
+# benchmarks.md is mostly written by a program, with a command on each line.
+PAGES = sorted(set((ROOT / "docs").glob("*.md")) - {ROOT / "docs" / "benchmarks.md"})
+# Tables and indented blocks cannot be wrapped.
+_UNWRAPPED = re.compile(r" {4}| *\|")
+
+
+def _too_long(text: str) -> list[str]:
+    lines = without_fences(text).splitlines()
+    return [line for line in lines if len(line) > LONGEST and not _UNWRAPPED.match(line)]
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_lines_of_prose_are_wrapped(path: Path) -> None:
+    assert _too_long(path.read_text(encoding="utf-8")) == []
+
+
+def test_only_long_prose_is_noticed() -> None:
+    words = "word " * 30
+    text = f"{words}\n| {words} |\n    {words}\n```text\n{words}\n```\nshort\n"
+    assert _too_long(text) == [words]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from torch.compiler import is_compiling
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,9 @@ class _Rows(torch.autograd.Function):
         ctx.routing = routing
         rows = x[routing.order // routing.top_k]
         # Not by the weight alone: what a wrong expert makes of the row may be infinite.
-        return rows.masked_fill_(routing.absent.unsqueeze(1), 0)
+        absent = routing.absent.unsqueeze(1)
+        # A trace keeps to results of their own.
+        return rows.masked_fill(absent, 0) if is_compiling() else rows.masked_fill_(absent, 0)
 
     @staticmethod
     @once_differentiable

@@ -39,8 +39,7 @@ kernel_rk=${KERNEL_RK:-64:4}
 model=${MODEL:-llama-3.1-8b}
 rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
-read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_merge.py tests/ops/test_delta_weight.py \
-tests/ops/test_dropout.py -m cuda_kernels}"
+read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_project.py -m cuda_kernels}"
 
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}

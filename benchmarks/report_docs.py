@@ -56,8 +56,8 @@ _HEADINGS = {
     "h100_shared": (
         "Several layers over one input",
         "q, k and v, and gate and up, which read the same input: each adapted layer by itself, and "
-        "all computed together as `gralora.inject` arranges it. The frozen layers' dx is added up "
-        "by autograd.",
+        "all computed together by `gralora_linear_group`, which is what `gralora.inject` arranges. "
+        "The frozen layers' dx is added up by autograd.",
     ),
     "h100_moe": (
         "Mixture of experts",

@@ -51,7 +51,7 @@ def test_the_result_is_that_of_transformers(
     family: str, implementation: str, monkeypatch: pytest.MonkeyPatch, device: torch.device
 ):
     if implementation == "eager" and device.type == "cuda":
-        pytest.skip("where the loop refuses, an assertion on the device ends its use by the process")
+        pytest.skip("where the loop refuses, an assertion ends the process's use of the device")
     module = wrapped(family, r=8, k=2).to(device)
     base = module.base_layer
     x, index, shares = inputs(module, device, torch.float32)

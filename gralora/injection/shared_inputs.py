@@ -30,6 +30,9 @@ SIBLINGS: tuple[tuple[str, ...], ...] = (
     ("wi_0", "wi_1"),
 )
 
+# How a cross attention is called, where no part of its name is "cross".
+_CROSS_ATTENTIONS = ("encoder_attn", "encdecattention")
+
 _WHO = "share_inputs"
 # As many as the operator takes.
 _MOST = 3
@@ -40,12 +43,13 @@ def share_inputs(model: nn.Module, *, groups: Sequence[Sequence[str]] | None = N
 
     Their input is then read once for all latents, and once for all gradients of A, and its own
     gradient is one sum. Outputs and gradients are the same up to rounding. Siblings are layers of
-    one module, each a :class:`gralora.nn.GraLoRALinear`. Which of them read one tensor is seen
-    while the model runs; those that do not are computed each by itself, and so is a group of which
-    a layer has no active adapter or several, one with dropout that acts, with a hybrid part or of
-    another rank, grid, scale or dtype, or a hook that comes before its forward. Under
-    ``torch.compile``, and with tensors of ``torch.inference_mode``, all are. Names, state dicts and
-    files stay as they are. :func:`gralora.inject` and :func:`gralora.load_adapter` call this.
+    one module, each a :class:`gralora.nn.GraLoRALinear`; of a cross attention, keys and values
+    alone. Which of them read one tensor is seen while the model runs; those that do not are
+    computed each by itself, and so is a group of which a layer has no active adapter or several,
+    one with dropout that acts, with a hybrid part or of another rank, grid, scale or dtype, or a
+    hook that comes before its forward. Under ``torch.compile``, and with tensors of
+    ``torch.inference_mode``, all are. Names, state dicts and files stay as they are.
+    :func:`gralora.inject` and :func:`gralora.load_adapter` call this.
 
     The outputs have one node in the graph: a backward pass from each of them in turn needs
     ``retain_graph=True``.
@@ -80,8 +84,11 @@ def share_inputs(model: nn.Module, *, groups: Sequence[Sequence[str]] | None = N
 def _siblings(model: nn.Module, groups: Sequence[Sequence[str]]) -> Iterator[list[GraLoRALinear]]:
     """Each set of two or three layers that are to be observed; none is in two."""
     taken: set[int] = set()
-    for parent in model.modules():
-        for names in groups:
+    for path, parent in model.named_modules():
+        crosses = _is_cross_attention(path, parent)
+        for group in groups:
+            # There keys and values read one tensor, and queries another.
+            names = group[1:] if crosses and len(group) == _MOST else group
             children = [parent._modules.get(name) for name in names]
             free = [
                 child
@@ -96,6 +103,14 @@ def _siblings(model: nn.Module, groups: Sequence[Sequence[str]]) -> Iterator[lis
                 if len(layers) > 1:
                     taken.update(map(id, layers))
                     yield layers
+
+
+def _is_cross_attention(path: str, module: nn.Module) -> bool:
+    """Whether a module says so, or is named so; BERT's holds its projections in a ``self``."""
+    if getattr(module, "is_cross_attention", False) is True:
+        return True
+    parts = path.lower().split(".")[-2:]
+    return any("cross" in part or part in _CROSS_ATTENTIONS for part in parts)
 
 
 def _check_groups(groups: Any) -> None:

@@ -314,3 +314,18 @@ def test_a_model_that_is_none_is_refused() -> None:
 def test_the_groups_that_are_known_can_be_asked_for() -> None:
     for names in SIBLINGS:
         share_inputs(nn.Module(), groups=[names])
+
+
+@pytest.mark.parametrize("name", ["bart", "t5", "llama"])
+def test_a_first_pass_gives_the_bits_of_later_ones(name: str):
+    """A model that was just loaded would else differ from one that has run."""
+    build = MODELS[name][0]
+    model = inject(build(), CONFIG)
+    randomise(model)
+    arguments = {"input_ids": tokens()}
+    if name != "llama":
+        arguments["decoder_input_ids"] = tokens()
+    with torch.no_grad():
+        first, second, third = (model(**arguments).logits for _ in range(3))
+    assert torch.equal(first, second)
+    assert torch.equal(first, third)

@@ -36,12 +36,20 @@ _HEADINGS = {
         "floor* is the time that the bytes take at a long copy's bandwidth, or the products at "
         "the square product's rate where that is longer, over the step's.",
     ),
+    "h100_kernels_sm90": (
+        "Each step by itself, on Hopper's own path too",
+        "The same at commit `d56d0de`, where the path `sm90` began: projections and gradients "
+        "whose operands come by bulk copies. Its expansion is that of `sm80`; in a layer it is "
+        "part of the base product. *Chosen* since then: `sm90` for projections, and for "
+        "gradients above rank 32.",
+    ),
     "h100_model": (
         "A whole decoder",
         "Forward and backward of a stack of decoder layers with random weights, all seven "
         "projections adapted, over the frozen stack through which the same gradients flow. Wall "
-        "time, as Python starts the work. *Activations* is what lives between forward and "
-        "backward.",
+        "time, as Python starts the work. Ours is adapted by `gralora.inject`, so that projections "
+        "that read one input are computed together. *Activations* is what lives between forward "
+        "and backward.",
     ),
     "h100_quantised": (
         "Over quantised layers",

@@ -96,6 +96,7 @@ def select_extended_product(
     plain: bool = False,
     drops: bool = False,
     inner: int = 0,
+    more: Sequence[tuple[int, int]] = (),
     processors: int = 132,
     cluster: int = 8,
     sm90: bool = True,

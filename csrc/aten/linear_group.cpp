@@ -10,7 +10,9 @@
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
-#include <algorithm>
+#include <array>
+#include <tuple>
+#include <utility>
 
 #include "aten/backward.h"
 #include "aten/blocks.h"
@@ -19,6 +21,10 @@
 
 namespace gralora::aten {
 namespace {
+
+static_assert(ops::kMostMembers < std::tuple_size_v<TokenSums>, "dA of all and each dB at once");
+
+using Tensors = c10::SmallVector<at::Tensor, ops::kMostMembers>;
 
 /// A layer of the group: where its latents lie among those of all.
 struct Member {
@@ -51,7 +57,7 @@ struct GroupFactors {
 
   GroupFactors(const Members& members, at::TensorList all_A, at::TensorList all_B,
                at::ScalarType compute, const Steps& steps) {
-    c10::SmallVector<at::Tensor, ops::kMostMembers> parts;
+    Tensors parts;
     for (size_t i = 0; i < members.size(); ++i) {
       parts.push_back(all_A[members[i].index]);
       B[i] = all_B[members[i].index];
@@ -67,8 +73,8 @@ struct GroupFactors {
 /// The backward pass of the members whose outputs have gradients.
 class GroupBackward {
  public:
-  GroupBackward(const Steps& steps, Members members, c10::SmallVector<at::Tensor, 3> dy_rows,
-                at::TensorList weights, at::TensorList A, at::TensorList B, double scaling)
+  GroupBackward(const Steps& steps, Members members, Tensors dy_rows, at::TensorList weights,
+                at::TensorList A, at::TensorList B, double scaling)
       : steps_(steps),
         members_(std::move(members)),
         dy_rows_(std::move(dy_rows)),
@@ -78,7 +84,7 @@ class GroupBackward {
 
   /// dx and G at once, where that is better.
   bool project_and_expand(at::Tensor& dx) {
-    c10::SmallVector<at::Tensor, ops::kMostMembers> projecting;
+    Tensors projecting;
     for (size_t i = 0; i < members_.size(); ++i) {
       projecting.push_back(transpose_factor(factors_.B[i]));
     }
@@ -115,8 +121,8 @@ class GroupBackward {
 
   /// dA of all members side by side, and the dB that are asked for.
   void sum(at::Tensor* dA, std::array<at::Tensor, ops::kMostMembers>& dB,
-           const std::array<bool, ops::kMostMembers>& wants_dB, const at::Tensor& x_rows,
-           const OptionalTensor& H, at::ScalarType dtype) const {
+           const ops::GroupMask& wants_dB, const at::Tensor& x_rows, const OptionalTensor& H,
+           at::ScalarType dtype) const {
     TokenSums sums;
     if (dA != nullptr) {
       sums[0] = {.sum = dA,
@@ -147,7 +153,7 @@ class GroupBackward {
 
   const Steps& steps_;
   Members members_;
-  c10::SmallVector<at::Tensor, 3> dy_rows_;
+  Tensors dy_rows_;
   at::TensorList weights_;
   GroupFactors factors_;
   double scaling_;
@@ -205,8 +211,8 @@ ops::GroupGradients linear_group_backward(const Steps& steps, const c10::List<Op
   notice_device(first_dy);
 
   Members members;
-  c10::SmallVector<at::Tensor, 3> dy_rows;
-  std::array<bool, ops::kMostMembers> needs_dB{};
+  Tensors dy_rows;
+  ops::GroupMask needs_dB{};
   bool needs_dA = false, needs_any_dB = false;
   for (const Member& member : list_members(checked.shapes)) {
     const OptionalTensor dy_of_member = dy.get(member.index);

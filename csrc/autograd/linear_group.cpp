@@ -5,6 +5,8 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
+#include <algorithm>
+
 #include "autograd/gradients.h"
 #include "ops/check.h"
 #include "ops/operators.h"
@@ -86,7 +88,9 @@ ops::GroupForward linear_group_forward(const at::Tensor& x, at::TensorList weigh
                                        at::TensorList B, double scaling) {
   check_no_function_transform("linear_group");
   TORCH_CHECK_NOT_IMPLEMENTED(
-      !has_tangent(x) && !any_has_tangent(A) && !any_has_tangent(B),
+      !has_tangent(x) && !any_has_tangent(weights) && !any_has_tangent(A) && !any_has_tangent(B) &&
+          std::none_of(biases.begin(), biases.end(),
+                       [](const OptionalTensor& bias) { return has_tangent(bias); }),
       "gralora::linear_group: forward-mode differentiation is not supported, got a tensor with a "
       "tangent; use reverse mode, or gralora.reference");
   const bool recorded = at::GradMode::is_enabled() &&

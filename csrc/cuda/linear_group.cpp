@@ -6,9 +6,12 @@
 #include <torch/library.h>
 
 #include "cuda/steps.h"
+#include "kernels/extended_product_tiles.h"
 
 namespace gralora::cuda {
 namespace {
+
+static_assert(ops::kMostMembers <= kMaxProducts, "all layers in one product");
 
 ops::GroupForward linear_group_forward(const at::Tensor& x, at::TensorList weights,
                                        const c10::List<OptionalTensor>& biases, at::TensorList A,

@@ -20,7 +20,7 @@ struct ProductColumns {
 /// [blocks, rank, width].
 struct ExtendedProductProblem {
   int64_t T, depth;
-  std::array<ProductColumns, 3> outputs;  // of those beyond the last the columns are 0
+  std::array<ProductColumns, kMaxProducts> outputs;  // of those beyond the last the columns are 0
   int64_t rank;
   bool half;     // 16-bit operands
   bool aligned;  // rows of all operands start on 16-byte boundaries, none repeats

@@ -43,8 +43,6 @@ struct ProductWeight {
   int64_t stride;    // along the other one
 };
 
-inline constexpr int kMaxProducts = 3;
-
 /// The latent made on the way, which takes counters; or without `latent`: it is there.
 struct ProductProjection {
   void* latent = nullptr;  // the product's; all blocks*s are at most the tile's columns, where s =

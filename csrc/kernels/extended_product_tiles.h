@@ -11,6 +11,7 @@ struct ProductTileSize {
   int tokens, columns;
 };
 
+inline constexpr int kMaxProducts = 3;     // that are added up, or results
 inline constexpr int kProductCluster = 2;  // CTAs that share the columns of their tiles
 
 constexpr ProductTileSize size_of(ProductTile tile) {

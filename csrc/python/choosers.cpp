@@ -126,22 +126,27 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
 
 py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_t rank,
                                  int64_t blocks, bool half, bool aligned, bool matched, bool plain,
-                                 bool drops, int64_t inner, int processors, int cluster,
-                                 bool sm90) {
-  return describe(gralora::select_extended_product(
-      {.T = T,
-       .depth = depth,
-       .outputs = {{{.blocks = blocks, .width = width}}},
-       .rank = rank,
-       .half = half,
-       .aligned = aligned,
-       .matched = matched,
-       .plain = plain,
-       .drops = drops,
-       .inner = inner,
-       .block_width = inner > 0 && depth % inner == 0 ? depth / inner : 0,
-       .chip = {.processors = processors, .cluster = cluster, .sm90 = sm90},
-       .forced = gralora::forced_path()}));
+                                 bool drops, int64_t inner,
+                                 const std::vector<std::pair<int64_t, int64_t>>& more,
+                                 int processors, int cluster, bool sm90) {
+  gralora::ExtendedProductProblem problem{
+      .T = T,
+      .depth = depth,
+      .outputs = {{{.blocks = blocks, .width = width}}},
+      .rank = rank,
+      .half = half,
+      .aligned = aligned,
+      .matched = matched,
+      .plain = plain,
+      .drops = drops,
+      .inner = inner,
+      .block_width = inner > 0 && depth % inner == 0 ? depth / inner : 0,
+      .chip = {.processors = processors, .cluster = cluster, .sm90 = sm90},
+      .forced = gralora::forced_path()};
+  for (size_t i = 0; i < more.size(); ++i) {
+    problem.outputs.at(i + 1) = {.blocks = more[i].first, .width = more[i].second};
+  }
+  return describe(gralora::select_extended_product(problem));
 }
 
 py::dict select_weight_gradient(int64_t T,
@@ -265,15 +270,18 @@ void add_choosers(py::module_& m) {
         py::arg("bias") = false, py::arg("drops") = false,
         "How an adapter's term is written into [T, blocks*width]: {'path', 'possible', 'reason', "
         "'tile': (tokens, columns)}.");
-  m.def("select_extended_product", &select_extended_product, py::kw_only(), py::arg("T"),
-        py::arg("depth"), py::arg("width"), py::arg("rank"), py::arg("blocks") = 2,
-        py::arg("half") = true, py::arg("aligned") = true, py::arg("matched") = true,
-        py::arg("plain") = false, py::arg("drops") = false, py::arg("inner") = 0,
-        py::arg("processors") = 132, py::arg("cluster") = 8, py::arg("sm90") = true,
-        "Whether the frozen layer's product [T, depth] x [depth, blocks*width] takes the adapter's "
-        "term of so many latents per block along, and makes them from `inner` blocks of its input "
-        "on the way, where that is not 0: {'path', 'possible', 'reason', 'tile': (tokens, "
-        "columns)}.");
+  m.def(
+      "select_extended_product", &select_extended_product, py::kw_only(), py::arg("T"),
+      py::arg("depth"), py::arg("width"), py::arg("rank"), py::arg("blocks") = 2,
+      py::arg("half") = true, py::arg("aligned") = true, py::arg("matched") = true,
+      py::arg("plain") = false, py::arg("drops") = false, py::arg("inner") = 0,
+      py::arg("more") = std::vector<std::pair<int64_t, int64_t>>{}, py::arg("processors") = 132,
+      py::arg("cluster") = 8, py::arg("sm90") = true,
+      "Whether the frozen layer's product [T, depth] x [depth, blocks*width] takes the adapter's "
+      "term of so many latents per block along, and makes them from `inner` blocks of its input "
+      "on the way, where that is not 0; `more` are the (blocks, width) of further layers over the "
+      "same input: {'path', 'possible', 'reason', 'tile': (tokens, "
+      "columns)}.");
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
         py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
         py::arg("narrow") = true, py::arg("drops") = false, py::arg("processors") = 132,

@@ -1,7 +1,7 @@
 """Makes the benchmark scripts importable under the plain names they use among themselves."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,20 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 if str(BENCHMARKS) not in sys.path:
     sys.path.append(str(BENCHMARKS))
+
+
+@pytest.fixture
+def refusal(capsys: pytest.CaptureFixture[str]) -> Callable[[list[str]], str]:
+    """What the command line says of arguments that it does not take."""
+
+    def refuse(arguments: list[str]) -> str:
+        import run
+
+        with pytest.raises(SystemExit, match="2"):
+            run.main(arguments)
+        return capsys.readouterr().err
+
+    return refuse
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -223,12 +223,18 @@ def test_second_derivatives_are_refused() -> None:
         dx.sum().backward()
 
 
-def test_tangents_are_refused() -> None:
-    group = make_group(SHAPES["gate_up"], (3,))
+@pytest.mark.parametrize("name", ["x", "weights", "biases", "A", "B"])
+def test_tangents_are_refused(name: str) -> None:
+    group = make_group(SHAPES["lora"], (3,))
+
+    def dual(tensor: Tensor) -> Tensor:
+        return torch.autograd.forward_ad.make_dual(tensor, torch.ones_like(tensor))
+
     with torch.autograd.forward_ad.dual_level():
-        x = torch.autograd.forward_ad.make_dual(group.x, torch.ones_like(group.x))
+        value = getattr(group, name)
+        changed = dual(value) if isinstance(value, Tensor) else [value[0], dual(value[1])]
         with pytest.raises(NotImplementedError, match="forward-mode"):
-            call(group, x=x)
+            call(group, **{name: changed})
 
 
 WRONG: dict[str, tuple[type[Exception], str, dict[str, Any]]] = {}

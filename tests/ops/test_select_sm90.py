@@ -154,6 +154,25 @@ def test_a_forced_path_decides_over_the_base_product(path: Any, taken: str) -> N
         assert _C.select_extended_product(**{**PRODUCT, "T": 256})["path"] == taken
 
 
+@pytest.mark.parametrize(
+    ("change", "path"),
+    [
+        # Three rounds that are full, where k and v alone would fill half of one each.
+        ({"T": 2048}, "kernel"),
+        ({"T": 8192}, "kernel"),
+        # A round and a half.
+        ({"T": 1024}, "library"),
+        ({"T": 8192, "more": [(4, 256), (4, 252)]}, "library"),
+    ],
+    ids=str,
+)
+def test_layers_over_one_input_count_their_tiles_together(
+    change: dict[str, Any], path: str
+) -> None:
+    layers = {**PRODUCT, "more": [(4, 256), (4, 256)]}
+    assert _C.select_extended_product(**{**layers, **change})["path"] == path
+
+
 # Its latents made on the way, from four blocks of the input.
 PROJECTING: dict[str, Any] = {**PRODUCT, "inner": 4}
 
@@ -176,6 +195,12 @@ def test_the_base_product_projects_on_the_way_where_tiles_hide_it(change: dict[s
         ({"depth": 4072, "inner": 4}, False, "a block's width is not a multiple of 8"),
         ({"rank": 48}, False, "a block's share of the rank is not a multiple of 8"),
         ({"rank": 288}, False, "a block has more latents than the tile has columns"),
+        # Of three layers together.
+        (
+            {"rank": 88, "inner": 1, "more": [(4, 256), (4, 256)]},
+            False,
+            "a block has more latents than the tile has columns",
+        ),
         ({"plain": True}, False, "the adapter has a plain part"),
         ({"drops": True}, False, "dropout acts on the adapter's part alone"),
         ({"matched": False}, False, "weight and factor have the same axis contiguous"),

@@ -82,7 +82,7 @@ class _Rows(torch.autograd.Function):
         rows = x[routing.order // routing.top_k]
         # Not by the weight alone: what a wrong expert makes of the row may be infinite.
         absent = routing.absent.unsqueeze(1)
-        # A trace keeps to results of their own.
+        # Filled in place within a trace, the rows lose their gradient without a word in torch 2.11.
         return rows.masked_fill(absent, 0) if is_compiling() else rows.masked_fill_(absent, 0)
 
     @staticmethod

@@ -57,17 +57,22 @@ timed() {
 }
 
 # sanitize TOOL: over the kernels by themselves, and over those that need no library product beside
-# them as the operators start them. The report goes to a file of its own, since the tools run side
-# by side.
+# them as the operators start them. The reports go to files of their own, since everything runs side
+# by side; racecheck, by far the slowest, has a process for each part of the kernels.
 sanitize() {
-  local tool=$1 filter=(--kernel-name kernel_substring=gralora)
-  local options=(--tool "$tool" --error-exitcode 99 --report-api-errors no)
+  local tool=$1 parts=(kernels) part filter=(--kernel-name kernel_substring=gralora)
+  local options=(--tool "$tool" --error-exitcode 102 --report-api-errors no)
+  if [ "$tool" = racecheck ]; then mapfile -t parts < <("$check_kernels" --list); fi
+  for part in "${parts[@]}"; do
+    timed "$tool-$part" "$work/$tool-$part.log" 540 \
+      compute-sanitizer "${options[@]}" "$check_kernels" ${part/#kernels/} &
+  done
   # initcheck must see the kernels that write our inputs, or every read of them looks wrong.
   if [ "$tool" = initcheck ]; then filter=(); fi
-  timed "$tool-kernels" "$work/$tool.log" 600 compute-sanitizer "${options[@]}" "$check_kernels"
   # Without the caching allocator each tensor is an allocation of its own, whose end is checked.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" 240 \
     compute-sanitizer "${options[@]}" "${filter[@]}" "${pytest[@]}" "${kernel_tests[@]}"
+  wait
 }
 
 # measure NAME SUITE ARGUMENTS...: one process for the whole suite, results in OUT_DIR/NAME.json.
@@ -78,11 +83,16 @@ measure() {
     --json "$out/$name.json" "$@"
 }
 
+# The names of the sanitizers' reports, in the order of the tools.
+sanitized() {
+  local tool
+  for tool in "${tools[@]}"; do (cd "$work" && compgen -G "$tool*.status" | sed 's/\.status$//'); done
+}
+
 summary() {
   local name status seconds verdict
-  printf '\n%-17s %-18s %s\n' step status seconds
-  for name in build info build-kernels kernels tests {memcheck,racecheck,initcheck,synccheck}{-kernels,} \
-    "${suites[@]}"; do
+  printf '\n%-31s %-18s %s\n' step status seconds
+  for name in build info build-kernels kernels tests $(sanitized) "${suites[@]}"; do
     [ -f "$work/$name.status" ] || continue
     read -r status seconds <"$work/$name.status"
     case $status in
@@ -92,7 +102,7 @@ summary() {
       *) verdict="failed ($status)" ;;
     esac
     if [ "$status" -ne 0 ]; then failures=$((failures + 1)); fi
-    printf '%-17s %-18s %s\n' "$name" "$verdict" "$seconds"
+    printf '%-31s %-18s %s\n' "$name" "$verdict" "$seconds"
   done
   for name in tests "${tools[@]}"; do
     tail -n 1 "$out/$name.log" "$work/$name.log" 2>/dev/null | grep -E 'passed|failed|error'
@@ -151,9 +161,7 @@ if wanted sanitizers; then
   for tool in "${tools[@]}"; do sanitize "$tool" & done
 fi
 wait
-for tool in "${tools[@]}"; do
-  if [ -f "$work/$tool.log" ]; then cat "$work/$tool.log" >>"$out/sanitizers.log"; fi
-done
+for name in $(sanitized); do cat "$work/$name.log" >>"$out/sanitizers.log"; done
 
 if wanted kernels_suite; then
   measure kernels_suite kernels --path aten,sm80,sm90 --tokens 512,8192 \

@@ -306,7 +306,12 @@ void check_order() {
 }
 
 template <class T>
-void check_type(int processors) {
+void check_type() {
+  if (!runs_sm90()) return;
+  int device = 0, processors = 0;
+  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
+  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+             "cudaDeviceGetAttribute");
   for (const auto tile : {ProductTile::k128x256, ProductTile::k128x128}) {
     for (const bool depth_is_contiguous : {false, true}) {
       const auto check = [&](const ProductCase& c, int places) {
@@ -361,15 +366,11 @@ void check_type(int processors) {
 
 }  // namespace
 
-void check_extended_product() {
+void check_extended_product_bf16() {
   check_order();
-  if (!runs_sm90()) return;
-  int device = 0, processors = 0;
-  check_cuda(cudaGetDevice(&device), "cudaGetDevice");
-  check_cuda(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
-             "cudaDeviceGetAttribute");
-  check_type<__nv_bfloat16>(processors);
-  check_type<__half>(processors);
+  check_type<__nv_bfloat16>();
 }
+
+void check_extended_product_fp16() { check_type<__half>(); }
 
 }  // namespace gralora::check

@@ -276,35 +276,6 @@ class CheckedProduct {
   std::vector<std::unique_ptr<Matrix<T>>> weights_;  // [depth, columns]
 };
 
-/// Every item once, and none before what it waits for.
-void check_order() {
-  int64_t wrong = 0, orders = 0;
-  for (int rows = 1; rows <= 40; rows += rows < 10 ? 1 : 7) {
-    for (const int columns : {1, 2, 3, 16, 57}) {
-      for (const int group : {1, 3, 8}) {
-        for (const int inner : {0, 1, 2, 5}) {
-          const ProductOrder order = order_product(rows, columns, group, inner);
-          std::vector<int> projected(order.projections), multiplied(order.tiles);
-          for (int item = 0; item < order.items(); ++item) {
-            const ProductItem at = order[item];
-            ++(at.projects ? projected : multiplied).at(at.index);
-            if (at.projects) continue;
-            // The rows of its group have all their projections before it.
-            const int first = at.index / (group * columns) * group;
-            for (int q = first * inner; q < std::min(first + group, rows) * inner; ++q) {
-              wrong += projected[q] != 1;
-            }
-          }
-          for (const int times : projected) wrong += times != 1;
-          for (const int times : multiplied) wrong += times != 1;
-          ++orders;
-        }
-      }
-    }
-  }
-  report("order of a product's items, " + std::to_string(orders) + " shapes", wrong);
-}
-
 template <class T>
 void check_type() {
   if (!runs_sm90()) return;
@@ -366,10 +337,36 @@ void check_type() {
 
 }  // namespace
 
-void check_extended_product_bf16() {
-  check_order();
-  check_type<__nv_bfloat16>();
+// Every item once, and none before what it waits for.
+void check_product_order() {
+  int64_t wrong = 0, orders = 0;
+  for (int rows = 1; rows <= 40; rows += rows < 10 ? 1 : 7) {
+    for (const int columns : {1, 2, 3, 16, 57}) {
+      for (const int group : {1, 3, 8}) {
+        for (const int inner : {0, 1, 2, 5}) {
+          const ProductOrder order = order_product(rows, columns, group, inner);
+          std::vector<int> projected(order.projections), multiplied(order.tiles);
+          for (int item = 0; item < order.items(); ++item) {
+            const ProductItem at = order[item];
+            ++(at.projects ? projected : multiplied).at(at.index);
+            if (at.projects) continue;
+            // The rows of its group have all their projections before it.
+            const int first = at.index / (group * columns) * group;
+            for (int q = first * inner; q < std::min(first + group, rows) * inner; ++q) {
+              wrong += projected[q] != 1;
+            }
+          }
+          for (const int times : projected) wrong += times != 1;
+          for (const int times : multiplied) wrong += times != 1;
+          ++orders;
+        }
+      }
+    }
+  }
+  report("order of a product's items, " + std::to_string(orders) + " shapes", wrong);
 }
+
+void check_extended_product_bf16() { check_type<__nv_bfloat16>(); }
 
 void check_extended_product_fp16() { check_type<__half>(); }
 

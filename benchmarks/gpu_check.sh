@@ -39,7 +39,7 @@ kernel_rk=${KERNEL_RK:-64:4}
 model=${MODEL:-llama-3.1-8b}
 rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
-read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_project.py -m cuda_kernels}"
+read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_project.py -m cuda_kernels -k exact_one}"
 
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 export CMAKE_BUILD_PARALLEL_LEVEL=${CMAKE_BUILD_PARALLEL_LEVEL:-$(nproc)}

@@ -22,7 +22,6 @@ constexpr Part kParts[] = {
     {"exchange", check_exchange},
     {"expand", check_expand},
     {"weight_gradient", check_weight_gradient},
-    {"product_order", check_product_order},
     {"extended_product_bf16", check_extended_product_bf16},
     {"extended_product_fp16", check_extended_product_fp16},
     {"round", check_round},

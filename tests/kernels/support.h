@@ -130,7 +130,6 @@ void check_project();
 void check_exchange();
 void check_expand();
 void check_weight_gradient();
-void check_product_order();
 void check_extended_product_bf16();
 void check_extended_product_fp16();
 void check_round();

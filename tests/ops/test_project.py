@@ -46,23 +46,26 @@ def _operands(shape: Shape, dtype: torch.dtype, transposed: bool) -> tuple[Tenso
 
 
 def _project(x: Tensor, A: Tensor, k_out: int, scaling: float = 1.0) -> Tensor:
-    """H [k_out, T, k_in*s], the forward operator's second result."""
+    """H [k_out, T, k_in*s], which the adapter alone leaves: no base product stands beside it."""
     rank = A.shape[0] * A.shape[2] // k_out
     B = torch.zeros(k_out, rank, 8, dtype=x.dtype, device=x.device)
-    weight = torch.zeros(k_out * 8, x.shape[1], dtype=x.dtype, device=x.device)
-    forward = torch.ops.gralora.linear_forward
-    H: Tensor = forward(x, weight, None, A, B, None, None, None, scaling=scaling, dropout_p=0.0)[1]
+    y = torch.zeros(x.shape[0], k_out * 8, dtype=x.dtype, device=x.device)
+    forward = torch.ops.gralora.add_forward
+    H: Tensor = forward(y, x, A, B, None, None, None, scaling=scaling, dropout_p=0.0)[1]
     return H
 
 
 def _exact(x: Tensor, A: Tensor, k_out: int) -> tuple[Tensor, Tensor]:
-    """H in fp64, and the sum of its terms' sizes, which bounds the error of an fp32 sum."""
+    """H in fp64, and the sum of its terms' sizes, which bounds the error of an fp32 sum.
+
+    Both are computed on the host, so that under a sanitizer no library's kernels run.
+    """
     k_in, n, columns = A.shape
-    blocks = x.double().view(-1, k_in, n)
-    factor = A.double().view(k_in, n, k_out, columns // k_out)
+    blocks = x.cpu().double().view(-1, k_in, n)
+    factor = A.cpu().double().view(k_in, n, k_out, columns // k_out)
     H = torch.einsum("tjc,jciq->itjq", blocks, factor)
     sizes = torch.einsum("tjc,jciq->itjq", blocks.abs(), factor.abs())
-    return H.flatten(2), sizes.flatten(2)
+    return H.flatten(2).to(x.device), sizes.flatten(2).to(x.device)
 
 
 def _takes_the_kernel(x: Tensor, A: Tensor, k_out: int) -> bool:

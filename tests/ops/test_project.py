@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from ops_paths import chip
 from torch import Tensor
 
 from gralora import _C
@@ -69,6 +70,7 @@ def _exact(x: Tensor, A: Tensor, k_out: int) -> tuple[Tensor, Tensor]:
 
 
 def _takes_the_kernel(x: Tensor, A: Tensor, k_out: int) -> bool:
+    """What the chooser says for the GPU that runs the test."""
     k_in, n, columns = A.shape
     choice = _C.select_project(
         T=x.shape[0],
@@ -79,6 +81,7 @@ def _takes_the_kernel(x: Tensor, A: Tensor, k_out: int) -> bool:
         x_row_stride=x.stride(0),
         factor_transposed=A.stride(2) != 1,
         address=x.data_ptr(),
+        **chip(),
     )
     return choice["path"] == "kernel"
 
@@ -117,10 +120,16 @@ EXCHANGED = {
 exchanged = pytest.mark.parametrize("case", EXCHANGED.values(), ids=EXCHANGED.keys())
 
 
+# Small and large ones, with and without kernels of their own.
+chips = pytest.mark.parametrize("processors", [20, 108, 132, 170])
+capabilities = pytest.mark.parametrize("sm90", [False, True], ids=["sm80", "sm90"])
+
+
 @exchanged
-@pytest.mark.parametrize("sm90", [False, True], ids=["sm80", "sm90"])
+@chips
+@capabilities
 def test_cases_of_the_exchange_are_left_to_a_library_product(
-    sm90: bool, case: tuple[int, int, int, int, int, torch.dtype]
+    sm90: bool, processors: int, case: tuple[int, int, int, int, int, torch.dtype]
 ) -> None:
     T, k_in, n, k_out, s, dtype = case
     choice = _C.select_project(
@@ -130,9 +139,31 @@ def test_cases_of_the_exchange_are_left_to_a_library_product(
         inner=k_in,
         outer=k_out,
         half=dtype.itemsize == 2,
+        processors=processors,
         sm90=sm90,
     )
     assert choice["path"] == "library"
+
+
+@shapes
+@layouts
+@chips
+@capabilities
+def test_shapes_of_the_kernels_take_a_kernel(
+    sm90: bool, processors: int, transposed: bool, shape: Shape
+) -> None:
+    T, k_in, n, k_out, s = shape
+    choice = _C.select_project(
+        T=T,
+        width=n,
+        columns=k_out * s,
+        inner=k_in,
+        outer=k_out,
+        factor_transposed=transposed,
+        processors=processors,
+        sm90=sm90,
+    )
+    assert choice["path"] == "kernel"
 
 
 @pytest.mark.cuda_kernels

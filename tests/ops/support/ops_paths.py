@@ -57,6 +57,12 @@ def runs_sm90() -> bool:
     return built and torch.cuda.get_device_capability() == (9, 0)
 
 
+def chip() -> dict[str, Any]:
+    """The current GPU as keywords of the choosers, without its clusters: they sway no path."""
+    properties = torch.cuda.get_device_properties(torch.cuda.current_device())
+    return {"processors": properties.multi_processor_count, "sm90": runs_sm90()}
+
+
 def on_path(path: Any, call: Callable[[], Result]) -> Result:
     """What `call` returns while `path` is forced; skips where the GPU has no such path."""
     if path == "sm90" and not runs_sm90():

@@ -14,7 +14,7 @@ from gralora.adapters.export_lora import LoraExport, export_lora
 from gralora.adapters.heatmap import save_heatmap
 from gralora.adapters.import_lora import LoraImport, import_lora
 from gralora.adapters.inspection import AdapterReport, LayerReport, inspect_adapter
-from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
+from gralora.adapters.stored import StoredAdapter, StoredExperts, StoredLayer, read_adapter
 from gralora.adapters.swapping import load_into
 from gralora.adapters.write import write_adapter
 
@@ -26,6 +26,7 @@ __all__ = [
     "LoraExport",
     "LoraImport",
     "StoredAdapter",
+    "StoredExperts",
     "StoredLayer",
     "combine",
     "convert",

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 
 from gralora.adapters.concatenation import concatenate
 from gralora.adapters.destination import check_out
-from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
+from gralora.adapters.expert_layers import as_experts, in_order, layers_of
+from gralora.adapters.stored import StoredAdapter, StoredLayer, read_with_experts
 from gralora.adapters.sums import Part, relative_error
 from gralora.adapters.truncation import truncate
 from gralora.adapters.words import by
@@ -33,21 +34,24 @@ class Combined:
 
     Attributes:
         directory: the adapter's folder.
-        specs: what each layer is, by full module name.
-        errors: of each layer, Frobenius norm of the difference to the sum over that of the sum,
-            measured on the factors as they are written: for ranks side by side the rounding of
-            scaled numbers, otherwise what was cut off.
+        specs: what each layer is, by full module name, and the adapters of all experts of a
+            parameter, by its full name.
+        errors: likewise, Frobenius norm of the difference to the sum over that of the sum, of all
+            experts together, measured on the factors as they are written: for ranks side by side
+            the rounding of scaled numbers, otherwise what was cut off.
+        parameters: which of the names are those of parameters with fused experts.
 
     """
 
     directory: Path
     specs: Mapping[str, AdapterSpec]
     errors: Mapping[str, float]
+    parameters: tuple[str, ...] = ()
 
     @property
     def peft_loads(self) -> bool:
         """Whether the files are PEFT's own format, and not the extension of it."""
-        return why_not_peft(self.specs) is None
+        return why_not_peft(self.specs, self.parameters) is None
 
 
 def combine(
@@ -70,7 +74,8 @@ def combine(
     decomposition of the block's factors; one that has no more ranks than that loses nothing, and
     zeros fill up the others, so that the result has a model's rank.
 
-    A layer that only some of the adapters have is the sum of those.
+    A layer that only some of the adapters have is the sum of those. Adapters of fused experts are
+    summed expert by expert, in the same ways.
 
     Args:
         adapters: folders, or what :func:`read_adapter` gave; at least one.
@@ -89,9 +94,11 @@ def combine(
     Raises:
         OSError: files cannot be read or written; `out` holds files.
         TypeError: wrong kinds of arguments.
-        ValueError: as :func:`read_adapter`; different grids without `rank`; layers of one name and
-            different widths; trained biases or whole modules, which are values and no differences,
-            so that their sum is not defined; an Inf or NaN.
+        ValueError: as :func:`read_adapter`, but for fused experts; different grids without `rank`;
+            layers of one name and different widths, or parameters of different numbers of experts;
+            a module of which no adapter has all the parameters that are adapted, so that their
+            order is not known; trained biases or whole modules, which are values and no
+            differences, so that their sum is not defined; an Inf or NaN.
         MemoryError: too little memory is free for a block's factors side by side.
 
     Warns:
@@ -106,25 +113,36 @@ def combine(
         raise ValueError(f"{WHO}: k must come with a rank, got k={k} and no rank")
     factors = _checked_weights(weights, len(adapters))
     folder = check_out(out, overwrite=overwrite, who=WHO)
-    stored = [a if isinstance(a, StoredAdapter) else read_adapter(a, safe=True) for a in adapters]
+    stored = [a if isinstance(a, StoredAdapter) else _read(a) for a in adapters]
     _check_whole_values(stored)
-    parts = _parts(stored, factors)
+    sums = _sums(stored, factors)
+    parameters = in_order([list(adapter.experts) for adapter in stored], who=WHO)
     dropout = _agreed([adapter.config.dropout for adapter in stored], 0.0)
     grid = (k, k) if isinstance(k, int) else k
-    make = partial(truncate, rank=rank, grid=grid) if rank is not None else _concatenation(parts)
-    layers, errors = {}, {}
-    for done, (name, part) in enumerate(parts.items(), 1):
-        layers[name] = make(name, part, dropout=dropout, who=WHO)
-        errors[name] = relative_error(part, layers[name])
+    make: Callable[..., StoredLayer]
+    if rank is None:
+        make = _concatenation(sums, for_peft=not parameters)
+    else:
+        make = partial(truncate, rank=rank, grid=grid)
+    results, errors = {}, {}
+    for done, (name, each) in enumerate(sums.items(), 1):
+        results[name] = [make(name, part, dropout=dropout, who=WHO) for part in each]
+        errors[name] = relative_error(*zip(each, results[name], strict=True))
         if progress is not None:
-            progress(done, len(parts))
+            progress(done, len(sums))
     write_adapter(
         folder,
-        layers,
+        {name: layer for name, (layer, *_) in results.items() if name not in parameters},
+        experts={name: as_experts(results[name]) for name in parameters},
         base_model_name_or_path=_base(stored),
         task_type=_agreed([adapter.config.task_type for adapter in stored], None),
     )
-    return Combined(folder, {name: layer.spec for name, layer in layers.items()}, errors)
+    specs = {name: each[0].spec for name, each in results.items()}
+    return Combined(folder, specs, errors, tuple(parameters))
+
+
+def _read(adapter: str | os.PathLike[str]) -> StoredAdapter:
+    return read_with_experts(adapter, safe=True)
 
 
 def _checked_weights(weights: Sequence[float] | None, count: int) -> Sequence[float]:
@@ -154,27 +172,48 @@ def _check_whole_values(stored: Sequence[StoredAdapter]) -> None:
             )
 
 
-def _parts(stored: Sequence[StoredAdapter], weights: Sequence[float]) -> dict[str, list[Part]]:
-    """What sums up to each layer."""
-    parts: dict[str, list[Part]] = {}
+def _sums(stored: Sequence[StoredAdapter], weights: Sequence[float]) -> dict[str, list[list[Part]]]:
+    """What sums up to each layer, or to each expert of a parameter."""
+    sums: dict[str, list[list[Part]]] = {}
+    fused = {name for adapter in stored for name in adapter.experts}
     for weight, adapter in zip(weights, stored, strict=True):
-        for name, layer in adapter.layers.items():
-            parts.setdefault(name, []).append((weight, layer))
-    for name, part in parts.items():
+        if clash := fused & adapter.layers.keys():
+            raise ValueError(
+                f"{WHO}: the adapters must be of one base model, got {some(sorted(clash))} as a "
+                "layer and as fused experts"
+            )
+        for name, layers in layers_of(adapter).items():
+            each = sums.setdefault(name, [[] for _ in layers])
+            if len(each) != len(layers):
+                raise ValueError(
+                    f"{WHO}: the adapters must be of one base model, got {name} of {len(each)} and "
+                    f"{len(layers)} experts"
+                )
+            for part, layer in zip(each, layers, strict=True):
+                part.append((weight, layer))
+    for name, part in _alike(sums).items():
         shapes = [(layer.out_features, layer.in_features) for _, layer in part]
         if len(set(shapes)) > 1:
             raise ValueError(
                 f"{WHO}: the adapters must be of one base model, got {name} of shapes "
                 f"{', '.join(by(*shape) for shape in shapes)}"
             )
-    return parts
+    return sums
 
 
-def _concatenation(parts: Mapping[str, Sequence[Part]]) -> Callable[..., StoredLayer]:
+def _alike(sums: Mapping[str, Sequence[list[Part]]]) -> dict[str, list[Part]]:
+    """A sum for each name: those of all experts of a parameter have the same shapes and specs."""
+    return {name: each[0] for name, each in sums.items()}
+
+
+def _concatenation(
+    sums: Mapping[str, Sequence[list[Part]]], *, for_peft: bool
+) -> Callable[..., StoredLayer]:
     """What puts ranks side by side, such that PEFT can load the result where it can be helped."""
+    parts = _alike(sums)
     ranks = {name: sum(layer.spec.r for _, layer in part) for name, part in parts.items()}
     grids = {(layer.spec.k_out, layer.spec.k_in) for part in parts.values() for _, layer in part}
-    if len(grids) == 1 and all(k_out == k_in for k_out, k_in in grids):
+    if for_peft and len(grids) == 1 and all(k_out == k_in for k_out, k_in in grids):
         ranks = dict.fromkeys(ranks, max(ranks.values()))
     hybrid_r = max(sum(layer.spec.hybrid_r for _, layer in part) for part in parts.values())
     scales = {layer.spec.scaling for part in parts.values() for _, layer in part}

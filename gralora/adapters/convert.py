@@ -118,7 +118,5 @@ def _refuse(folder: Path, content: Mapping[str, Any]) -> NoReturn:
 
 
 def _reason(stored: StoredAdapter) -> str:
-    if stored.experts:
-        return "it adapts fused experts"
     specs = {name: layer.spec for name, layer in stored.layers.items()}
-    return why_not_peft(specs) or "it adapts layers that PEFT's GraLoRA does not"
+    return why_not_peft(specs, stored.experts) or "it adapts layers that PEFT's GraLoRA does not"

@@ -1,11 +1,17 @@
-"""Adapters of fused experts as adapters of layers: each expert's alone, and halves of one."""
+"""Adapters of fused experts as adapters of layers, each expert's alone, and back."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import reduce
+from graphlib import CycleError, TopologicalSorter
+from itertools import pairwise
 
-from gralora.adapters.stored import StoredExperts, StoredLayer
+import torch
+from torch import Tensor
+
+from gralora.adapters.stored import StoredAdapter, StoredExperts, StoredLayer
 
 
 def name_of_expert(parameter: str, expert: int) -> str:
@@ -25,6 +31,83 @@ def as_layers(experts: Mapping[str, StoredExperts]) -> dict[str, StoredLayer]:
         for name, stored in experts.items()
         for number, layer in enumerate(stored.layers)
     }
+
+
+def layers_of(stored: StoredAdapter) -> dict[str, list[StoredLayer]]:
+    """A layer alone, or the adapters of all experts of a parameter, by the name of either."""
+    return {name: [layer] for name, layer in stored.layers.items()} | {
+        name: experts.layers for name, experts in stored.experts.items()
+    }
+
+
+def as_experts(layers: Sequence[StoredLayer]) -> StoredExperts:
+    """The adapters of all experts of a parameter, in the widest dtype of each factor.
+
+    Args:
+        layers: of one spec and shape, at least one, in the order of the experts.
+
+    """
+
+    def stack(factors: Sequence[Tensor | None]) -> Tensor | None:
+        present = [factor for factor in factors if factor is not None]
+        if not present:
+            return None
+        dtype = reduce(torch.promote_types, [factor.dtype for factor in present])
+        return torch.stack([factor.to(dtype) for factor in present])
+
+    A, B, lora_A, lora_B = (
+        stack(each) for each in zip(*(layer.factors for layer in layers), strict=True)
+    )
+    assert A is not None
+    assert B is not None
+    return StoredExperts(layers[0].spec, A, B, lora_A, lora_B)
+
+
+def in_order(orders: Iterable[Sequence[str]], *, who: str) -> list[str]:
+    """Parameters of several adapters, those of one module in its own order.
+
+    Args:
+        orders: the parameters of each adapter, by full names, likewise in the modules' order.
+        who: opens errors.
+
+    Raises:
+        ValueError: an order that the adapters contradict, or that none of them tells.
+
+    """
+    before: dict[str, TopologicalSorter[str]] = {}
+    for names in orders:
+        of_module: dict[str, list[str]] = {}
+        for name in names:
+            of_module.setdefault(name.rpartition(".")[0], []).append(name)
+        for module, own in of_module.items():
+            sorter = before.setdefault(module, TopologicalSorter())
+            for name in own:
+                sorter.add(name)
+            for earlier, later in pairwise(own):
+                sorter.add(later, earlier)
+    return [name for module, sorter in before.items() for name in _sorted(module, sorter, who)]
+
+
+def _sorted(module: str, sorter: TopologicalSorter[str], who: str) -> list[str]:
+    found: list[str] = []
+    try:
+        sorter.prepare()
+    except CycleError:
+        raise ValueError(
+            f"{who}: the adapters must name the parameters of {module} in one order, which is the "
+            "module's"
+        ) from None
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        if len(ready) > 1:
+            raise ValueError(
+                f"{who}: one adapter must have all the parameters of {module}, since their order "
+                f"in the module is not known otherwise, got {', '.join(sorted(ready))} in "
+                "different ones (merge_checkpoint merges several adapters)"
+            )
+        found += ready
+        sorter.done(*ready)
+    return found
 
 
 def halves(layer: StoredLayer) -> tuple[StoredLayer, StoredLayer]:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gralora.adapters.contents import BASE_LAYER
 from gralora.adapters.destination import check_out, made
+from gralora.adapters.expert_layers import layers_of
 from gralora.adapters.lora_experts import join_experts, names_in_files
 from gralora.adapters.lora_names import check_lengths, write_pattern, write_targets
 from gralora.adapters.room import check_room
@@ -105,7 +106,7 @@ def export_lora(
         raise ValueError(f"{WHO}: out must be another folder than the adapter's, got {folder}")
     check_out(folder, overwrite=overwrite, who=WHO)
     check_lengths((*stored.layers, *stored.experts), who=WHO)
-    parts = _parts(stored)
+    parts = layers_of(stored)
     check_room(_memory(parts, dtype), "the LoRA", who=WHO)
     tensors: dict[str, Tensor] = {}
     ranks: dict[str, int] = {}
@@ -140,13 +141,6 @@ def _opened(adapter: str | os.PathLike[str] | StoredAdapter, adapter_name: str) 
     if Path(adapter_name).name != adapter_name or adapter_name in ("", ".."):
         raise ValueError(f"{WHO}: adapter_name must be the name of a folder, got {adapter_name!r}")
     return read_with_experts(Path(adapter) / adapter_name)
-
-
-def _parts(stored: StoredAdapter) -> dict[str, list[StoredLayer]]:
-    """What becomes one pair of factors each: a layer, or all experts of a parameter."""
-    return {name: [layer] for name, layer in stored.layers.items()} | {
-        name: experts.layers for name, experts in stored.experts.items()
-    }
 
 
 def _memory(parts: Mapping[str, list[StoredLayer]], dtype: torch.dtype | None) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gralora.adapters.destination import check_out
+from gralora.adapters.expert_layers import as_experts
 from gralora.adapters.lora_config import WHO
 from gralora.adapters.lora_files import LoraLayer, StoredLora, read_lora
 from gralora.adapters.stored import StoredLayer
@@ -22,7 +23,7 @@ class LoraImport:
 
     Attributes:
         directory: the adapter's folder.
-        ranks: of the LoRA, by full module name.
+        ranks: of the LoRA, by full module name, and by that of a parameter with fused experts.
         specs: what each layer is now, likewise.
 
     """
@@ -57,7 +58,8 @@ def import_lora(
     The copies of lora_A and lora_B in different blocks get different gradients, so training makes
     them differ from its first step on. The adapter has k times as many parameters as the LoRA.
     The scale is the LoRA's, rsLoRA's too: alpha is chosen such that ``alpha / (k*r)`` is it (one
-    rounding of a float64 apart where no alpha hits it).
+    rounding of a float64 apart where no alpha hits it). A LoRA of fused experts
+    (``target_parameters``) is written expert by expert.
 
     Args:
         lora: its folder, as PEFT writes it, or what :func:`read_lora` gave.
@@ -81,14 +83,18 @@ def import_lora(
     if folder.exists() and folder.samefile(stored.directory):
         raise ValueError(f"{WHO}: out must be another folder than the LoRA's, got {folder}")
     check_out(folder, overwrite=overwrite, who=WHO)
-    layers = {}
-    for done, (name, layer) in enumerate(stored.layers.items(), 1):
-        layers[name] = _as_granular(name, layer, k, stored.config.dropout)
+    parts = {name: [layer] for name, layer in stored.layers.items()} | {
+        name: experts.layers for name, experts in stored.experts.items()
+    }
+    written = {}
+    for done, (name, each) in enumerate(parts.items(), 1):
+        written[name] = [_as_granular(name, layer, k, stored.config.dropout) for layer in each]
         if progress is not None:
-            progress(done, len(stored.layers))
+            progress(done, len(parts))
     write_adapter(
         folder,
-        layers,
+        {name: written[name][0] for name in stored.layers},
+        experts={name: as_experts(written[name]) for name in stored.experts},
         biases=stored.biases,
         saved=stored.saved,
         modules_to_save=stored.config.modules_to_save,
@@ -98,8 +104,8 @@ def import_lora(
     )
     return LoraImport(
         folder,
-        {name: layer.A.shape[0] for name, layer in stored.layers.items()},
-        {name: layer.spec for name, layer in layers.items()},
+        {name: each[0].A.shape[0] for name, each in parts.items()},
+        {name: each[0].spec for name, each in written.items()},
     )
 
 

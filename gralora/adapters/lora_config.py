@@ -28,7 +28,6 @@ _VARIANTS = {
     "lora_ga_config": "LoRA-GA replaced the base weights when it started",
     "loftq_config": "LoftQ replaced the base weights when it started",
     "monteclora_config": "MonteCLoRA samples its factors",
-    "target_parameters": "it adapts fused experts; PEFT's merge_and_unload puts it into its model",
     "trainable_token_indices": "it trains rows of the embedding",
     "use_bdlora": "BD-LoRA stores only the blocks of its factors",
     "use_dora": "DoRA scales the rows of the adapted weight, which no sum with a matrix does",
@@ -43,7 +42,8 @@ _KNOWN = frozenset(
         "eva_config", "exclude_modules", "fan_in_fan_out", "inference_mode", "init_lora_weights",
         "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "megatron_config",
         "megatron_core", "modules_to_save", "peft_type", "peft_version", "qalora_group_size", "r",
-        "rank_pattern", "revision", "runtime_config", "target_modules", "task_type", "use_rslora",
+        "rank_pattern", "revision", "runtime_config", "target_modules", "target_parameters",
+        "task_type", "use_rslora",
         *_VARIANTS,
     }
 )  # fmt: skip
@@ -62,6 +62,7 @@ class LoraConfig:
         dropout: in [0, 1].
         bias: which biases are stored, in this package's terms.
         modules_to_save: ends of names of modules that are stored as a whole.
+        target_parameters: names of fused parameters, or their ends.
         base_model_name_or_path: what the LoRA was trained on, where that was known.
         task_type: PEFT's.
 
@@ -75,6 +76,7 @@ class LoraConfig:
     dropout: float
     bias: Bias
     modules_to_save: tuple[str, ...]
+    target_parameters: tuple[str, ...]
     base_model_name_or_path: str | None
     task_type: str | None
 
@@ -118,6 +120,7 @@ def parse_lora_config(content: Mapping[str, Any]) -> LoraConfig:
         dropout=take(content, "lora_dropout", values.probability, 0.0),
         bias=take(content, "bias", _bias, "none"),
         modules_to_save=take(content, "modules_to_save", values.module_names, ()),
+        target_parameters=take(content, "target_parameters", values.module_names, ()),
         base_model_name_or_path=take(content, "base_model_name_or_path", values.text_or_none, None),
         task_type=take(content, "task_type", values.text_or_none, None),
     )

@@ -166,8 +166,8 @@ def read_adapter(directory: str | os.PathLike[str], *, safe: bool = False) -> St
     if stored.experts:
         raise ValueError(
             f"{WHO}: {stored.directory}: an adapter must be of linear layers here, got fused "
-            f"experts in {some(stored.experts)} (gralora.load_adapter, merge_checkpoint with one "
-            "or several, inspect_adapter and export_lora take them)"
+            f"experts in {some(stored.experts)} (gralora.load_adapter, load_into, "
+            "merge_checkpoint, combine, inspect_adapter and export_lora take them)"
         )
     return stored
 

@@ -43,21 +43,26 @@ def sum_window(parts: Sequence[Part], rows: range, columns: range) -> tuple[Tens
     return torch.cat(lefts, 1), torch.cat(rights, 0)
 
 
-def relative_error(parts: Sequence[Part], result: StoredLayer) -> float:
+def relative_error(*sums: tuple[Sequence[Part], StoredLayer]) -> float:
     """Frobenius norm of ``ΔW(result) - Σ weight * ΔW`` over that of the sum.
 
     It is 0 or infinite where the sum is zero. Computed block by block from the triangles of thin QR
     decompositions, so that nothing of the size of the weight is formed and a small difference is
     not lost in the squares of large numbers, as it would be by Gram matrices.
+
+    Args:
+        sums: parts and result of a layer, or of each expert of a parameter, which count as one
+            matrix.
+
     """
-    spec = result.spec
-    difference = [*parts, (-1.0, result)]
     errors, norms, single = [], [], []
-    for rows in blocks(result.out_features, spec.k_out):
-        for columns in blocks(result.in_features, spec.k_in):
-            errors.append(_norm(*sum_window(difference, rows, columns)))
-            norms.append(_norm(*sum_window(parts, rows, columns)))
-            single += [_norm(*sum_window([part], rows, columns)) for part in parts]
+    for parts, result in sums:
+        difference = [*parts, (-1.0, result)]
+        for rows in blocks(result.out_features, result.spec.k_out):
+            for columns in blocks(result.in_features, result.spec.k_in):
+                errors.append(_norm(*sum_window(difference, rows, columns)))
+                norms.append(_norm(*sum_window(parts, rows, columns)))
+                single += [_norm(*sum_window([part], rows, columns)) for part in parts]
     error, norm = math.hypot(*errors), math.hypot(*norms)
     least = _CANCELLED * math.hypot(*single)
     if norm <= least:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gralora.adapters.contents import BASE_LAYER, FACTOR_SUFFIXES
-from gralora.adapters.stored import StoredAdapter, StoredLayer, read_adapter
+from gralora.adapters.stored import StoredAdapter, StoredExperts, StoredLayer, read_with_experts
 from gralora.injection.listing import some
 from gralora.injection.record import AdapterRecord, unwrap
 from gralora.nn.spec import AdapterSpec
@@ -40,7 +40,7 @@ def load_into(
     Raises:
         OSError: a file is missing or cannot be read.
         ValueError: an unknown name, an adapter of another shape or base model, or as
-            :func:`gralora.adapters.stored.read_adapter` with ``safe=True``.
+            :func:`gralora.adapters.stored.read_adapter` with ``safe=True``, but for fused experts.
         TypeError: tensors of integers.
         RuntimeError: the adapter is merged into a weight.
 
@@ -48,14 +48,15 @@ def load_into(
 
     """
     record = known_record(model, adapter_name, WHO)
-    stored = read_adapter(directory, safe=True)
+    stored = read_with_experts(directory, safe=True)
     _check_layers(record, stored)
     _check_base(unwrap(model), stored)
     load_adapter_state_dict(model, _state_dict(record, stored), adapter_name)
 
 
 def _check_layers(record: AdapterRecord, stored: StoredAdapter) -> None:
-    ours, theirs = record.targets.keys(), stored.layers.keys()
+    adapters = _adapters(stored)
+    ours, theirs = record.targets.keys(), adapters.keys()
     if ours != theirs:
         parts = [
             f"{kind} {some(sorted(names))}"
@@ -67,12 +68,17 @@ def _check_layers(record: AdapterRecord, stored: StoredAdapter) -> None:
             f"{' and '.join(parts)}"
         )
     for name, spec in record.targets.items():
-        other = stored.layers[name].spec
+        other = adapters[name].spec
         if _shape(spec) != _shape(other):
             raise ValueError(
                 f"{WHO}: {name} must have the model's {_in_words(spec)}, got {_in_words(other)} "
                 "(load_adapter adds it under a name of its own)"
             )
+
+
+def _adapters(stored: StoredAdapter) -> Mapping[str, StoredLayer | StoredExperts]:
+    """By the name of the layer, or of the parameter."""
+    return {**stored.layers, **stored.experts}
 
 
 def _shape(spec: AdapterSpec) -> tuple[int, ...]:
@@ -100,8 +106,9 @@ def _check_base(model: nn.Module, stored: StoredAdapter) -> None:
 
 def _state_dict(record: AdapterRecord, stored: StoredAdapter) -> Mapping[str, Tensor]:
     values: dict[str, Tensor] = {}
+    adapters = _adapters(stored)
     for name, spec in record.targets.items():
-        factors = _rescaled(name, stored.layers[name], spec.scaling)
+        factors = _rescaled(name, adapters[name], spec.scaling)
         for factor, value in factors.items():
             values[PREFIX + name + FACTOR_SUFFIXES[factor]] = value
     for name, value in stored.biases.items():
@@ -113,7 +120,7 @@ def _state_dict(record: AdapterRecord, stored: StoredAdapter) -> Mapping[str, Te
     return values
 
 
-def _rescaled(name: str, layer: StoredLayer, scaling: float) -> dict[str, Tensor]:
+def _rescaled(name: str, layer: StoredLayer | StoredExperts, scaling: float) -> dict[str, Tensor]:
     """Factors that have the layer's ΔW at another scale."""
     factors = {
         factor: value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,9 @@ from torch import Tensor
 
 from gralora.adapters.contents import BASE_LAYER, FACTOR_SUFFIXES, sort_tensors
 from gralora.adapters.destination import made
-from gralora.adapters.stored import StoredLayer
+from gralora.adapters.stored import StoredExperts, StoredLayer
 from gralora.config import Bias, GraLoRAConfig
+from gralora.injection.listing import some
 from gralora.injection.record import AdapterRecord
 from gralora.nn.spec import AdapterSpec, make_spec
 from gralora.storage.checked_file import Entry
@@ -31,6 +32,7 @@ def write_adapter(
     directory: str | os.PathLike[str],
     layers: Mapping[str, StoredLayer],
     *,
+    experts: Mapping[str, StoredExperts] | None = None,
     biases: Mapping[str, Tensor] | None = None,
     saved: Mapping[str, Tensor] | None = None,
     modules_to_save: Iterable[str] | None = None,
@@ -41,13 +43,16 @@ def write_adapter(
     """Write layers as an adapter that PEFT and :func:`gralora.load_adapter` load.
 
     Where PEFT could not build the same adapter (grids that are not square, ranks, grids or scales
-    that differ between layers) the files say ``GRALORA_EXT``, so that PEFT refuses them. A process
+    that differ between layers, fused experts) the files say ``GRALORA_EXT``, so that PEFT refuses
+    them. A process
     that is killed meanwhile leaves the earlier adapter of that folder or the new one. Equal
     adapters give equal files.
 
     Args:
         directory: created where it is missing.
-        layers: by full module names, at least one; of one `hybrid_r`, dropout and `use_rslora`.
+        layers: by full module names; of one `hybrid_r`, dropout and `use_rslora`.
+        experts: of fused parameters, by their full names, those of one module in its own order;
+            likewise. There must be a layer or a parameter.
         biases: trained biases by full tensor names, as in :class:`StoredAdapter`.
         saved: tensors of modules that are saved as a whole, by full tensor names.
         modules_to_save: ends of those modules' names; None means the modules that hold `saved`.
@@ -68,8 +73,8 @@ def write_adapter(
     folder = Path(directory)
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{WHO}: directory must be a folder, got {folder}")
-    biases, saved = dict(biases or {}), dict(saved or {})
-    specs = _checked_specs(layers)
+    experts, biases, saved = dict(experts or {}), dict(biases or {}), dict(saved or {})
+    specs = _checked_specs(layers, experts)
     if modules_to_save is None:
         modules_to_save = {name.rpartition(".")[0] for name in saved}
     first = next(iter(specs.values()))
@@ -91,13 +96,15 @@ def write_adapter(
         "peft_version": None,
         "r": first.r,
         "revision": None,
-        "target_modules": sorted(specs),
+        "target_modules": sorted(layers),
         "task_type": task_type,
     }
-    reason = why_not_peft(specs)
+    reason = why_not_peft(specs, experts)
     if reason is not None:
         content |= extension_fields(specs)
-    tensors = _tensors(layers, biases, saved)
+    if experts:
+        content["target_parameters"] = list(experts)
+    tensors = _tensors(layers, experts, biases, saved)
     _check_readable(content, tensors)
     if reason is not None:
         warnings.warn(
@@ -110,11 +117,20 @@ def write_adapter(
         write_pair(folder, content, tensors, notes)
 
 
-def _checked_specs(layers: Mapping[str, StoredLayer]) -> dict[str, AdapterSpec]:
-    """What each layer is, once one config can say it."""
-    if not layers:
+def _checked_specs(
+    layers: Mapping[str, StoredLayer], experts: Mapping[str, StoredExperts]
+) -> dict[str, AdapterSpec]:
+    """What each layer and each parameter is, once one config can say it."""
+    both = layers.keys() & experts.keys()
+    if both:
+        raise ValueError(
+            f"{WHO}: a name must be that of a layer or of a parameter, got {some(sorted(both))}"
+        )
+    # The experts of a parameter are alike.
+    one_each = {**layers, **{name: stored.layers[0] for name, stored in experts.items()}}
+    if not one_each:
         raise ValueError(f"{WHO}: layers must hold at least one, got none")
-    specs = {name: layer.spec for name, layer in layers.items()}
+    specs = {name: layer.spec for name, layer in one_each.items()}
     for what in ("hybrid_r", "dropout", "use_rslora"):
         values = {getattr(spec, what) for spec in specs.values()}
         if len(values) > 1:
@@ -123,7 +139,7 @@ def _checked_specs(layers: Mapping[str, StoredLayer]) -> dict[str, AdapterSpec]:
                 f"{', '.join(map(str, sorted(values)))}"
             )
     for name, spec in specs.items():
-        layer = layers[name]
+        layer = one_each[name]
         own = make_spec(
             layer.in_features,
             layer.out_features,
@@ -143,8 +159,16 @@ def _checked_specs(layers: Mapping[str, StoredLayer]) -> dict[str, AdapterSpec]:
     return specs
 
 
-def why_not_peft(specs: Mapping[str, AdapterSpec]) -> str | None:
-    """The reason why PEFT cannot reproduce these layers, or None where it can."""
+def why_not_peft(specs: Mapping[str, AdapterSpec], parameters: Collection[str] = ()) -> str | None:
+    """The reason why PEFT cannot reproduce an adapter, or None where it can.
+
+    Args:
+        specs: of its layers and parameters, by name.
+        parameters: names of those that are fused experts.
+
+    """
+    if parameters:
+        return "it adapts fused experts"
     if any(spec.k_in != spec.k_out for spec in specs.values()):
         return "its grids are not square"
     for what, values in (
@@ -165,11 +189,15 @@ def _bias_setting(layers: Mapping[str, StoredLayer], biases: Mapping[str, Tensor
 
 
 def _tensors(
-    layers: Mapping[str, StoredLayer], biases: Mapping[str, Tensor], saved: Mapping[str, Tensor]
+    layers: Mapping[str, StoredLayer],
+    experts: Mapping[str, StoredExperts],
+    biases: Mapping[str, Tensor],
+    saved: Mapping[str, Tensor],
 ) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for name, layer in layers.items():
-        for factor, value in zip(FACTOR_SUFFIXES, layer.factors, strict=True):
+    adapters: dict[str, StoredLayer | StoredExperts] = {**layers, **experts}
+    for name, each in adapters.items():
+        for factor, value in zip(FACTOR_SUFFIXES, each.factors, strict=True):
             if value is not None:
                 tensors[PREFIX + name + FACTOR_SUFFIXES[factor]] = value
     for name, value in biases.items():

@@ -25,6 +25,7 @@ from gralora.injection.listing import shown
 if TYPE_CHECKING:
     from gralora.adapters.combine import Combined
 
+_EXPERTS = "PEFT's GraLoRA has no fused experts; gralora export-lora writes any adapter as a LoRA"
 _FOR_PEFT = (
     "for an adapter that PEFT loads, give --rank R and --k K, a number each; gralora export-lora "
     "writes any as a LoRA"
@@ -86,8 +87,8 @@ def combine(
 
     Adapters of one grid are summed exactly, their ranks side by side. With --rank each block of the
     sum becomes its best approximation of that rank; that also serves adapters of different grids.
-    PEFT loads the result where all layers have one square grid. The relative error of each layer is
-    measured and printed.
+    PEFT loads the result where all layers have one square grid. The relative error of each layer,
+    or of all experts of a parameter, is measured and printed.
     """
     from gralora.adapters.combine import combine as run
 
@@ -102,7 +103,8 @@ def combine(
             progress=progress,
         )
     if not result.peft_loads:
-        click.echo(f"gralora combine: {_FOR_PEFT}", err=True)
+        why = _EXPERTS if result.parameters else _FOR_PEFT
+        click.echo(f"gralora combine: {why}", err=True)
     if as_json:
         emit(_report(result))
     else:

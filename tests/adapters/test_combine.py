@@ -242,7 +242,7 @@ def test_relative_error_is_that_of_dense_matrices() -> None:
     result = random_layer(k=(2, 4), seed=3)
     total = 0.5 * dense(parts[0][1]) + 2 * dense(parts[1][1])
     expected = float((dense(result) - total).norm() / total.norm())
-    assert relative_error(parts, result) == pytest.approx(expected, rel=1e-12)
+    assert relative_error((parts, result)) == pytest.approx(expected, rel=1e-12)
 
 
 def test_relative_error_sees_small_differences() -> None:
@@ -251,7 +251,7 @@ def test_relative_error_sees_small_differences() -> None:
     other.B[0, 0, 0] += 1e-9
     expected = float((dense(other) - dense(layer)).norm() / dense(layer).norm())
     assert 0 < expected < 1e-9
-    assert relative_error([(1.0, layer)], other) == pytest.approx(expected, rel=1e-4)
+    assert relative_error(([(1.0, layer)], other)) == pytest.approx(expected, rel=1e-4)
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -148,7 +148,7 @@ def test_variants_of_lora_are_refused(case: str, tmp_path: Path) -> None:
     "field",
     [
         *("use_qalora", "alora_invocation_tokens", "arrow_config", "layer_replication"),
-        *("target_parameters", "use_bdlora", "kasa_config", "loftq_config"),
+        *("use_bdlora", "kasa_config", "loftq_config"),
     ],
 )
 def test_fields_of_variants_are_refused(field: str, tmp_path: Path) -> None:

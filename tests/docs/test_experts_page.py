@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 
 import pytest
 import torch
 from docs_pages import Block, Reading, anchors
-from docs_readers import check_block, open_page
+from docs_readers import ROOT, check_block, open_page
 
 from gralora.checkpoints import matrices
 from gralora.nn.experts import products
@@ -38,6 +39,28 @@ def test_links_lead_to_files(link: str) -> None:
 
 def test_inner_links_lead_to_headings() -> None:
     assert set(PAGE.inner_links) <= anchors(PAGE.text)
+
+
+COLUMNS = ("gralora", "gralora_fp32", "peft_lora")
+
+
+def test_the_table_of_costs_is_that_of_the_results() -> None:
+    path = ROOT / "benchmarks" / "results" / "h100_moe.json"
+    measured: dict[tuple[int, int], dict[str, float]] = {}
+    for timing in json.loads(path.read_text(encoding="utf-8"))["timings"]:
+        if timing["pass"] == "step":
+            case = timing["case"]
+            found = measured.setdefault((case["experts"], case["tokens"]), {})
+            found[timing["variant"]] = timing["ratio"]["base"]["median"]
+    cells = r" \| (\d+)" + r" \| ([\d.]+)" * len(COLUMNS) + r" \|$"
+    rows = re.findall(rf"^\|(?: .+: (\d+) of \S+ \d for each token)?{cells}", PAGE.text, re.M)
+    assert len(rows) == len(measured)
+    experts = 0
+    for number, tokens, *ratios in rows:
+        experts = int(number or experts)
+        quoted = dict(zip(COLUMNS, map(float, ratios), strict=True))
+        expected = measured[experts, int(tokens)]
+        assert quoted == pytest.approx({name: expected[name] for name in COLUMNS}, abs=0.0051)
 
 
 def test_the_table_of_names_has_the_schemes_that_are_known() -> None:

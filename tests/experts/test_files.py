@@ -12,9 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import gralora
-from gralora.adapters.combine import combine
-from gralora.adapters.import_lora import import_lora
 from gralora.adapters.stored import read_adapter
+from gralora.adapters.swapping import load_into
 
 EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
 EXTENDED = pytest.mark.filterwarnings("ignore:save_adapter. PEFT cannot load this adapter")
@@ -169,17 +168,39 @@ def test_an_export_in_another_dtype(tmp_path: Path):
 
 
 @EXTENDED
-@pytest.mark.parametrize(
-    "use",
-    [read_adapter, lambda folder: combine([folder], folder / "out")],
-    ids=["read_adapter", "combine"],
-)
-def test_readers_of_linear_layers_refuse_it(use, tmp_path: Path):
+def test_the_reader_of_linear_layers_refuses_it_and_says_what_takes_it(tmp_path: Path):
     adapted, _ = pair("mixtral", {})
     gralora.save_adapter(adapted, tmp_path)
-    text = r"an adapter must be of linear layers here, got fused experts in model.layers.0.mlp"
+    text = r"must be of linear layers here, got fused .* \(gralora.load_adapter, load_into, merge_"
+    with pytest.raises(ValueError, match=text + "checkpoint, combine, inspect_adapter and export"):
+        read_adapter(tmp_path)
+
+
+@EXTENDED
+@EACH_SETTING
+def test_numbers_of_another_adapter_are_loaded_into_a_model(
+    settings: dict[str, object], tmp_path: Path
+):
+    adapted, _ = pair("mixtral", settings)
+    torch.manual_seed(1)
+    other = injected("mixtral", **(settings | {"alpha": 40}))
+    gralora.save_adapter(other, tmp_path)
+    pointers = [parameter.data_ptr() for parameter in adapted.parameters()]
+    load_into(adapted, tmp_path)
+    assert [parameter.data_ptr() for parameter in adapted.parameters()] == pointers
+    ids = tokens()
+    with torch.no_grad():
+        want = other.eval()(ids).logits
+        torch.testing.assert_close(adapted.eval()(ids).logits, want, rtol=1e-4, atol=1e-5)
+
+
+@EXTENDED
+def test_an_adapter_of_other_parameters_is_not_loaded_into_a_model(tmp_path: Path):
+    adapted, _ = pair("mixtral", {"target_parameters": ["experts.down_proj"]})
+    gralora.save_adapter(injected("mixtral"), tmp_path)
+    text = "one that also has model.layers.0.mlp.experts.gate_up_proj"
     with pytest.raises(ValueError, match=text):
-        use(tmp_path)
+        load_into(adapted, tmp_path)
 
 
 @EXTENDED
@@ -232,14 +253,3 @@ def test_a_fresh_adapter_is_loaded_into_by_key():
     gralora.load_adapter_state_dict(other, values)
     loaded = gralora.adapter_state_dict(other)
     assert all(torch.equal(values[key], loaded[key]) for key in values)
-
-
-@EXTENDED
-def test_a_lora_of_experts_is_not_imported_and_says_what_to_do(tmp_path: Path):
-    adapted, _ = pair("mixtral", {"k": 1})
-    gralora.save_adapter(adapted, tmp_path / "adapter")
-    gralora.export_lora(tmp_path / "adapter", tmp_path / "lora")
-    text = r"target_parameters \(it adapts fused experts; PEFT's merge_and_unload puts it into its"
-    with pytest.raises(ValueError, match=text):
-        import_lora(tmp_path / "lora", tmp_path / "out", k=2)
-    assert not (tmp_path / "out").exists()

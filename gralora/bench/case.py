@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from gralora.bench.harness import random_tensor
+from gralora.kernels import Path, forced
 
 DTYPES = {
     "fp64": torch.float64,
@@ -105,6 +108,22 @@ def base_text(case: Mapping[str, Any]) -> str:
     return "" if base in (PLAIN, SHARED) else f", over {base}"
 
 
+def timings_by_weight(
+    record: Mapping[str, Any],
+) -> Iterator[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
+    """Each weight and adapter of a merge record, with its timings in their order.
+
+    Older files are of one weight, which they name once and not in every timing.
+    """
+
+    def case_of(timing: Mapping[str, Any]) -> Mapping[str, Any]:
+        case: Mapping[str, Any] = timing["case"] if "case" in timing else record["case"]
+        return case
+
+    for case, timings in groupby(record["timings"], key=case_of):
+        yield case, list(timings)
+
+
 @dataclass(frozen=True)
 class Factors:
     """The adapter that a case's GraLoRA variants hold: A ``[k, n, r]``, B ``[k, r, m]``, fp32."""
@@ -130,7 +149,8 @@ class Variant:
     ``modules[i](x)`` is y, or each y where layers read one input; ``parameters[i]`` are what a
     training step makes gradients of besides x. For GraLoRA they are A and B in the layouts of
     `Factors`, one layer's after another's. ``extra_rank`` is the width of the low-rank products
-    that the variant adds to the base's.
+    that the variant adds to the base's. ``path`` is what its products are forced to take, forward
+    and backward; None where they take the fastest way, or are not gralora's.
     """
 
     name: str
@@ -138,6 +158,11 @@ class Variant:
     parameters: Sequence[tuple[Tensor, ...]]
     extra_rank: int
     is_gralora: bool = field(default=False)
+    path: Path | None = None
+
+    def on_path(self) -> AbstractContextManager[None]:
+        """Hold its path while it runs, or is captured in a graph."""
+        return nullcontext() if self.path is None else forced(self.path)
 
 
 class UnavailableError(Exception):

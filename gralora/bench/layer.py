@@ -35,7 +35,7 @@ from gralora.bench.harness import (
 )
 from gralora.bench.layer_records import Recorder, timing_records
 from gralora.bench.memory import peak_bytes, saved_bytes
-from gralora.bench.variants import BUILDERS
+from gralora.bench.variants import BUILDERS, ON_PATH
 
 PASSES: tuple[str, ...] = ("forward", "step")
 
@@ -88,7 +88,8 @@ def run_case(case: Case, settings: Settings, recorder: Recorder) -> None:
     operands = draw_operands(case, len(linears), settings.device)
     if settings.memory:
         for variant in variants:
-            recorder.memory.append(_memory_record(case, variant, linears, operands[0]))
+            with variant.on_path():
+                recorder.memory.append(_memory_record(case, variant, linears, operands[0]))
     if not settings.timing:
         return
     passes = PASSES
@@ -128,15 +129,18 @@ def build_variants(
     for name in names:
         try:
             variant = BUILDERS[name](case, linears, factors)
-            errors = relative_errors(case, variant, linears[0]) if variant.is_gralora else {}
+            with variant.on_path():
+                errors = relative_errors(case, variant, linears[0]) if variant.is_gralora else {}
         except UnavailableError as reason:
             recorder.skip(name, case, str(reason))
             continue
         except (RuntimeError, TypeError, ValueError) as error:
-            # Not every peer takes every kind of quantised layer; over a plain one it is a fault.
-            if case.base == PLAIN:
+            # Not every peer takes every kind of quantised layer, and not every layer a forced path;
+            # else it is a fault.
+            if case.base == PLAIN and name not in ON_PATH:
                 raise
-            recorder.skip(name, case, f"over {case.base}: {first_line(error)}")
+            where = "" if case.base == PLAIN else f"over {case.base}: "
+            recorder.skip(name, case, f"{where}{first_line(error)}")
             continue
         if not errors or recorder.accepts(name, case, errors):
             variants.append(variant)
@@ -195,13 +199,16 @@ def _rounds(
 ) -> Rounds:
     run = forward if pass_name == "forward" else step
     timers: dict[str, Timer] = {}
+    timer: Timer
     context = GraphContext(settings.device) if mode == "graph" else None
     for variant in variants:
         calls = [functools.partial(run, variant, item) for item in operands]
         try:
-            timers[variant.name] = (
-                GraphTimer(calls, context) if context else EagerTimer(calls, settings.device)
-            )
+            with variant.on_path():
+                timer = (
+                    GraphTimer(calls, context) if context else EagerTimer(calls, settings.device)
+                )
+            timers[variant.name] = _on_path(timer, variant)
         except RuntimeError as error:
             recorder.skip(variant.name, case, f"{mode} {pass_name}: {first_line(error)}")
     label = f"{case.text}, {mode} {pass_name}"
@@ -211,6 +218,18 @@ def _rounds(
         watch=CpuWatch() if settings.device.type == "cpu" else None,
         on_round=lambda taken: recorder.on_progress(label, taken, settings.rounds),
     )
+
+
+def _on_path(timer: Timer, variant: Variant) -> Timer:
+    """Time under the path too: eager calls choose when they run, graphs when they were captured."""
+    if variant.path is None:
+        return timer
+
+    def timed() -> float:
+        with variant.on_path():
+            return timer()
+
+    return timed
 
 
 def _memory_record(

@@ -12,7 +12,7 @@ from gralora.bench.case import Case, Variant
 from gralora.bench.harness import Progress, Rounds, ratio_spread, spread
 
 # What a record's ratios are over.
-REFERENCES = ("base", "peft_gralora")
+REFERENCES = ("base", "peft_gralora", "cublas", "gralora_aten")
 
 
 class Recorder:

@@ -27,6 +27,9 @@ _COLOUR_OF = {
     # No plot has these beside those above whose colours are near.
     "gralora_shared": "#882255",
     "gralora_shared_fp32": "#332288",
+    "gralora_aten": "#117733",
+    "gralora_sm80": "#DDCC77",
+    "gralora_sm90": "#44AA99",
     "chosen": "#D55E00",
     "sm80": "#D55E00",
     "sm90": "#009E73",

@@ -41,7 +41,8 @@ def run_shared(case: SharedCase, settings: Settings, recorder: Recorder) -> None
         except UnavailableError as reason:
             recorder.skip(name, case, str(reason))
             continue
-        errors = _errors(case, variant, groups[0]) if variant.is_gralora else {}
+        with variant.on_path():
+            errors = _errors(case, variant, groups[0]) if variant.is_gralora else {}
         if not errors or recorder.accepts(name, case, errors):
             variants.append(variant)
     operands = draw_operands(case, len(groups), device)
@@ -80,6 +81,7 @@ def _one_by_one(
         ],
         layers[0].extra_rank,
         is_gralora=layers[0].is_gralora,
+        path=layers[0].path,
     )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
 
 from gralora.bench.baselines import ADAPTER, library_gralora, peft_layers
 from gralora.bench.case import PLAIN, SCALING, Case, Factors, Outputs, UnavailableError, Variant
+from gralora.kernels import Path
 
 
 def _base(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
@@ -147,6 +150,14 @@ def _gralora_fp32(case: Case, linears: Sequence[nn.Linear], factors: Factors) ->
     return Variant("gralora_fp32", built.modules, built.parameters, case.rank, is_gralora=True)
 
 
+def _gralora_on_path(
+    path: Path, case: Case, linears: Sequence[nn.Linear], factors: Factors
+) -> Variant:
+    if linears[0].weight.device.type != "cuda":
+        raise UnavailableError("a CPU has library calls alone")
+    return replace(_gralora(case, linears, factors), name=f"gralora_{path}", path=path)
+
+
 def _fill(parameters: Sequence[tuple[Tensor, ...]], factors: Factors) -> None:
     with torch.no_grad():
         for A, B in parameters:
@@ -205,7 +216,11 @@ BUILDERS: dict[str, Builder] = {
     "gralora": _gralora,
     "gralora_fp32": _gralora_fp32,
     "gralora_functional": _gralora_functional,
+    **{f"gralora_{path}": partial(_gralora_on_path, path) for path in get_args(Path)},
 }
 
-# They run only where their names are given: the one is slow to start, the other the same work.
-ON_REQUEST = frozenset({"peft_gralora_compiled", "gralora_functional"})
+# The layer with one path forced, which a GPU or a layer may not have.
+ON_PATH = frozenset(f"gralora_{path}" for path in get_args(Path))
+
+# They run only where their names are given: the first is slow to start, the others the same work.
+ON_REQUEST = frozenset({"peft_gralora_compiled", "gralora_functional", *ON_PATH})

@@ -177,7 +177,7 @@ def test_forms_of_groups() -> None:
         (["--memory"], "memory: it is measured over plain layers alone, got shared"),
         (
             ["--base", "plain", "--variants", "gralora_shared"],
-            "gralora_functional, got gralora_shared",
+            "gralora_sm90, got gralora_shared",
         ),
     ],
     ids=["grid", "form", "memory", "variants"],

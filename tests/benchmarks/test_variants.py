@@ -1,13 +1,18 @@
 """The library composition is right, and a wrong variant is caught before it is timed."""
 
+from dataclasses import replace
+
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from gralora import _C
 from gralora.bench.agreement import relative_errors
 from gralora.bench.baselines import library_gralora
 from gralora.bench.case import SCALING, Case, Factors, UnavailableError, Variant
-from gralora.bench.variants import BUILDERS
+from gralora.bench.layer import build_variants
+from gralora.bench.layer_records import Recorder
+from gralora.bench.variants import BUILDERS, ON_PATH, ON_REQUEST
 
 CPU = torch.device("cpu")
 
@@ -80,3 +85,47 @@ def test_agreement_sees_exchanged_blocks() -> None:
 def test_fp32_adapters_need_a_16_bit_layer() -> None:
     with pytest.raises(UnavailableError, match="fp32"):
         _build("peft_gralora_fp32", _case(dtype="fp32"))
+
+
+def test_a_forced_path_runs_on_a_gpu_alone_and_only_where_it_is_named() -> None:
+    case = _case(dtype="fp32")
+    _, linear = _build("base", case)
+    recorder = Recorder(lambda label, done, total: None)
+    (built,) = build_variants(case, [linear], ["base", *ON_PATH], recorder)
+    assert built.name == "base"
+    reasons = {entry["variant"]: entry["reason"] for entry in recorder.skipped}
+    assert reasons == dict.fromkeys(ON_PATH, "a CPU has library calls alone")
+    assert {"gralora_aten", "gralora_sm80", "gralora_sm90"} == ON_PATH < ON_REQUEST
+
+
+def test_a_variant_holds_its_path_while_it_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+
+    def on_aten(case: Case, linears: list[nn.Linear], factors: Factors) -> Variant:
+        def call(x: Tensor) -> Tensor:
+            seen.append(_C.forced_path())
+            return right(x)
+
+        built = BUILDERS["cublas"](case, linears, factors)
+        (right,) = built.modules
+        return replace(built, name="gralora_aten", modules=[call], path="aten")
+
+    monkeypatch.setitem(BUILDERS, "gralora_aten", on_aten)
+    case = _case(dtype="fp32")
+    _, linear = _build("base", case)
+    recorder = Recorder(lambda label, done, total: None)
+    (variant,) = build_variants(case, [linear], ["gralora_aten"], recorder)
+    assert (seen, _C.forced_path()) == (["aten"], None)
+    with variant.on_path():
+        assert _C.forced_path() == "aten"
+    assert _C.forced_path() is None
+
+
+@pytest.mark.usefixtures("cuda")
+@pytest.mark.parametrize("name", ["gralora_aten", "gralora_sm80"])
+def test_layer_on_a_forced_path_agrees_with_a_dense_one(name: str) -> None:
+    case = _case(in_features=64, out_features=64, rank=32, dtype="bf16")
+    linear = nn.Linear(64, 64, bias=False, device="cuda", dtype=torch.bfloat16)
+    recorder = Recorder(lambda label, done, total: None)
+    (variant,) = build_variants(case, [linear.requires_grad_(False)], [name], recorder)
+    assert variant.name == name

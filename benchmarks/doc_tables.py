@@ -9,7 +9,7 @@ from typing import Any
 from model_suite import gibibytes, model_case_text
 
 from gralora.bench.bases import libraries
-from gralora.bench.case import case_text
+from gralora.bench.case import case_text, timings_by_weight
 from gralora.bench.labels import label_of
 from gralora.bench.report import mebibytes
 
@@ -216,25 +216,25 @@ def _host_tables(record: Record) -> Iterator[str]:
 
 def _merge_tables(record: Record) -> Iterator[str]:
     columns = ("operation", "clock", "µs", "GB/s", "share of copy", "quartiles")
-    case = record["case"]
-    rows = []
-    for timing in record["timings"]:
-        share = timing["share_of_copy"]
-        rows.append(
-            (
-                timing["variant"],
-                {"graph": "device", "eager": "wall"}[timing["mode"]],
-                _micro(timing),
-                f"{timing['gb_per_s']:,.0f}",
-                f"{share['median']:.2f}",
-                f"{share['q1']:.2f}{_TO}{share['q3']:.2f}",
+    for case, timings in timings_by_weight(record):
+        rows = []
+        for timing in timings:
+            share = timing["share_of_copy"]
+            rows.append(
+                (
+                    timing["variant"],
+                    {"graph": "device", "eager": "wall"}[timing["mode"]],
+                    _micro(timing),
+                    f"{timing['gb_per_s']:,.0f}",
+                    f"{share['median']:.2f}",
+                    f"{share['q1']:.2f}{_TO}{share['q3']:.2f}",
+                )
             )
+        title = (
+            f"Weight {case['out_features']}{_TIMES}{case['in_features']}, {case['dtype']}, "
+            f"r {case['rank']}, k {case['grid']}"
         )
-    title = (
-        f"Weight {case['out_features']}{_TIMES}{case['in_features']}, {case['dtype']}, "
-        f"r {case['rank']}, k {case['grid']}"
-    )
-    yield _table(title, columns, rows, text=2)
+        yield _table(title, columns, rows, text=2)
 
 
 _SUITES: dict[str, Callable[[Record], Iterator[str]]] = {

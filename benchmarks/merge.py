@@ -18,7 +18,6 @@ from gralora.bench.harness import (
     EagerTimer,
     GraphContext,
     GraphTimer,
-    Progress,
     Rounds,
     Timer,
     interleave,
@@ -26,7 +25,18 @@ from gralora.bench.harness import (
     ratio_spread,
     spread,
 )
+from gralora.bench.suite import Context, Record
 from gralora.bench.variants import BUILDERS
+
+# The names that options give the operations, and those that the results give them. The copies run
+# whatever is asked for: they are what the others are compared with.
+OPERATIONS = {
+    "gralora": "gralora merge_",
+    "gralora_fp32": "gralora merge_, fp32 factors",
+    "delta_weight": "gralora delta_weight",
+    "peft_gralora": "PEFT merge",
+    "peft_gralora_fp32": "PEFT merge, fp32 factors",
+}
 
 # Weights taken in turn, so that none is still in the cache when its turn comes again.
 _RING = 3
@@ -44,45 +54,56 @@ class Operation:
 
 
 def run_merge(
-    case: Case,
-    device: torch.device,
-    modes: Sequence[str],
-    rounds: int,
-    on_progress: Progress,
-) -> dict[str, Any]:
-    """Time every operation in every mode.
+    cases: Sequence[Case], modes: Sequence[str], variants: Sequence[str], context: Context
+) -> Record:
+    """Time every operation on every weight in every mode.
 
     Args:
-        case: the weight and its adapter; the token count is not used.
-        device: CPU or CUDA.
+        cases: the weights and their adapters; token counts are not used.
         modes: "graph" (CUDA only) and "eager".
-        rounds: interleaved rounds.
-        on_progress: called with a label, the samples taken and their total.
+        variants: which of `OPERATIONS`.
+        context: device, rounds, and where progress and results go.
 
     Returns:
         The records ``timings``, ``agreement`` and ``skipped``; a share of copy is the bandwidth of
         an operation over that of a copy of the same weight in the same round.
     """
-    torch.manual_seed(0)
-    record: dict[str, Any] = {"case": asdict(case), "timings": [], "agreement": [], "skipped": []}
-    operations = list(_operations(case, device, record))
-    for mode in modes:
-        context = GraphContext(device) if mode == "graph" else None
-        timers: dict[str, Timer] = {
-            op.name: GraphTimer(op.calls, context) if context else EagerTimer(op.calls, device)
-            for op in operations
-        }
-        measured = interleave(
-            timers,
-            rounds,
-            watch=CpuWatch() if device.type == "cpu" else None,
-            on_round=functools.partial(_report, on_progress, mode, rounds),
-        )
-        record["timings"].extend(_timing_records(operations, measured, mode))
+    record: Record = {"timings": [], "agreement": [], "skipped": []}
+    for case in cases:
+        _run_case(case, modes, variants, context, record)
+        context.save(record)
     return record
 
 
-def _operations(case: Case, device: torch.device, record: dict[str, Any]) -> Iterator[Operation]:
+def _run_case(
+    case: Case,
+    modes: Sequence[str],
+    variants: Sequence[str],
+    context: Context,
+    record: Record,
+) -> None:
+    torch.manual_seed(0)
+    device = context.device
+    operations = list(_operations(case, device, variants, record))
+    for mode in modes:
+        graphs = GraphContext(device) if mode == "graph" else None
+        timers: dict[str, Timer] = {
+            op.name: GraphTimer(op.calls, graphs) if graphs else EagerTimer(op.calls, device)
+            for op in operations
+        }
+        label = f"merge, {case.in_features}x{case.out_features}, {mode}"
+        measured = interleave(
+            timers,
+            context.rounds,
+            watch=CpuWatch() if device.type == "cpu" else None,
+            on_round=functools.partial(_report, context, label),
+        )
+        record["timings"].extend(_timing_records(case, operations, measured, mode))
+
+
+def _operations(
+    case: Case, device: torch.device, variants: Sequence[str], record: Record
+) -> Iterator[Operation]:
     factors = Factors.draw(case, device)
     weights = [_random_weight(case, device) for _ in range(_RING)]
     targets = [torch.empty_like(weight) for weight in weights]
@@ -96,35 +117,42 @@ def _operations(case: Case, device: torch.device, record: dict[str, Any]) -> Ite
         long = random_tensor(_LONG_COPY_BYTES // 4, dtype=torch.float32, device=device)
         copy = functools.partial(torch.empty_like(long).copy_, long)
         yield Operation("copy of 1 GiB", [copy], 2 * _LONG_COPY_BYTES)
-    yield from _gralora_operations(case, factors, weights, record)
-    yield from _peft_operations(case, factors, device, record)
+    yield from _gralora_operations(case, factors, weights, variants, record)
+    yield from _peft_operations(case, factors, device, variants, record)
 
 
 def _gralora_operations(
-    case: Case, factors: Factors, weights: Sequence[Tensor], record: dict[str, Any]
+    case: Case,
+    factors: Factors,
+    weights: Sequence[Tensor],
+    variants: Sequence[str],
+    record: Record,
 ) -> Iterator[Operation]:
-    try:
-        import gralora  # noqa: F401 - registers the operators
-    except ImportError as error:
-        _skip(record, "gralora", f"gralora cannot be imported: {error}")
-        return
-    dtypes = {"gralora merge_": case.torch_dtype}
-    if case.torch_dtype.itemsize == 2:
-        dtypes["gralora merge_, fp32 factors"] = torch.float32
-    for name, dtype in dtypes.items():
+    half = case.torch_dtype.itemsize == 2
+    for variant, dtype in (("gralora", case.torch_dtype), ("gralora_fp32", torch.float32)):
+        if variant not in variants:
+            continue
+        name = OPERATIONS[variant]
+        if variant == "gralora_fp32" and not half:
+            _skip(record, name, f"fp32 factors are the usual ones beside {case.dtype}")
+            continue
         A, B = factors.A.to(dtype), factors.B.to(dtype)
         merge = functools.partial(_merge, A, B)
         difference = _merge_error(merge, weights[0], A, B)
-        record["agreement"].append({"variant": name, "errors": {"weight": difference}})
+        record["agreement"].append(
+            {"case": asdict(case), "variant": name, "errors": {"weight": difference}}
+        )
         if not difference <= TOLERANCE[case.dtype]:
             _skip(record, name, f"wrong result, relative error {difference}")
             continue
         # Signs alternate over the ring, so that the weights stay what they were.
         calls = [functools.partial(merge, w, s) for s in (1.0, -1.0) for w in weights]
         yield Operation(name, calls, 2 * weights[0].nbytes)
+    if "delta_weight" not in variants:
+        return
     A, B = factors.A.to(case.torch_dtype), factors.B.to(case.torch_dtype)
     yield Operation(
-        "gralora delta_weight",
+        OPERATIONS["delta_weight"],
         [lambda: torch.ops.gralora.delta_weight(A, B, None, None, scaling=SCALING)],
         weights[0].nbytes,
     )
@@ -143,12 +171,16 @@ def _merge_error(
 
 
 def _peft_operations(
-    case: Case, factors: Factors, device: torch.device, record: dict[str, Any]
+    case: Case,
+    factors: Factors,
+    device: torch.device,
+    variants: Sequence[str],
+    record: Record,
 ) -> Iterator[Operation]:
-    for name, label in (
-        ("peft_gralora", "PEFT merge"),
-        ("peft_gralora_fp32", "PEFT merge, fp32 factors"),
-    ):
+    for name in ("peft_gralora", "peft_gralora_fp32"):
+        if name not in variants:
+            continue
+        label = OPERATIONS[name]
         linears = [_linear(_random_weight(case, device)) for _ in range(_RING)]
         try:
             layers: list[Any] = list(BUILDERS[name](case, linears, factors).modules)
@@ -182,8 +214,8 @@ def _linear(weight: Tensor) -> nn.Linear:
 
 
 def _timing_records(
-    operations: Sequence[Operation], rounds: Rounds, mode: str
-) -> Iterator[dict[str, Any]]:
+    case: Case, operations: Sequence[Operation], rounds: Rounds, mode: str
+) -> Iterator[Record]:
     samples = rounds.samples
     copy = operations[0]
     for operation in operations:
@@ -191,6 +223,7 @@ def _timing_records(
         seconds = spread(own)
         scale = operation.bytes_moved / copy.bytes_moved
         yield {
+            "case": asdict(case),
             "variant": operation.name,
             "mode": mode,
             "seconds": seconds.as_dict(),
@@ -202,9 +235,9 @@ def _timing_records(
         }
 
 
-def _report(on_progress: Progress, mode: str, rounds: int, taken: int) -> None:
-    on_progress(f"merge, {mode}", taken, rounds)
+def _report(context: Context, label: str, taken: int) -> None:
+    context.on_progress(label, taken, context.rounds)
 
 
-def _skip(record: dict[str, Any], name: str, reason: str) -> None:
+def _skip(record: Record, name: str, reason: str) -> None:
     record["skipped"].append({"variant": name, "reason": reason})

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gralora.bench.case import base_text, shape_text
+from gralora.bench.case import base_text, shape_text, timings_by_weight
 
 Record = Mapping[str, Any]
 
@@ -191,17 +191,17 @@ def _host_panels(record: Record) -> list[Panel]:
 
 
 def _merge_panels(record: Record) -> list[Panel]:
-    case = record["case"]
     return [
         _panel(
             f"weight {case['out_features']}x{case['in_features']}, r {case['rank']}, "
             f"k {case['grid']}, {case['dtype']}",
             "share of the\ncopy bandwidth",
-            [t for t in record["timings"] if not t["variant"].startswith("copy")],
+            [t for t in timings if not t["variant"].startswith("copy")],
             group=lambda t: _CLOCKS[t["mode"]],
             series=lambda t: str(t["variant"]),
             value=_share("share_of_copy"),
         )
+        for case, timings in timings_by_weight(record)
     ]
 
 

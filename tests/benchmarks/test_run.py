@@ -64,13 +64,44 @@ def test_result_can_be_shown(layer_file: Path, capsys: pytest.CaptureFixture[str
     assert "64→32, T 8, r 8, k 2, fp32" in capsys.readouterr().out
 
 
-def test_merge_result_has_copy_as_its_unit(tmp_path: Path) -> None:
-    path = tmp_path / "merge.json"
-    options = ["--device", "cpu", "--shape", "64x32", "--rk", "8:2", "--json", str(path)]
-    assert run.main(["merge", *options, "--rounds", "9"]) == 0
-    copy = json.loads(path.read_text())["timings"][0]
-    assert copy["variant"] == "copy"
-    assert copy["share_of_copy"]["median"] == pytest.approx(1.0)
+@pytest.fixture(scope="module")
+def merge_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Result file of a short run of the merge suite over two weights with two adapters each."""
+    path = tmp_path_factory.mktemp("results") / "merge.json"
+    options = ["--device", "cpu", "--shapes", "64x32,32x64", "--rk", "8:2,4:1"]
+    chosen = ["--variants", "gralora,delta_weight", "--rounds", "9", "--json", str(path)]
+    assert run.main(["merge", *options, *chosen]) == 0
+    return path
+
+
+def test_merge_result_has_copy_as_its_unit(merge_file: Path) -> None:
+    copies = [t for t in json.loads(merge_file.read_text())["timings"] if t["variant"] == "copy"]
+    assert len(copies) == 4
+    assert [c["share_of_copy"]["median"] for c in copies] == pytest.approx([1.0] * 4)
+
+
+def test_merge_times_what_was_asked_for_on_every_weight(merge_file: Path) -> None:
+    timings = json.loads(merge_file.read_text())["timings"]
+    cases = [(t["case"]["in_features"], t["case"]["rank"], t["variant"]) for t in timings]
+    variants = ("copy", "gralora merge_", "gralora delta_weight")
+    assert cases == [(n, r, v) for n in (64, 32) for r in (8, 4) for v in variants]
+
+
+def test_every_weight_of_a_merge_is_shown(
+    merge_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run.main(["show", str(merge_file)]) == 0
+    shown = capsys.readouterr().out
+    for title in ("32x64 fp32, r 8, k 2", "32x64 fp32, r 4, k 1", "64x32 fp32, r 4, k 1"):
+        assert f"weight {title}" in shown
+
+
+def test_a_merge_refuses_what_it_does_not_know(refusal: Callable[[list[str]], str]) -> None:
+    known = "gralora,gralora_fp32,delta_weight,peft_gralora,peft_gralora_fp32"
+    told = refusal(["merge", "--device", "cpu", "--variants", "cublas"])
+    assert f"variants: any of {known}, got cublas" in told
+    told = refusal(["merge", "--device", "cpu", "--preset", "smollm2-135m", "--rk", "10:5"])
+    assert "rk: k must divide both features, got 576x576, k=5" in told
 
 
 @pytest.fixture(scope="module")

@@ -7,12 +7,14 @@ the place of SmolLM2.
 from __future__ import annotations
 
 import os
+import re
 import runpy
 import shutil
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +31,49 @@ FRAMEWORKS = ("trainer", "trl", "accelerate", "diffusion")
 _RESULT = ROOT / "benchmarks" / "results" / "cpu_layer.json"
 # Started once where its options come to the same: its layers are large.
 _SLOW = "benchmarks/export_lora.py"
-# The options of each suite of the benchmarks that make it brief, as in CI.
+_SMALLEST = "smollm2-135m"
+# The options of each suite of the benchmarks that make it brief, also on a machine without a GPU.
+# Those of sizes come last, so that a preset can take their place.
 _BRIEF = {
-    "layer": ["--shapes", "64x32", "--tokens", "8", "--rk", "8:2", "--device", "cpu"],
-    "host": ["--device", "cpu"],
-    "merge": ["--shape", "64x32", "--rk", "8:2", "--device", "cpu"],
+    "layer": "--rk 8:2 --mode eager --tokens 8 --shapes 64x32",
+    "kernels": "--rk 8:2 --mode eager --path chosen --tokens 8 --shapes 64x32",
+    "model": f"--rk 8:2 --layers 1 --tokens 16 --checkpointed 16 --preset {_SMALLEST}",
+    "host": "",
+    "merge": "--rk 8:2 --mode eager --shapes 64x32",
 }
-# Each says why its commands are parsed alone, by the programs' own parsers where these are here.
-NOT_RUN = {
-    "a GPU": "it measures or needs a GPU, which not every machine with tests has",
-    "an hour": "it takes an hour of one core and fetches PEFT's sources",
-}
+_BRIEF_BASES = {"moe": "--experts 64x32:4:2", "shared": "--groups 64x32+16"}
+# What stands for PEFT's tests, of which there are thousands.
+_PEFTS_TESTS = """
+import torch
+from peft import GraloraConfig, get_peft_model
 
 
-def not_run(command: Command) -> str | None:
-    """The reason in :data:`NOT_RUN` for which a command of a script is not run, or None."""
-    text = command.text
-    if "--device cuda" in text or "sm80" in text or "--preset" in text:
-        return "a GPU"
-    return "an hour" if "tests/peft_suite/run.py" in text else None
+def test_forward():
+    config = GraloraConfig(r=4, gralora_k=2, target_modules=["0"])
+    model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), config)
+    assert model(torch.randn(2, 3, 8)).shape == (2, 3, 8)
+"""
 
 
 def _meaning(words: Sequence[str]) -> dict[str, str]:
     """Options and values of a command line that has nothing else: the last of each counts."""
     return dict(zip(words[::2], words[1::2], strict=True))
+
+
+def brief(words: Sequence[str]) -> list[str]:
+    """Options that make a suite of the benchmarks brief.
+
+    Args:
+        words: of the command, the suite's name first.
+
+    """
+    options = _BRIEF[words[0]].split()
+    if "--preset" in words and words[0] != "model":
+        # The last one counts, and shapes beside it are refused.
+        options[options.index("--shapes") :] = ["--preset", _SMALLEST]
+    bases = words[words.index("--base") + 1] if "--base" in words else ""
+    options += _BRIEF_BASES.get(bases, "").split()
+    return [*options, "--device", "cpu", "--rounds", "9"]
 
 
 class Stage:
@@ -87,7 +108,9 @@ class Stage:
         if script.startswith("examples/finetune_"):
             return [*self.of_framework(script), "--output", out]
         if script == "benchmarks/run.py":
-            return [] if words[0] == "show" else self._suite(words)
+            return [] if words[0] == "show" else brief(words)
+        if script == "tests/peft_suite/run.py":
+            return ["--sources", str(self._pefts()), "--cache", str(self.folder / "peft-suite")]
         pages = self._pages()
         return {
             "examples/finetune.py": [*windows, "--text", str(self.text), "--out", out],
@@ -113,9 +136,16 @@ class Stage:
         example = Path(script).stem.removeprefix("finetune_")
         return options_of(example, self.model, self.text)
 
-    def _suite(self, words: Sequence[str]) -> list[str]:
-        experts = ["--experts", "64x32:4:2"] if "moe" in words else []
-        return [*_BRIEF[words[0]], *experts, "--rounds", "9"]
+    def _pefts(self) -> Path:
+        """A folder that looks like PEFT's sources, of the version that is here."""
+        origin = self.folder / "pefts"
+        if not origin.exists():
+            (origin / "tests").mkdir(parents=True)
+            for name in ("mixed", "custom_models"):
+                (origin / "tests" / f"test_{name}.py").write_text(_PEFTS_TESTS, "utf-8")
+            (origin / "pyproject.toml").write_text("[tool.pytest.ini_options]\n", "utf-8")
+            (origin / "PKG-INFO").write_text(f"Version: {version('peft')}\n", "utf-8")
+        return origin
 
     def _pages(self) -> Path:
         """A folder with what report_docs.py reads: the page, and one of its files."""
@@ -134,10 +164,12 @@ class Stage:
         """A reader's words in the place of names in capitals and of patterns."""
         names = {"OUT_DIR/*.json": str(_RESULT), "FILE": str(_RESULT), "FILE...": str(_RESULT)}
         names |= {"DIR": str(self.folder / "plots")}
+        records = str(self.folder / "records")
         found: list[str] = []
         for word in words:
             matches = sorted(map(str, ROOT.glob(word))) if "*" in word and "/" in word else []
-            found += matches if matches and word not in names else [names.get(word, word)]
+            own = names.get(word, re.sub(r"^OUT_DIR\b", records, word))
+            found += matches if matches and word not in names else [own]
         return found
 
     def run(self, script: str, words: Sequence[str], patch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from gralora.nn import GraLoRALinear
 
@@ -69,6 +70,42 @@ def test_under_autocast_x_is_kept_in_its_dtype(device, options, randomise):
     with torch.autocast(device.type, dtype=torch.bfloat16):
         kept = saved_bytes(layer, x)
     assert 0 < kept <= (x.numel() + latent_elements(layer)) * 2 + RNG_STATE_BYTES
+
+
+def _peak(module, x, dy):
+    """Most bytes that a step holds beyond what lived before it."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+
+    def step():
+        return torch.autograd.grad(module(x), [x, *parameters], dy)
+
+    for _ in range(2):  # The libraries' workspaces are there from the first on.
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        step()
+        peak = torch.cuda.max_memory_allocated() - before
+    return peak
+
+
+@pytest.mark.parametrize("path", [None, "aten", "sm80", "sm90"], ids=str)
+@pytest.mark.parametrize("factors", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+@pytest.mark.parametrize("options", [{"r": 64, "k": 4}, {"r": 256, "k": 8}], ids=["r64", "r256"])
+def test_the_peak_of_a_step_is_that_of_the_frozen_layer_and_what_must_be_there(
+    cuda, randomise, forced, options, factors, path
+):
+    # A copy of x or dy would be twice what is allowed for workspaces and rounded factors.
+    tokens, width, workspace = 16384, 2048, 32 << 20
+    linear = nn.Linear(width, width, bias=False, device=cuda, dtype=torch.bfloat16)
+    linear.requires_grad_(False)
+    x = torch.randn(tokens, width, device=cuda, dtype=torch.bfloat16, requires_grad=True)
+    dy = torch.randn_like(x)
+    base = _peak(linear, x, dy)
+    layer = randomise(GraLoRALinear.from_linear(linear, **options, adapter_dtype=factors))
+    latent = options["k"] * tokens * options["r"] * x.element_size()
+    gradients = sum(p.nbytes for p in layer.parameters() if p.requires_grad)
+    with forced(path):
+        assert _peak(layer, x, dy) <= base + 2 * latent + gradients + workspace
 
 
 def test_merged_layer_keeps_nothing(device, randomise):

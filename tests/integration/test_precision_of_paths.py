@@ -6,6 +6,8 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 pytest.importorskip("peft.tuners.gralora.layer", reason="PEFT with GraLoRA is not installed")
@@ -68,31 +70,66 @@ def _error(actual, exact):
     )
 
 
-@pytest.mark.parametrize("adapters", ["autocast_fp32", "same_dtype"])
-@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
-@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
-@pytest.mark.parametrize(("where", "path"), PATHS, ids=PATH_IDS)
-def test_relative_error(where, path, layer, dtype, adapters, forced, request):
-    device = request.getfixturevalue("cuda") if where == "cuda" else torch.device("cpu")
+adapters = pytest.mark.parametrize("adapters", ["autocast_fp32", "same_dtype"])
+dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
+everywhere = pytest.mark.parametrize(("where", "path"), PATHS, ids=PATH_IDS)
+
+
+def _errors(layer, dtype, adapters, device, on_path):
+    """Our relative error and PEFT's, of the result and of every gradient."""
     in_features, out_features, *_, tokens = layer
-    tokens = tokens if where == "cuda" else min(tokens, 200)
     autocast = adapters == "autocast_fp32"
     (ours, our_factors), (theirs, their_factors) = _pair(
         layer, dtype, torch.float32 if autocast else dtype, device
     )
     x = torch.randn(tokens, in_features, device=device).to(dtype)
     dy = torch.randn(tokens, out_features, device=device).to(dtype)
-    with torch.autocast(where, dtype=dtype) if autocast else nullcontext():
-        with forced(path):
+    with torch.autocast(device.type, dtype=dtype) if autocast else nullcontext():
+        with on_path:
             actual = _step(ours, our_factors, x, dy)
         peft = _step(theirs, their_factors, x, dy)
     theirs.double()
     exact = _step(
         theirs, dict(zip(our_factors, their_factors.values(), strict=True)), x.double(), dy
     )
-    above = {
-        name: (_error(actual[name], value), _error(peft[name], value))
-        for name, value in exact.items()
-        if _error(actual[name], value) > SLACK * _error(peft[name], value)
-    }
+    return {name: (_error(actual[name], v), _error(peft[name], v)) for name, v in exact.items()}
+
+
+def _above(errors):
+    return {name: pair for name, pair in errors.items() if pair[0] > SLACK * pair[1]}
+
+
+@adapters
+@dtypes
+@pytest.mark.parametrize("layer", LAYERS.values(), ids=LAYERS.keys())
+@everywhere
+def test_relative_error(where, path, layer, dtype, adapters, forced, request):
+    device = request.getfixturevalue("cuda") if where == "cuda" else torch.device("cpu")
+    if where == "cpu":
+        layer = (*layer[:-1], min(layer[-1], 200))
+    above = _above(_errors(layer, dtype, adapters, device, forced(path)))
+    assert not above, f"ours and PEFT's: {above}"
+
+
+@st.composite
+def random_layers(draw):
+    """Layers that the kernels can run and PEFT can build: square grids, widths in eights."""
+    k = draw(st.sampled_from([1, 2, 3, 4, 5, 8, 16]))
+    n, m = (8 * draw(st.integers(-(-16 // k), -(-80 // k))) for _ in "nm")
+    s = draw(st.integers(1, max(1, 96 // k)))
+    r0 = draw(st.sampled_from([0, 0, 3, 8, 24]))
+    return k * n, k * m, k * s, k, r0, draw(st.integers(128, 3000))
+
+
+@adapters
+@dtypes
+@everywhere
+@settings(max_examples=12, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_relative_error_of_random_layers(where, path, dtype, adapters, forced, request, data):
+    device = request.getfixturevalue("cuda") if where == "cuda" else torch.device("cpu")
+    layer = data.draw(random_layers())
+    if where == "cpu":
+        layer = (*layer[:-1], min(layer[-1], 300))
+    above = _above(_errors(layer, dtype, adapters, device, forced(path)))
     assert not above, f"ours and PEFT's: {above}"

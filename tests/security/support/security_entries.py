@@ -20,7 +20,7 @@ from security_places import ADAPTERS, OUT, Place
 import gralora
 from gralora.adapters import load_into, read_adapter
 from gralora.adapters.lora_files import read_lora
-from gralora.adapters.stored import StoredAdapter
+from gralora.adapters.stored import StoredAdapter, read_with_experts
 from gralora.cli import main
 from gralora.cli.errors import CommandError
 
@@ -163,7 +163,7 @@ def _import(place: Place, draw: Draw, name: str) -> bool:
     whos = ("import_lora", "write_adapter")
     k = draw(st.sampled_from(["1", "2", "8"]))
     done = _command("import-lora", place.root / name, place.root / OUT, "--k", k, whos=whos)
-    return _out(place, done, read_adapter)
+    return _out(place, done, read_with_experts)
 
 
 def _combine(place: Place, draw: Draw, name: str) -> bool:
@@ -175,7 +175,7 @@ def _combine(place: Place, draw: Draw, name: str) -> bool:
     options = ("--rank", rank) if rank else ()
     whos = ("combine", "read_adapter", "write_adapter")
     done = _command("combine", *pair, place.root / OUT, *options, whos=whos)
-    return _out(place, done, read_adapter)
+    return _out(place, done, read_with_experts)
 
 
 def _convert(place: Place, draw: Draw, name: str) -> bool:
@@ -209,10 +209,10 @@ ENTRIES = {
     "read_adapter": Entry(_read),
     "load_adapter": Entry(_load),
     "load_into": Entry(_swap),
-    "inspect": Entry(_inspect),
-    "export-lora": Entry(_export),
-    "import-lora": Entry(_import, adapters=("lora",)),
-    "combine": Entry(_combine, adapters=("other", "fork", "hybrid")),
+    "inspect": Entry(_inspect, adapters=(*ADAPTERS, "fused")),
+    "export-lora": Entry(_export, adapters=(*ADAPTERS, "fused")),
+    "import-lora": Entry(_import, adapters=("lora", "experts")),
+    "combine": Entry(_combine, adapters=("other", "fork", "hybrid", "fused")),
     "convert": Entry(_convert, adapters=("fork",)),
     "merge": Entry(_merge, base=True),
 }

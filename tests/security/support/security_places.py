@@ -6,6 +6,8 @@
 ``fork``    of the method's authors
 ``lora``    a LoRA with a pattern of ranks, trained biases and a module saved whole
 ``other``   PEFT's GraLoRA, factors alone
+``fused``   the extension of the format: adapters of fused experts beside a layer's
+``experts`` a LoRA of fused experts
 ``base``    a model in two shards
 =========== ==========================================================================
 """
@@ -53,6 +55,8 @@ class Place:
         _write(self.root / "fork", FORK_CONFIG, _factors())
         _write(self.root / "lora", LORA_CONFIG, LORA_SHAPES)
         _write(self.root / "other", adapter_config(modules_to_save=None), _factors())
+        _write(self.root / "fused", FUSED_CONFIG, FUSED_SHAPES)
+        _write(self.root / "experts", EXPERTS_CONFIG, EXPERTS_SHAPES)
         base = write_base(self.root / "base")
         (base / "tokenizer.json").write_text("{}")
         for shard in SHARDS:
@@ -138,4 +142,26 @@ LORA_SHAPES: Shapes = {
     **{f"{PREFIX}{layer}.lora_B.weight": [WIDTH, 2 + i] for i, layer in enumerate(LAYERS)},
     **{f"{PREFIX}{layer}.base_layer.bias": [WIDTH] for layer in LAYERS},
     **{PREFIX + name: shape for name, shape in NORM.items()},
+}
+# Three experts, and a layer.
+FUSED_CONFIG = adapter_config(
+    peft_type="GRALORA_EXT",
+    modules_to_save=None,
+    target_modules=[LAYERS[0]],
+    target_parameters=["moe.experts.down_proj"],
+)
+FUSED_SHAPES: Shapes = {
+    **{f"{PREFIX}{LAYERS[0]}{factor}": shape for factor, shape in FACTORS.items()},
+    **{f"{PREFIX}moe.experts.down_proj{f}": [3, *shape] for f, shape in FACTORS.items()},
+}
+# Two experts of rank 2, 8 wide and 4 wide within.
+EXPERTS_CONFIG: dict[str, Any] = {
+    **{name: LORA_CONFIG[name] for name in ("peft_type", "r", "lora_alpha", "init_lora_weights")},
+    "target_modules": [], "target_parameters": ["experts.gate_up_proj", "experts.down_proj"],
+}  # fmt: skip
+EXPERTS_SHAPES: Shapes = {
+    f"{PREFIX}moe.experts.base_layer.lora_A.weight": [4, 8],
+    f"{PREFIX}moe.experts.base_layer.lora_B.weight": [8, 4],
+    f"{PREFIX}moe.experts.lora_A.weight": [4, 4],
+    f"{PREFIX}moe.experts.lora_B.weight": [8, 4],
 }

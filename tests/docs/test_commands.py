@@ -10,16 +10,20 @@ import contextlib
 import io
 import re
 import shutil
+import subprocess
+import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 from docs_adapters import make_forks, save_ours, save_pefts
 from docs_inline import DOCUMENTS, ROOT, Command, all_commands, commands, read, unlabelled
 from docs_models import save_tiny_llama
+from docs_scripts import brief
 
 from gralora.cli import main
 
@@ -58,7 +62,9 @@ def test_commands_of_gralora_run(
     monkeypatch.chdir(folder)
     words = _words(command)
     takes_nothing = words[0] == "info"
-    if not takes_nothing and (words[0] == "bench" or all(w.startswith("-") for w in words[1:])):
+    if words[0] == "bench":
+        words += brief(words[1:])
+    elif not takes_nothing and all(word.startswith("-") for word in words[1:]):
         # A name without what it works on: the command, and the options that are named with it.
         _check_help(words)
         return
@@ -86,7 +92,17 @@ def test_snippets_run_and_print(command: Command, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out.strip()
 
 
+WITHOUT_AN_INDEX = ("--dry-run", "--no-deps", "--no-index", "--no-build-isolation")
 INSTALLS = [*commands("pip"), *(c for c in commands("uv") if c.words[1] == "pip")]
+
+
+def _of_pip(words: list[str]) -> list[str]:
+    """The words after pip that concern the project; pip takes all of uv's but one option."""
+    words = words[words.index("pip") + 1 :]
+    if "--reinstall-package" in words:
+        at = words.index("--reinstall-package")
+        del words[at : at + 2]
+    return [word for word in words if word.startswith(("-", ".", "gralora.")) or word == "install"]
 
 
 @pytest.mark.parametrize("command", INSTALLS, ids=str)
@@ -102,6 +118,65 @@ def test_extras_and_settings_of_installations_are_there(
     settings = re.findall(r"-C (gralora\.\w+)=(\w+)", command.text)
     assert split(dict(settings))[1] == {}
     assert ("-C " in command.text) == bool(settings)
+
+
+def _of_the_project() -> dict[tuple[str, ...], set[str]]:
+    """Installations of the project without their extras, and all extras that documents ask for.
+
+    What else they name, an index has.
+    """
+    found: dict[tuple[str, ...], set[str]] = {}
+    for command in INSTALLS:
+        words = _of_pip(command.words)
+        extras = re.findall(r"^\.\[([\w,]+)\]", "\n".join(words), re.MULTILINE)
+        words = [re.sub(r"^\.\[.*", ".", word) for word in words if word not in WITHOUT_AN_INDEX]
+        if "." in words:
+            found.setdefault(tuple(words), set()).update(*(names.split(",") for names in extras))
+    return found
+
+
+OF_THE_PROJECT = _of_the_project()
+
+
+@pytest.mark.parametrize("words", OF_THE_PROJECT, ids=" ".join)
+def test_pip_takes_what_installs_the_project(words: tuple[str, ...]) -> None:
+    """As far as the metadata of a build, which asks for torch and the compiler."""
+    for package in ("pip", "scikit_build_core"):
+        pytest.importorskip(package, reason=f"{package} is not installed")
+    extras = ",".join(sorted(OF_THE_PROJECT[words]))
+    meant = {".": f".[{extras}]" if extras else "."}
+    meant["gralora.torch=DIR"] = f"gralora.torch={Path(torch.__file__).parents[1]}"
+    words = [*(meant.get(word, word) for word in words), *WITHOUT_AN_INDEX]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pip", *words], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "does not provide the extra" not in ended.stderr
+    assert re.search(r"^Would install gralora-\d", ended.stdout, re.MULTILINE)
+
+
+CONFIGURE = [command for command in commands("cmake") if "-S" in command.words]
+BUILD = [command for command in commands("cmake") if "--build" in command.words]
+
+
+@pytest.mark.parametrize("command", CONFIGURE, ids=str)
+def test_cmake_configures_and_would_build(command: Command, tmp_path: Path) -> None:
+    for program in ("cmake", "ninja"):
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed")
+    words = command.words
+    source, folder = words[words.index("-S") + 1], words[words.index("-B") + 1]
+    if not source.endswith("emulator") and shutil.which("nvcc") is None:
+        pytest.skip("no compiler of CUDA")
+    words[words.index(source)] = str(ROOT / source)
+    builds = [build.words for build in BUILD if folder in build.words]
+    assert builds
+    # What takes minutes is only named.
+    for each in (words, *([*build, "--", "-n"] for build in builds)):
+        each = [str(tmp_path / "build") if word == folder else word for word in each]
+        ended = subprocess.run(each, capture_output=True, text=True, check=False)
+        assert ended.returncode == 0, ended.stderr
+    assert re.search(r"^\[\d+/\d+\] Building", ended.stdout, re.MULTILINE)
 
 
 def _paths() -> Iterator[tuple[Command, str]]:

@@ -1,12 +1,9 @@
-"""Commands of documents that start scripts run, with small stand-ins for models and texts.
-
-Those of `NOT_RUN` in docs_scripts.py are parsed alone, by the scripts' own parsers.
-"""
+"""Commands of documents that start scripts run, with small stand-ins for models, texts, sizes."""
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
+import os
 import re
 import runpy
 import subprocess
@@ -14,11 +11,10 @@ import sys
 import venv
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from docs_inline import ROOT, Command, commands
-from docs_scripts import FRAMEWORKS, NOT_RUN, Stage, not_run
+from docs_scripts import FRAMEWORKS, Stage
 
 
 def _script(command: Command) -> int:
@@ -33,12 +29,11 @@ def _once(found: list[Command]) -> list[Command]:
 
 PYTHON = commands("python")
 STARTS = _once([command for command in PYTHON if _script(command)])
-RUN = [command for command in STARTS if not_run(command) is None]
-PARSED = [command for command in STARTS if not_run(command) is not None]
 LAUNCHED = [c for c in _once([*commands("torchrun"), *commands("accelerate")]) if _script(c)]
 MODULES = [command for command in PYTHON if command.words[1] == "-m"]
 TESTS = _once(commands("pytest"))
 SHELL = _once([*commands("bash"), *commands("benchmarks/gpu_check.sh")])
+CHECKS = _once(commands("benchmarks/gpu_check.sh"))
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +55,7 @@ def _check_packages(script: str) -> None:
         pytest.importorskip(package, reason=f"{package} is not installed")
 
 
-@pytest.mark.parametrize("command", RUN, ids=str)
+@pytest.mark.parametrize("command", STARTS, ids=str)
 def test_scripts_run_as_documents_start_them(
     command: Command, stage: Stage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,34 +76,6 @@ def test_scripts_run_as_documents_start_them(
 def test_launchers_run_as_documents_start_them(command: Command, stage: Stage) -> None:
     stage.launch(command)
     assert (stage.folder / "out" / command.words[0] / "adapter").is_dir()
-
-
-class _ParsedError(Exception):
-    """The options of a script were those that it takes."""
-
-
-@pytest.mark.parametrize("command", PARSED, ids=str)
-def test_scripts_that_are_not_run_take_the_options(
-    command: Command, stage: Stage, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at = _script(command)
-    path = ROOT / command.words[at]
-    parse = argparse.ArgumentParser.parse_args
-
-    def parse_and_stop(*arguments: Any) -> None:
-        parse(*arguments)
-        raise _ParsedError
-
-    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
-    monkeypatch.setattr(sys, "argv", [str(path), *command.words[at + 1 :]])
-    monkeypatch.syspath_prepend(path.parent)
-    with pytest.raises(_ParsedError):
-        runpy.run_path(str(path), run_name="__main__")
-
-
-@pytest.mark.parametrize("reason", NOT_RUN)
-def test_each_reason_not_to_run_has_a_command(reason: str) -> None:
-    assert reason in map(not_run, PARSED)
 
 
 @pytest.mark.parametrize("command", MODULES, ids=str)
@@ -148,11 +115,24 @@ def test_shell_scripts_have_no_error_of_syntax(command: Command) -> None:
     subprocess.run(["bash", "-n", str(ROOT / script)], check=True)
 
 
+@pytest.mark.parametrize("command", CHECKS, ids=str)
+def test_the_check_of_a_gpu_runs_without_its_steps(command: Command, tmp_path: Path) -> None:
+    script, *words = command.words
+    words = [str(tmp_path / word) for word in words]
+    environment = {**os.environ, "STEPS": "none", "PYTHON": sys.executable}
+    ended = subprocess.run(
+        [str(ROOT / script), *words], env=environment, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert re.search(r"^step +status +seconds$", ended.stdout, re.MULTILINE)
+    assert (tmp_path / "OUT_DIR" / "check.log").is_file()
+
+
 def test_every_example_of_frameworks_is_started() -> None:
-    started = {Path(command.words[1]).stem for command in RUN}
+    started = {Path(command.words[1]).stem for command in STARTS}
     assert {f"finetune_{name}" for name in FRAMEWORKS} <= started
 
 
 def test_the_documents_have_commands_of_each_kind() -> None:
-    assert min(map(len, (RUN, LAUNCHED, PARSED, MODULES, TESTS, SHELL))) > 0
+    assert min(map(len, (STARTS, LAUNCHED, MODULES, TESTS, SHELL, CHECKS))) > 0
     assert {command.words[0] for command in LAUNCHED} == {"accelerate", "torchrun"}

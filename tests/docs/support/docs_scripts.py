@@ -41,9 +41,14 @@ _BRIEF = {
     "host": "",
     "merge": "--rk 8:2 --mode eager --shapes 64x32",
 }
+# Where a command names none.
+_VARIANTS = dict.fromkeys(("layer", "host"), "base,peft_lora,gralora")
+_VARIANTS["model"] = "frozen,peft_lora,gralora"
 _BRIEF_BASES = {"moe": "--experts 64x32:4:2", "shared": "--groups 64x32+16"}
-# What stands for PEFT's tests, of which there are thousands.
-_PEFTS_TESTS = """
+# What stands for PEFT's tests, of which there are thousands, by file.
+_PEFTS_TESTS = {
+    "mixed": "def test_forward():\n    pass\n",
+    "custom_models": """
 import torch
 from peft import GraloraConfig, get_peft_model
 
@@ -52,7 +57,8 @@ def test_forward():
     config = GraloraConfig(r=4, gralora_k=2, target_modules=["0"])
     model = get_peft_model(torch.nn.Sequential(torch.nn.Linear(8, 8)), config)
     assert model(torch.randn(2, 3, 8)).shape == (2, 3, 8)
-"""
+""",
+}
 
 
 def _meaning(words: Sequence[str]) -> dict[str, str]:
@@ -73,6 +79,8 @@ def brief(words: Sequence[str]) -> list[str]:
         options[options.index("--shapes") :] = ["--preset", _SMALLEST]
     bases = words[words.index("--base") + 1] if "--base" in words else ""
     options += _BRIEF_BASES.get(bases, "").split()
+    if words[0] in _VARIANTS and "--variants" not in words:
+        options += ["--variants", _VARIANTS[words[0]]]
     return [*options, "--device", "cpu", "--rounds", "9"]
 
 
@@ -141,8 +149,8 @@ class Stage:
         origin = self.folder / "pefts"
         if not origin.exists():
             (origin / "tests").mkdir(parents=True)
-            for name in ("mixed", "custom_models"):
-                (origin / "tests" / f"test_{name}.py").write_text(_PEFTS_TESTS, "utf-8")
+            for name, text in _PEFTS_TESTS.items():
+                (origin / "tests" / f"test_{name}.py").write_text(text, "utf-8")
             (origin / "pyproject.toml").write_text("[tool.pytest.ini_options]\n", "utf-8")
             (origin / "PKG-INFO").write_text(f"Version: {version('peft')}\n", "utf-8")
         return origin

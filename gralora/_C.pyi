@@ -1,5 +1,5 @@
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 from torch import Tensor
 
@@ -28,6 +28,9 @@ class ProjectSelection(Choice):
 
 class ExpandSelection(Choice):
     tile: tuple[int, int]
+
+class ProductSelection(ExpandSelection):
+    gradients: NotRequired[Choice]
 
 class WeightGradientSelection(Choice):
     tile: tuple[int, int]
@@ -93,14 +96,16 @@ def select_extended_product(
     half: bool = True,
     aligned: bool = True,
     matched: bool = True,
+    by_depth: bool = False,
     plain: bool = False,
     drops: bool = False,
     inner: int = 0,
     more: Sequence[tuple[int, int]] = (),
+    gradients: Sequence[tuple[int, int, int]] = (),
     processors: int = 132,
     cluster: int = 8,
     sm90: bool = True,
-) -> ExpandSelection: ...
+) -> ProductSelection: ...
 def select_weight_gradient(
     *,
     T: int,

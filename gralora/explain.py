@@ -80,10 +80,15 @@ def explain(
     check_int(who, "cluster", cluster, 1)
     n, m, columns = N // k, M // k, k * s
 
-    def with_base(depth: int, width: int, *, drops: bool, projects: bool) -> _C.Choice:
+    gradients = {"dA": (k, n, columns), "dB": (k, m, columns)}
+
+    def with_base(
+        depth: int, width: int, *, drops: bool, projects: bool, sums: tuple[str, ...] = ()
+    ) -> _C.ProductSelection:
         return _C.select_extended_product(
             T=T, depth=depth, width=width, rank=columns, blocks=k, half=half, drops=drops,
-            inner=k if projects else 0, processors=processors, cluster=cluster, sm90=sm90,
+            inner=k if projects else 0, gradients=[gradients[name] for name in sums],
+            aligned=n % 8 == 0 and m % 8 == 0, processors=processors, cluster=cluster, sm90=sm90,
         )  # fmt: skip
 
     def expand_y() -> _C.Choice:
@@ -110,14 +115,6 @@ def explain(
         T=T, width=n, rank=columns, blocks=k, half=half, aligned=n % 8 == 0,
         drops=dropout, processors=processors, cluster=cluster, sm90=sm90,
     )  # fmt: skip
-    remaining = {
-        name: shape
-        for name, shape, pair in (
-            ("dA", (k, n, columns), of_input["together"]),
-            ("dB", (k, m, columns), of_output["together"]),
-        )
-        if not pair
-    }
     choices: dict[str, _C.Choice] = {}
     H_and_y = with_base(N, m, drops=dropout, projects=True)
     y = with_base(N, m, drops=False, projects=False)
@@ -126,20 +123,24 @@ def explain(
     else:
         choices["H = x A"] = H
         choices |= {"y = x W^T + H B": y} if y["path"] == "kernel" else {"y = H B": expand_y()}
-    G_and_dx = with_base(M, n, drops=dropout, projects=True)
-    dx = with_base(M, n, drops=dropout, projects=False)
+    G_and_dx = with_base(M, n, drops=dropout, projects=True, sums=("dA", "dB"))
     if G_and_dx["path"] == "kernel":
-        choices["G = dy B^T, dx = dy W + G A^T"] = G_and_dx
+        choices |= _along("G = dy B^T, dx = dy W + G A^T", G_and_dx, gradients)
     else:
         choices |= _pair("G = dy B^T", of_output["project"], "dB", of_output["together"])
-        if dx["path"] == "kernel" and not of_input["together"]:
-            choices["dx = dy W + G A^T"] = dx
+        if of_output["together"]:
+            del gradients["dB"]
+        dx = with_base(M, n, drops=dropout, projects=False, sums=tuple(gradients))
+        if dx["path"] == "kernel":
+            choices |= _along("dx = dy W + G A^T", dx, gradients)
         else:
             choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])
-    if remaining:
-        choices[", ".join(remaining)] = _C.select_weight_gradient(
+            if of_input["together"]:
+                del gradients["dA"]
+    if gradients:
+        choices[", ".join(gradients)] = _C.select_weight_gradient(
             T=T,
-            gradients=list(remaining.values()),
+            gradients=list(gradients.values()),
             half=half,
             aligned=n % 8 == 0 and m % 8 == 0,
             drops=dropout,
@@ -163,6 +164,19 @@ def _pair(step: str, choice: _C.Choice, gradient: str, together: bool) -> dict[s
             "path": choice["path"], "possible": choice["possible"], "reason": reason
         }
     }  # fmt: skip
+
+
+def _along(
+    step: str, choice: _C.ProductSelection, gradients: dict[str, tuple[int, int, int]]
+) -> dict[str, _C.Choice]:
+    """A base product; takes those gradients away that are summed among its tiles."""
+    along = choice.get("gradients")
+    if along is None or along["path"] != "kernel":
+        return {step: choice}
+    names = ", ".join([step, *gradients])
+    gradients.clear()
+    reason = f"{choice['reason']}; gradients {along['reason']}"
+    return {names: {"path": choice["path"], "possible": choice["possible"], "reason": reason}}
 
 
 def _chip() -> tuple[int, int, bool]:

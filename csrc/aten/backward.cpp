@@ -27,26 +27,36 @@ TokenSums sum_outputs(AdapterGradients& gradients, const AdapterMask& mask, cons
   return sums;
 }
 
-/// dA and dlora_A, which need the latents of dy.
+/// dA and dlora_A, which need the latents of dy: add_latents().
 TokenSums sum_inputs(AdapterGradients& gradients, const AdapterMask& mask, const Adapter& adapter,
-                     const Sizes& sizes, const AdapterInput& input, const Latents& latents) {
+                     const Sizes& sizes, const AdapterInput& input) {
   TokenSums sums;
   if (mask.dA) {
     sums[0] = {.sum = &gradients.dA,
                .left = split_blocks(input.rows(), sizes.k_in),
-               .right = latents.grid,
+               .right = {},
                .dtype = adapter.A.scalar_type(),
                .of_input = true};
   }
   if (mask.dlora_A) {
     sums[2] = {.sum = &gradients.dlora_A,
-               .left = latents.plain.unsqueeze(0),
+               .left = {},
                .right = input.rows().unsqueeze(0),
                .dtype = adapter.lora_A.scalar_type(),
                .latent_is_left = true,
                .of_input = true};
   }
   return sums;
+}
+
+void add_latents(TokenSums& input_sums, const Latents& latents) {
+  if (input_sums[0].is_asked_for()) input_sums[0].right = latents.grid;
+  if (input_sums[2].is_asked_for()) input_sums[2].left = latents.plain.unsqueeze(0);
+}
+
+/// All four.
+TokenSums join(const TokenSums& output_sums, const TokenSums& input_sums) {
+  return {input_sums[0], output_sums[1], input_sums[2], output_sums[3]};
 }
 
 }  // namespace
@@ -70,30 +80,40 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
   const ComputeFactors factors(adapter, dy_rows.scalar_type(), steps);
   const AdapterInput input(needs_x ? as_rows(*x, sizes.N) : at::Tensor(), {rng_state, dropout_p});
   AdapterGradients gradients;
-  TokenSums sums = sum_outputs(gradients, mask, adapter, sizes, dy_rows, H, lora_H);
+  TokenSums output_sums = sum_outputs(gradients, mask, adapter, sizes, dy_rows, H, lora_H);
+  TokenSums input_sums = sum_inputs(gradients, mask, adapter, sizes, input);
   Latents latents;
-  const bool has_dx = mask.dx && weight &&
-                      project_and_expand_input(gradients.dx, {{{dy_rows, *weight}}, {}}, latents,
-                                               input, factors, scaling, steps);
+  // The base product may take sums along, which are then done.
+  const auto multiply = [&](const auto& product) {
+    TokenSums sums = join(output_sums, input_sums);
+    if (!product(sums)) return false;
+    if (!any_asked_for(sums)) output_sums = input_sums = {};
+    return true;
+  };
+  bool has_dx = mask.dx && weight && multiply([&](TokenSums& sums) {
+                  return project_and_expand_input(gradients.dx, {{{dy_rows, *weight}}, {}}, latents,
+                                                  input, factors, scaling, sums, steps);
+                });
   if (!has_dx && (mask.dx || needs_x)) {
-    latents = project_gradient(dy_rows, factors, sizes, scaling, sums, steps);
+    latents = project_gradient(dy_rows, factors, sizes, scaling, output_sums, steps);
   }
-  TokenSums input_sums = sum_inputs(gradients, mask, adapter, sizes, input, latents);
+  add_latents(input_sums, latents);
+  if (!has_dx && mask.dx) {
+    gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
+    has_dx = weight && !input.dropout().drops() && multiply([&](TokenSums& sums) {
+               return expand_input_with_base(gradients.dx, {{{dy_rows, *weight}}, {}}, latents,
+                                             factors, sums, steps);
+             });
+  }
   const auto expand = [&] {
     if (!mask.dx || has_dx) return;
-    gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
-    if (weight && !input.dropout().drops() &&
-        expand_input_with_base(gradients.dx, {{{dy_rows, *weight}}, {}}, latents, factors, steps)) {
-      return;
-    }
     expand_input(gradients.dx, latents, factors, input, input_sums, steps);
     // At once, while the cache has what was written.
     if (weight) gradients.dx.addmm_(dy_rows, *weight);
   };
   const auto sum = [&] {
-    for (const size_t of_input : {0, 2}) sums[of_input] = input_sums[of_input];
-    steps.sum_over_tokens(sums, input);
-    input_sums = {};
+    steps.sum_over_tokens(join(output_sums, input_sums), input);
+    output_sums = input_sums = {};
   };
   // dx first with few tokens: the sums that need G may go along with it, or begin while the base
   // product ends. The sums first with many: what the projection has read of dy last is still in the

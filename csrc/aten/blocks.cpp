@@ -36,9 +36,9 @@ at::Tensor absent_latent(const at::Tensor& rows) { return at::empty({0}, rows.op
 bool project_and_expand(at::Tensor& rows, const BaseProduct& base, Latents& latents,
                         const AdapterInput& input, const ComputeFactors& factors,
                         const at::Tensor& projecting, const at::Tensor& expanding, double scaling,
-                        const Steps& steps) {
+                        TokenSums& sums, const Steps& steps) {
   if (!factors.A.defined() || factors.lora_A.defined() || input.dropout().drops() ||
-      !steps.project_with_base(rows, base, latents.grid, projecting, scaling, expanding)) {
+      !steps.project_with_base(rows, base, latents.grid, projecting, scaling, expanding, sums)) {
     return false;
   }
   latents.plain = absent_latent(rows);
@@ -142,7 +142,8 @@ void expand_output_and_base(at::Tensor& rows, const BaseProduct& base, const Lat
   const at::Tensor plain_factor = transpose_factor(factors.lora_B);
   const auto& [x, weight] = base.terms.front();
   // Adapter term first: the compute-bound base product then hides the second visit to y.
-  if (steps.expand_with_base(rows, base, latents, factors.B, plain_factor)) {
+  TokenSums no_sums;
+  if (steps.expand_with_base(rows, base, latents, factors.B, plain_factor, no_sums)) {
     // One pass for both.
   } else if (!base.bias) {
     steps.expand(rows, latents, factors.B, plain_factor, /*overwrite=*/true);
@@ -160,20 +161,22 @@ void expand_output_and_base(at::Tensor& rows, const BaseProduct& base, const Lat
 bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latents& latents,
                                const AdapterInput& input, const ComputeFactors& factors,
                                double scaling, const Steps& steps) {
+  TokenSums no_sums;
   return project_and_expand(rows, base, latents, input, factors, factors.A, factors.B, scaling,
-                            steps);
+                            no_sums, steps);
 }
 
 bool project_and_expand_input(at::Tensor& rows, const BaseProduct& base, Latents& latents,
                               const AdapterInput& input, const ComputeFactors& factors,
-                              double scaling, const Steps& steps) {
+                              double scaling, TokenSums& sums, const Steps& steps) {
   return project_and_expand(rows, base, latents, input, factors, transpose_factor(factors.B),
-                            transpose_factor(factors.A), scaling, steps);
+                            transpose_factor(factors.A), scaling, sums, steps);
 }
 
 bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
-                            const ComputeFactors& factors, const Steps& steps) {
-  return steps.expand_with_base(rows, base, latents, transpose_factor(factors.A), factors.lora_A);
+                            const ComputeFactors& factors, TokenSums& sums, const Steps& steps) {
+  return steps.expand_with_base(rows, base, latents, transpose_factor(factors.A), factors.lora_A,
+                                sums);
 }
 
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,

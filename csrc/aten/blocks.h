@@ -67,15 +67,16 @@ bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latent
                                double scaling, const Steps& steps);
 
 /// dx = dy W + G A^T + lora_G lora_A into `rows` [T, N] at once; false, with nothing done, where
-/// the base product and the adapter's term are better apart.
+/// the base product and the adapter's term are better apart. Does `sums`, none of which drops,
+/// along with them, and empties it, where that is better.
 bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
-                            const ComputeFactors& factors, const Steps& steps);
+                            const ComputeFactors& factors, TokenSums& sums, const Steps& steps);
 
-/// The same with G, which becomes `latents`: G and dx at once. `rows` is made where it is
-/// undefined.
+/// The same with G, which becomes `latents` and is what a sum's undefined latent stands for: G and
+/// dx at once. `rows` is made where it is undefined.
 bool project_and_expand_input(at::Tensor& rows, const BaseProduct& base, Latents& latents,
                               const AdapterInput& input, const ComputeFactors& factors,
-                              double scaling, const Steps& steps);
+                              double scaling, TokenSums& sums, const Steps& steps);
 
 /// dx = drop(G A^T + lora_G lora_A) into `rows` [T, N], or into a tensor that takes its place. Does
 /// `sums` along with it, and empties it, where that is better.

@@ -82,14 +82,14 @@ class GroupBackward {
         factors_(members_, A, B, dy_rows_[0].scalar_type(), steps),
         scaling_(scaling) {}
 
-  /// dx and G at once, where that is better.
-  bool project_and_expand(at::Tensor& dx) {
+  /// dx and G at once, and `sums`, which is then empty, where that is better.
+  bool project_and_expand(at::Tensor& dx, TokenSums& sums) {
     Tensors projecting;
     for (size_t i = 0; i < members_.size(); ++i) {
       projecting.push_back(transpose_factor(factors_.B[i]));
     }
     if (!steps_.project_with_base(dx, base(), G_.grid, projecting, scaling_,
-                                  transpose_factor(factors_.A))) {
+                                  transpose_factor(factors_.A), sums)) {
       return false;
     }
     G_.projected_here = true;
@@ -110,24 +110,27 @@ class GroupBackward {
     G_.projected_here = true;
   }
 
-  void expand(at::Tensor& dx) const {
+  /// dx in one product with `sums`, which is then empty, where that is better.
+  bool expand_with_base(at::Tensor& dx, TokenSums& sums) const {
     dx = at::empty({dy_rows_[0].size(0), weights_[0].size(1)}, dy_rows_[0].options());
-    const BaseProduct product = base();
-    const at::Tensor A = transpose_factor(factors_.A);
-    if (steps_.expand_with_base(dx, product, G_, A, at::Tensor())) return;
-    steps_.expand(dx, G_, A, at::Tensor(), /*overwrite=*/true);
-    for (const auto& [rows, weight] : product.terms) dx.addmm_(rows, weight);
+    return steps_.expand_with_base(dx, base(), G_, transpose_factor(factors_.A), at::Tensor(),
+                                   sums);
   }
 
-  /// dA of all members side by side, and the dB that are asked for.
-  void sum(at::Tensor* dA, std::array<at::Tensor, ops::kMostMembers>& dB,
-           const ops::GroupMask& wants_dB, const at::Tensor& x_rows, const OptionalTensor& H,
-           at::ScalarType dtype) const {
+  void expand(at::Tensor& dx) const {
+    steps_.expand(dx, G_, transpose_factor(factors_.A), at::Tensor(), /*overwrite=*/true);
+    for (const auto& [rows, weight] : base().terms) dx.addmm_(rows, weight);
+  }
+
+  /// dA of all members side by side, without the latents, and the dB that are asked for.
+  TokenSums list_sums(at::Tensor* dA, std::array<at::Tensor, ops::kMostMembers>& dB,
+                      const ops::GroupMask& wants_dB, const at::Tensor& x_rows,
+                      const OptionalTensor& H, at::ScalarType dtype) const {
     TokenSums sums;
     if (dA != nullptr) {
       sums[0] = {.sum = dA,
                  .left = split_blocks(x_rows, members_[0].sizes.k_in),
-                 .right = G_.grid,
+                 .right = {},
                  .dtype = dtype,
                  .of_input = true};
     }
@@ -139,8 +142,10 @@ class GroupBackward {
                      .dtype = dtype,
                      .latent_is_left = true};
     }
-    steps_.sum_over_tokens(sums, AdapterInput(x_rows));
+    return sums;
   }
+
+  const at::Tensor& G() const { return G_.grid; }
 
  private:
   BaseProduct base() const {
@@ -213,12 +218,11 @@ ops::GroupGradients linear_group_backward(const Steps& steps, const c10::List<Op
   Members members;
   Tensors dy_rows;
   ops::GroupMask needs_dB{};
-  bool needs_dA = false, needs_any_dB = false;
+  bool needs_dA = false;
   for (const Member& member : list_members(checked.shapes)) {
     const OptionalTensor dy_of_member = dy.get(member.index);
     if (!dy_of_member) continue;
     needs_dB[members.size()] = wants_dB[member.index];
-    needs_any_dB |= wants_dB[member.index];
     needs_dA |= wants_dA[member.index];
     members.push_back(member);
     dy_rows.push_back(as_rows(*dy_of_member, member.sizes.M));
@@ -229,12 +233,13 @@ ops::GroupGradients linear_group_backward(const Steps& steps, const c10::List<Op
   at::Tensor dx_rows, dA;
   std::array<at::Tensor, ops::kMostMembers> dB;
   const at::Tensor x_rows = needs_dA ? as_rows(*x, N) : at::Tensor();
-  const bool has_dx = wants_dx && backward.project_and_expand(dx_rows);
+  TokenSums sums =
+      backward.list_sums(needs_dA ? &dA : nullptr, dB, needs_dB, x_rows, H, A[0].scalar_type());
+  bool has_dx = wants_dx && backward.project_and_expand(dx_rows, sums);
   if (!has_dx && (wants_dx || needs_dA)) backward.project();
-  const auto sum = [&] {
-    if (!needs_dA && !needs_any_dB) return;
-    backward.sum(needs_dA ? &dA : nullptr, dB, needs_dB, x_rows, H, A[0].scalar_type());
-  };
+  if (sums[0].is_asked_for()) sums[0].right = backward.G();
+  has_dx = has_dx || (wants_dx && backward.expand_with_base(dx_rows, sums));
+  const auto sum = [&] { steps.sum_over_tokens(sums, AdapterInput(x_rows)); };
   const auto expand = [&] {
     if (wants_dx && !has_dx) backward.expand(dx_rows);
   };

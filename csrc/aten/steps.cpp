@@ -69,12 +69,12 @@ bool expand_onto_bias(at::Tensor&, const Latents&, const at::Tensor&, const at::
 }
 
 bool expand_with_base(at::Tensor&, const BaseProduct&, const Latents&, const at::Tensor&,
-                      const at::Tensor&) {
+                      const at::Tensor&, TokenSums&) {
   return false;
 }
 
 bool project_with_base(at::Tensor&, const BaseProduct&, at::Tensor&, at::TensorList, double,
-                       const at::Tensor&) {
+                       const at::Tensor&, TokenSums&) {
   return false;
 }
 

@@ -55,7 +55,8 @@ struct Rounding {
 
 /// *sum = left^T right per block, [k, T, p] and [k, T, q] -> [k, p, q]: summed over the tokens in
 /// fp32 (fp64 for fp64) and rounded once, to `dtype`. One side is a latent, the other an
-/// activation: dy, or the adapter's input before its dropout.
+/// activation: dy, or the adapter's input before its dropout. A latent that is yet to be made is
+/// undefined.
 struct TokenSum {
   at::Tensor* sum = nullptr;
   at::Tensor left, right;
@@ -63,7 +64,7 @@ struct TokenSum {
   bool latent_is_left = false;
   bool of_input = false;  // the activation is the adapter's input
 
-  bool is_asked_for() const { return left.defined(); }
+  bool is_asked_for() const { return sum != nullptr; }
 };
 
 /// The gradients dA, dB, dlora_A, dlora_B, those of them that are asked for.
@@ -118,16 +119,20 @@ struct Steps {
                            const at::Tensor& plain_factor, const at::Tensor& bias);
 
   /// rows = the base product + what expand writes, at once; false, with nothing done, where they
-  /// are better apart.
+  /// are better apart. Does `sums` along with them, and empties it, where that is better; none of
+  /// them drops.
   bool (*expand_with_base)(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
-                           const at::Tensor& grid_factor, const at::Tensor& plain_factor);
+                           const at::Tensor& grid_factor, const at::Tensor& plain_factor,
+                           TokenSums& sums);
 
   /// latent = what project makes of the base product's inputs, a new tensor, and rows = the base
   /// product + what expand writes of it, at once; false, with nothing done, where they are better
   /// apart. `rows` is made where it is undefined. Each term has its factor; their latents lie side
-  /// by side.
+  /// by side. Does `sums` along with them as expand_with_base() does, where an undefined latent is
+  /// the one that is made.
   bool (*project_with_base)(at::Tensor& rows, const BaseProduct& base, at::Tensor& latent,
-                            at::TensorList factors, double scaling, const at::Tensor& grid_factor);
+                            at::TensorList factors, double scaling, const at::Tensor& grid_factor,
+                            TokenSums& sums);
 
   /// expand_with_base() of several layers over one input, whose blocks have the planes of `latent`
   /// one after the other; with `factor` project_with_base(). False, with nothing done, where the

@@ -6,11 +6,14 @@
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAStream.h>
 
+#include <algorithm>
 #include <numeric>
+#include <optional>
 
 #include "aten/blocks.h"
 #include "cuda/launch.h"
 #include "cuda/steps.h"
+#include "cuda/weight_gradient.h"
 #include "dispatch/select_extended_product.h"
 
 namespace gralora::cuda {
@@ -75,6 +78,7 @@ struct Product {
                                    .half = is_half(inputs.front()),
                                    .aligned = inputs.size() <= kMaxProducts,
                                    .matched = true,
+                                   .by_depth = by_depth,
                                    .plain = false,
                                    .drops = false,
                                    .chip = current_chip(),
@@ -154,15 +158,42 @@ struct Product {
   }
 };
 
-void launch(const ExtendedProductParams& params) {
+/// The launch, with `sums` where they go along: then they are emptied.
+void launch(ExtendedProductParams& params, const ExtendedProductProblem& problem,
+            aten::TokenSums& sums) {
+  const aten::AdapterInput no_input;
+  at::Tensor counters;
+  std::optional<GradientCall> call;
+  const GradientsSelection along =
+      aten::any_asked_for(sums)
+          ? select_product_gradients(problem, params.tile, describe_sums(sums, no_input))
+          : GradientsSelection{Choice::library("no gradients")};
+  if (along.choice.kernel) {
+    call.emplace(sums, no_input, WeightGradientSelection{along.choice, {}, /*splits=*/1});
+    params.gradient_count = call->params().count;
+    std::copy_n(call->params().sums, params.gradient_count, params.gradients);
+  }
+  if (params.projection.latent != nullptr || along.counters) {
+    counters =
+        at::empty({count_product_counters(params.T)}, at::TensorOptions(at::kCUDA).dtype(at::kInt));
+    params.counters = counters.mutable_data_ptr<int32_t>();
+  }
   check_launch("extended_product",
                launch_extended_product(params, c10::cuda::getCurrentCUDAStream()));
+  if (along.choice.kernel) sums = {};
+}
+
+/// Those that are of the latent to come, of that.
+void add_latent(aten::TokenSums& sums, const at::Tensor& latent) {
+  for (aten::TokenSum& entry : sums) {
+    if (entry.is_asked_for() && !entry.right.defined()) entry.right = latent;
+  }
 }
 
 /// The results and, into a new tensor, the latent that each term's factor makes; a result that is
 /// undefined is made. False, with nothing done, where that is not the way.
 bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList projecting,
-                        double scaling) {
+                        double scaling, aten::TokenSums& sums) {
   const ExtendedProductProblem problem = product.problem(projecting);
   const ExtendedProductSelection selection = select_extended_product(problem);
   if (!selection.choice.kernel) return false;
@@ -175,36 +206,38 @@ bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList pro
   latent = aten::empty_latent(product.count_blocks(), problem.T, problem.rank, options);
   ExtendedProductParams params = product.describe(selection.tile, latent);
   product.add_projection(params, projecting, latent, scaling);
-  const at::Tensor counters =
-      at::empty({count_product_counters(problem.T)}, options.dtype(at::kInt));
-  params.counters = counters.mutable_data_ptr<int32_t>();
-  launch(params);
+  add_latent(sums, latent);
+  launch(params, problem, sums);
   return true;
 }
 
 /// The results from a latent that is there.
-bool expand(const Product& product, const at::Tensor& latent, bool has_plain) {
+bool expand(const Product& product, const at::Tensor& latent, bool has_plain,
+            aten::TokenSums& sums) {
   ExtendedProductProblem problem = product.problem();
   problem.aligned = problem.aligned && is_mappable(latent);
   problem.plain = has_plain;
   const ExtendedProductSelection selection = select_extended_product(problem);
   if (!selection.choice.kernel) return false;
-  launch(product.describe(selection.tile, latent));
+  ExtendedProductParams params = product.describe(selection.tile, latent);
+  launch(params, problem, sums);
   return true;
 }
 
 }  // namespace
 
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
-                      const at::Tensor& grid_factor, const at::Tensor& plain_factor) {
+                      const at::Tensor& grid_factor, const at::Tensor& plain_factor,
+                      aten::TokenSums& sums) {
   return grid_factor.defined() &&
-         expand(Product(base, rows, grid_factor), latents.grid, plain_factor.defined());
+         expand(Product(base, rows, grid_factor), latents.grid, plain_factor.defined(), sums);
 }
 
 bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
-                       at::TensorList factors, double scaling, const at::Tensor& grid_factor) {
+                       at::TensorList factors, double scaling, const at::Tensor& grid_factor,
+                       aten::TokenSums& sums) {
   Product product(base, rows, grid_factor);
-  if (!project_on_the_way(product, latent, factors, scaling)) return false;
+  if (!project_on_the_way(product, latent, factors, scaling, sums)) return false;
   rows = product.rows.front();
   return true;
 }
@@ -212,8 +245,9 @@ bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tens
 bool expand_layers_with_base(c10::ArrayRef<aten::LayerOutput> outputs, const at::Tensor& input,
                              at::Tensor& latent, const at::Tensor& factor, double scaling) {
   Product product(outputs, input);
-  return factor.defined() ? project_on_the_way(product, latent, factor, scaling)
-                          : expand(product, latent, /*has_plain=*/false);
+  aten::TokenSums no_sums;
+  return factor.defined() ? project_on_the_way(product, latent, factor, scaling, no_sums)
+                          : expand(product, latent, /*has_plain=*/false, no_sums);
 }
 
 }  // namespace gralora::cuda

@@ -21,10 +21,12 @@ bool expand_onto_bias(at::Tensor& rows, const aten::Latents& latents, const at::
                       const at::Tensor& plain_factor, const at::Tensor& bias);
 
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
-                      const at::Tensor& grid_factor, const at::Tensor& plain_factor);
+                      const at::Tensor& grid_factor, const at::Tensor& plain_factor,
+                      aten::TokenSums& sums);
 
 bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
-                       at::TensorList factors, double scaling, const at::Tensor& grid_factor);
+                       at::TensorList factors, double scaling, const at::Tensor& grid_factor,
+                       aten::TokenSums& sums);
 
 bool expand_layers_with_base(c10::ArrayRef<aten::LayerOutput> outputs, const at::Tensor& input,
                              at::Tensor& latent, const at::Tensor& factor, double scaling);

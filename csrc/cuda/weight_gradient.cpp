@@ -31,7 +31,7 @@ void sum_by_products(const aten::TokenSums& sums, const aten::AdapterInput& inpu
 
 }  // namespace
 
-WeightGradientSelection select_sums(const aten::TokenSums& sums, const aten::AdapterInput& input) {
+WeightGradientProblem describe_sums(const aten::TokenSums& sums, const aten::AdapterInput& input) {
   const bool drops = input.dropout().drops();
   WeightGradientProblem problem{.T = 0,
                                 .gradients = {},
@@ -55,7 +55,11 @@ WeightGradientSelection select_sums(const aten::TokenSums& sums, const aten::Ada
     problem.repeats |= repeats_rows(entry.left) || repeats_rows(entry.right);
     problem.narrow &= entry.dtype != at::kDouble;
   }
-  return select_weight_gradient(problem);
+  return problem;
+}
+
+WeightGradientSelection select_sums(const aten::TokenSums& sums, const aten::AdapterInput& input) {
+  return select_weight_gradient(describe_sums(sums, input));
 }
 
 GradientCall::GradientCall(const aten::TokenSums& sums, const aten::AdapterInput& input,

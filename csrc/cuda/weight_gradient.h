@@ -8,6 +8,8 @@
 
 namespace gralora::cuda {
 
+WeightGradientProblem describe_sums(const aten::TokenSums& sums, const aten::AdapterInput& input);
+
 WeightGradientSelection select_sums(const aten::TokenSums& sums, const aten::AdapterInput& input);
 
 /// The kernel's parameters for sums over the tokens, with new tensors for their results. Alive

@@ -26,6 +26,16 @@ constexpr int64_t kLeastTokensOnTheWay = 4096;
 constexpr int64_t kLeastDepthOnTheWay = 2048;
 constexpr int64_t kLeastRoundsOnTheWay = 4;
 
+// Gradients among the tiles. Measured on an H200: above so many latents a step of their walk
+// brings more of the latent than of the activation, and after so many tokens the walks are so long
+// that they end unevenly.
+constexpr int64_t kMostGradientRank = 128;
+constexpr int64_t kMostGradientTokens = 32768;
+
+// So many tokens and a walk takes a good part of a tile's time, so that equal shares of items are
+// no equal times.
+constexpr int64_t kFewTokens = 2048;
+
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 int64_t count_columns(const ExtendedProductProblem& problem) {
@@ -97,6 +107,26 @@ bool hides_projection(const ExtendedProductProblem& problem, ProductTile tile) {
          count_rounds(problem, tile) >= kLeastRoundsOnTheWay;
 }
 
+Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,
+                        const WeightGradientProblem& gradients) {
+  if (problem.T < 1) return Choice::impossible("there are no tokens");
+  if (problem.by_depth) return Choice::impossible("the weight's depth is contiguous");
+  if (!gradients.half) return Choice::impossible("operands are not of 16 bits");
+  if (!gradients.aligned || gradients.repeats) {
+    return Choice::impossible("rows are not 16-byte aligned");
+  }
+  if (!gradients.narrow) return Choice::impossible("a gradient is fp64");
+  if (gradients.drops) return Choice::impossible("the adapter's input goes through dropout");
+  if (largest_rank(gradients) > size_of(tile).columns) {
+    return Choice::impossible("a rank is larger than the tile has columns");
+  }
+  if (problem.T > kMostGradientTokens)
+    return Choice::library("walks longer than tiles end unevenly");
+  return largest_rank(gradients) <= kMostGradientRank
+             ? Choice::own("among the base product's tiles")
+             : Choice::library("a rank above 128 is faster apart");
+}
+
 Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   if (!problem.chip.sm90) {
     return Choice::impossible("no code for compute capability 9.0a runs there");
@@ -143,6 +173,13 @@ ExtendedProductSelection select_extended_product(const ExtendedProductProblem& p
     choice.kernel = false;
   }
   return {choice, tile};
+}
+
+GradientsSelection select_product_gradients(const ExtendedProductProblem& problem, ProductTile tile,
+                                            const WeightGradientProblem& gradients) {
+  Choice choice = choose_gradients(problem, tile, gradients);
+  if (choice.possible && problem.forced == ForcedPath::kSm90) choice.kernel = true;
+  return {choice, problem.T > kFewTokens};
 }
 
 }  // namespace gralora

@@ -1,5 +1,6 @@
-// Whether the base product takes the adapter's term along: a pure function of what the call looks
-// like, without torch and without a GPU (gralora._C.select_extended_product).
+// Whether the base product takes the adapter's term along, and the factors' gradients: pure
+// functions of what the call looks like, without torch and without a GPU
+// (gralora._C.select_extended_product).
 #pragma once
 
 #include <array>
@@ -7,6 +8,7 @@
 
 #include "dispatch/chip.h"
 #include "dispatch/choice.h"
+#include "dispatch/select_weight_gradient.h"
 #include "kernels/extended_product_tiles.h"
 
 namespace gralora {
@@ -26,8 +28,9 @@ struct ExtendedProductProblem {
   bool aligned;  // rows of all operands start on 16-byte boundaries, none repeats
   bool matched;  // the weight and the factor have opposite axes contiguous, the projection's factor
                  // the same one as the factor
-  bool plain;    // the adapter has a plain part
-  bool drops;    // what the adapter adds goes through dropout
+  bool by_depth;      // the weight's depth is contiguous
+  bool plain;         // the adapter has a plain part
+  bool drops;         // what the adapter adds goes through dropout
   int64_t inner = 0;  // blocks of the depth that the latent is projected from, were it made on the
                       // way; 0: it is there
   int64_t block_width = 0;  // of those blocks; of several widths, the greatest that divides all
@@ -42,5 +45,15 @@ struct ExtendedProductSelection {
 };
 
 ExtendedProductSelection select_extended_product(const ExtendedProductProblem& problem);
+
+/// Whether gradients are summed among the product's tiles.
+struct GradientsSelection {
+  Choice choice;
+  bool counters = false;  // clusters draw their items, so that long and short ones end together
+};
+
+/// Of a product that select_extended_product() has chosen.
+GradientsSelection select_product_gradients(const ExtendedProductProblem& problem, ProductTile tile,
+                                            const WeightGradientProblem& gradients);
 
 }  // namespace gralora

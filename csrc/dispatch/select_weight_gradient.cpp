@@ -22,12 +22,6 @@ int64_t count_tiles(const WeightGradientProblem& problem, GradientTile tile) {
   return tiles;
 }
 
-int64_t largest_rank(const WeightGradientProblem& problem) {
-  int64_t rank = 0;
-  for (const GradientShape& gradient : problem.gradients) rank = std::max(rank, gradient.rank);
-  return rank;
-}
-
 /// A tile that holds all latents if one does, so that x and dy are read once.
 GradientTile choose_tile(int64_t rank) {
   return rank <= size_of(GradientTile::k128x32).latents ? GradientTile::k128x32
@@ -98,6 +92,12 @@ bool prefers_sm90(const WeightGradientProblem& problem) {
 }
 
 }  // namespace
+
+int64_t largest_rank(const WeightGradientProblem& problem) {
+  int64_t rank = 0;
+  for (const GradientShape& gradient : problem.gradients) rank = std::max(rank, gradient.rank);
+  return rank;
+}
 
 WeightGradientSelection select_weight_gradient(const WeightGradientProblem& problem) {
   Choice choice = choose_way(problem);

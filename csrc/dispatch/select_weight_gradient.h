@@ -29,6 +29,9 @@ struct WeightGradientProblem {
   ForcedPath forced = ForcedPath::kNone;
 };
 
+/// Of all gradients.
+int64_t largest_rank(const WeightGradientProblem& problem);
+
 struct WeightGradientSelection {
   Choice choice;
   GradientTile tile;

@@ -9,6 +9,7 @@
 
 #include "kernels/element_type.h"
 #include "kernels/extended_product_tiles.h"
+#include "kernels/weight_gradient.h"
 
 namespace gralora {
 
@@ -71,13 +72,19 @@ struct ExtendedProductParams {
   int32_t processors;           // of the current device
   int32_t* counters = nullptr;  // [count_product_counters()], written before they are read; or null
   ProductProjection projection;
+  // Gradients of factors that are summed among the tiles, over the T tokens, where the weights'
+  // depth is not contiguous: without dropout, of at most the tile's columns of rank, T > 0. Their
+  // latents are there before, or they are the projection's.
+  GradientSum gradients[kMaxGradients];
+  int32_t gradient_count = 0;
 };
 
 /// Of a call. With counters whichever CTAs are free do what is next, without them each does its
-/// share: as fast on a GPU that has nothing else to do, and a launch less.
+/// share: as fast where all items take equally long on a GPU that has nothing else to do, and a
+/// launch less.
 constexpr int64_t count_product_counters(int64_t T) {
   constexpr int kClusterRows = size_of(ProductTile::k128x256).tokens * kProductCluster;  // of both
-  return 1 + (T + kClusterRows - 1) / kClusterRows * kProductCluster;
+  return 2 + (T + kClusterRows - 1) / kClusterRows * kProductCluster;
 }
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream);

@@ -13,10 +13,10 @@ namespace gralora::extended_product {
 /// An item as the warps that multiply are told it, by a word that comes with each stage.
 constexpr uint32_t kNoItem = ~0u;
 __device__ inline uint32_t note_of(const ProductItem& item) {
-  return static_cast<uint32_t>(item.index) * 2 + item.projects;
+  return static_cast<uint32_t>(item.index) << 2 | static_cast<uint32_t>(item.work);
 }
 __device__ inline ProductItem item_of(uint32_t note) {
-  return {(note & 1) != 0, static_cast<int32_t>(note >> 1)};
+  return {static_cast<ProductWork>(note & 3), static_cast<int32_t>(note >> 2)};
 }
 
 template <class Tile, bool kDepthIsContiguous>
@@ -31,10 +31,15 @@ class Copier {
     for (int number = items_.next(); number < all; number = items_.next()) {
       const ProductItem item = p_.order[number];
       note_ = note_of(item);
-      if (item.projects) {
-        copy_projection(place_projection<Tile>(p_, item.index, rank_));
-      } else {
-        copy_tile(place_tile<Tile>(p_, item.index, rank_));
+      switch (item.work) {
+        case ProductWork::kTile:
+          copy_tile(place_tile<Tile>(p_, item.index, rank_));
+          break;
+        case ProductWork::kProjection:
+          copy_projection(place_projection<Tile>(p_, item.index, rank_));
+          break;
+        case ProductWork::kGradient:
+          copy_gradient(place_gradient<Tile>(p_, item.index, rank_));
       }
     }
     note_ = kNoItem;
@@ -106,18 +111,35 @@ class Copier {
   }
 
   __device__ void copy_projection(const ProjectionPlace& at) {
-    const Projection& projection = p_.projection;
-    const ProjectionTerm& term = projection.terms[at.term];
-    const int stage_steps = steps_of_stage<Tile>(projection);
-    const int step_bytes = Tile::kLeftBytes + parts_of(projection.columns) * kPartBytes;
-    const int ask = max(term.steps - kStepsAhead, 0) / stage_steps * stage_steps;
-    for (int step = 0; step < term.steps; step += stage_steps) {
+    copy_walk(p_.projection.terms[at.term].steps, parts_of(p_.projection.columns),
+              [&](int depth, uint32_t to, uint32_t filled) {
+                copy_projected_step(at, depth, to, filled);
+              });
+  }
+
+  __device__ void copy_gradient(const GradientPlace& at) {
+    const Gradient& gradient = p_.gradients[at.gradient];
+    if (gradient.awaits_latent) {
+      ptx::wait_for_counter(p_.all_projected, count_all_projected<Tile>(p_));
+      ptx::show_results_to_copies();
+    }
+    copy_walk(
+        p_.token_steps, parts_of(gradient.sum.rank),
+        [&](int token, uint32_t to, uint32_t filled) { copy_summed_step(at, token, to, filled); });
+  }
+
+  /// All steps of a projection or a gradient: copy_step(depth, to, filled) for each.
+  template <class CopyStep>
+  __device__ void copy_walk(int steps, int parts, const CopyStep& copy_step) {
+    const int stage_steps = steps_of_stage<Tile>(parts);
+    const int step_bytes = bytes_of_step<Tile>(parts);
+    const int ask = max(steps - kStepsAhead, 0) / stage_steps * stage_steps;
+    for (int step = 0; step < steps; step += stage_steps) {
       if (step == ask) items_.look_ahead();
-      const int steps = min(stage_steps, term.steps - step);
-      const uint32_t filled = begin_filling(steps * step_bytes);
-      for (int part = 0; part < steps; ++part) {
-        copy_projected_step(at, (step + part) * Tile::kDepth, ring_.left(turn_) + part * step_bytes,
-                            filled);
+      const int here = min(stage_steps, steps - step);
+      const uint32_t filled = begin_filling(here * step_bytes);
+      for (int part = 0; part < here; ++part) {
+        copy_step((step + part) * Tile::kDepth, ring_.left(turn_) + part * step_bytes, filled);
       }
       turn_.advance();
     }
@@ -141,6 +163,27 @@ class Copier {
     } else {
       ptx::copy_box_to_blocks(to + rank_ * parts * kPartBytes / Tile::kCluster, &term.factor, depth,
                               rank_ * parts * 64 / Tile::kCluster, at.block, filled, kAll);
+    }
+  }
+
+  /// The columns of the activation are this CTA's own; of the latent's tokens each CTA brings its
+  /// share for all.
+  __device__ void copy_summed_step(const GradientPlace& at, int token, uint32_t to,
+                                   uint32_t filled) {
+    constexpr uint16_t kAll = (1 << Tile::kCluster) - 1;
+    constexpr int kTokenShare = Tile::kDepth / Tile::kCluster;
+    const Gradient& gradient = p_.gradients[at.gradient];
+#pragma unroll
+    for (int part = 0; part < Tile::kRows / 64; ++part) {
+      ptx::copy_box(to + part * kPartBytes, &gradient.activation, at.column + part * 64, token,
+                    at.block, filled);
+    }
+    to += Tile::kLeftBytes;
+    const int parts = parts_of(gradient.sum.rank);
+    for (int part = 0; part < parts; ++part) {
+      ptx::copy_box_to_blocks(to + part * kPartBytes + rank_ * kPartBytes / Tile::kCluster,
+                              &gradient.latent, part * 64, token + rank_ * kTokenShare, at.block,
+                              filled, kAll);
     }
   }
 

@@ -46,6 +46,14 @@ struct Projection {
   int32_t s, columns;  // columns: of a block of the rows, the s of all results' blocks
 };
 
+/// One of the gradients of factors: activation^T latent, summed over all tokens.
+struct Gradient {
+  CUtensorMap activation, latent;
+  GradientSum sum;
+  int32_t first_item;  // of its own among those of all gradients
+  bool awaits_latent;  // which is made on the way
+};
+
 /// One of the products that are added up.
 struct Term {
   CUtensorMap rows;
@@ -68,14 +76,18 @@ struct Params {
   CUtensorMap weights[kMaxProducts];  // of the terms or of the outputs
   CUtensorMap latent;
   Projection projection;
+  Gradient gradients[kMaxGradients];
+  int32_t gradient_count;
+  int32_t token_steps;  // of a gradient's walk
   int32_t rank;
   int32_t base_steps;  // of all terms
   int32_t term_count, output_count;
   int32_t row_tiles, columns;  // of a cluster's rows; columns of tiles of all results
   int32_t group;               // row tiles that are walked together
   ProductOrder order;
-  int32_t* next_item;  // drawn from by all clusters; null: item after item in equal strides
-  int32_t* projected;  // [row_tiles * cluster]: warps' latents of a block that are in memory
+  int32_t* next_item;      // drawn from by all clusters; null: item after item in equal strides
+  int32_t* all_projected;  // warps' latents of a block that are in memory: of all rows,
+  int32_t* projected;      // and of each CTA's rows: [row_tiles * cluster]
 };
 
 /// Parts of 64 columns that a projection's products are made in.
@@ -124,19 +136,52 @@ __device__ ProjectionPlace place_projection(const Params& p, int index, int rank
   return {first_token<Tile>(row, rank), term, block, of_all * projection.s};
 }
 
-/// Steps of a projection that a stage has room for: two, where they leave half of it empty.
+/// A step of the walks besides those of tiles: 128 rows, or columns of an activation, and so many
+/// parts of the other operand.
 template <class Tile>
-__device__ int steps_of_stage(const Projection& projection) {
-  return parts_of(projection.columns) == 1 &&
-                 Tile::kStageBytes >= 2 * (Tile::kLeftBytes + kPartBytes)
-             ? 2
-             : 1;
+__host__ __device__ constexpr int bytes_of_step(int parts) {
+  return Tile::kLeftBytes + parts * kPartBytes;
 }
 
-/// What a row of tiles has been projected by when all of it is there.
+/// Such steps that a stage has room for: two, where they leave half of it empty.
+template <class Tile>
+__host__ __device__ constexpr int steps_of_stage(int parts) {
+  return Tile::kStageBytes >= 2 * bytes_of_step<Tile>(parts) ? 2 : 1;
+}
+
+/// A CTA's part of a gradient: as many columns of the activation as a tile has rows.
+struct GradientPlace {
+  int gradient, block, column;
+};
+
+/// Of one block.
+template <class Tile>
+__host__ __device__ constexpr int count_gradient_items(int width) {
+  constexpr int kColumns = Tile::kRows * Tile::kCluster;
+  return (width + kColumns - 1) / kColumns;
+}
+
+template <class Tile>
+__device__ GradientPlace place_gradient(const Params& p, int index, int rank) {
+  int which = 0;
+  while (which + 1 < p.gradient_count && index >= p.gradients[which + 1].first_item) ++which;
+  const Gradient& gradient = p.gradients[which];
+  const int inside = index - gradient.first_item;
+  const int of_block = count_gradient_items<Tile>(gradient.sum.width);
+  const int block = inside / of_block;
+  return {which, block, ((inside - block * of_block) * Tile::kCluster + rank) * Tile::kRows};
+}
+
+/// What a CTA's rows have been projected by when all of their latents are there.
 template <class Tile>
 __device__ int count_projected(const Params& p) {
   return p.projection.inner * Tile::kWarps;
+}
+
+/// The same of all rows.
+template <class Tile>
+__device__ int count_all_projected(const Params& p) {
+  return p.order.projections * Tile::kCluster * Tile::kWarps;
 }
 
 }  // namespace gralora::extended_product

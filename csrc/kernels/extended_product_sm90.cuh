@@ -60,7 +60,7 @@ struct ExtendedProduct {
       }
     } else {
       ptx::take_registers<kMultiplyRegisters>();
-      Multiplier<T, Tile, kDepthIsContiguous>(p, ring, shared + kNotesAt, shared + kBoxesAt, rank)
+      Multiplier<T, Tile, kDepthIsContiguous>(p, ring, shared + kNotesAt, memory + kBoxesAt, rank)
           .multiply_items();
     }
     __syncwarp();

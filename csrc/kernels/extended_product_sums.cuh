@@ -2,6 +2,8 @@
 // item, and stores them while the next item's first products run.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels/block_product.cuh"
 #include "kernels/bulk_ring.cuh"
 #include "kernels/extended_product_copies.cuh"
@@ -28,14 +30,14 @@ class Consumer {
   /// kProducts steps of 16 along the depth from the next stage, whose operands begin `offset` bytes
   /// in. One group of products stays under way; the stage of the one before is free when that has
   /// ended.
-  template <int kColumns, bool kRightDepth, int kProducts>
+  template <int kColumns, bool kLeftDepth, bool kRightDepth, int kProducts>
   __device__ void multiply(bool adds, int offset = 0) {
     ring_.wait_until_filled(turn_);
     ptx::begin_products();
 #pragma unroll
     for (int k = 0; k < kProducts; ++k) {
-      ptx::multiply_add_parts<T, kColumns, true, kRightDepth>(
-          sums, ptx::describe_part<true>(ring_.left(turn_) + offset + rows_, k * 16),
+      ptx::multiply_add_parts<T, kColumns, kLeftDepth, kRightDepth>(
+          sums, ptx::describe_part<kLeftDepth>(ring_.left(turn_) + offset + rows_, k * 16),
           ptx::describe_part<kRightDepth>(ring_.right(turn_) + offset, k * 16),
           k > 0 || adds ? 1 : 0);
     }
@@ -143,26 +145,94 @@ __device__ void store_latents(const Projection& p, const float (*sums)[4], int t
   }
 }
 
+/// A warp's 16 columns of an activation, of a gradient's sums: 64 ranks at a time by way of
+/// `staging`, so that the code is short and neighbouring lanes store neighbouring numbers whichever
+/// axis is contiguous.
+template <int kParts, class Out>
+__device__ void store_gradient(const GradientSum& sum, const float (*sums)[4], int block,
+                               int column, float* staging) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  // Eights of ranks change places, so that neither way through it meets one bank all the time.
+  const auto place = [](int row, int rank) { return row * 64 + (rank ^ (row & 7) * 8); };
+  Out* const out = static_cast<Out*>(sum.out) + int64_t{block} * sum.width * sum.rank;
+#pragma unroll
+  for (int part = 0; part < kParts; ++part) {
+#pragma unroll
+    for (int v = 0; v < 8; ++v) {
+      const float(&e)[4] = sums[part * 8 + v];
+      const int row = lane / 4, rank = v * 8 + lane % 4 * 2;
+      *reinterpret_cast<float2*>(staging + place(row, rank)) = {e[0], e[1]};
+      *reinterpret_cast<float2*>(staging + place(row + 8, rank)) = {e[2], e[3]};
+    }
+    __syncwarp();
+#pragma unroll 4
+    for (int e = lane; e < kBoxRows * 64; e += 32) {
+      const int row = sum.rank_first ? e % kBoxRows : e / 64;
+      const int in_part = sum.rank_first ? e / kBoxRows : e % 64;
+      const int width = column + row, rank = part * 64 + in_part;
+      if (width >= sum.width || rank >= sum.rank) continue;
+      out[sum.rank_first ? int64_t{rank} * sum.width + width : int64_t{width} * sum.rank + rank] =
+          Out(staging[place(row, in_part)]);
+    }
+    __syncwarp();
+  }
+}
+
+template <int kParts>
+__device__ void store_gradient(const GradientSum& sum, const float (*sums)[4], int block,
+                               int column, float* staging) {
+  switch (sum.out_type) {
+    case ElementType::kFloat32:
+      return store_gradient<kParts, float>(sum, sums, block, column, staging);
+    case ElementType::kBFloat16:
+      return store_gradient<kParts, __nv_bfloat16>(sum, sums, block, column, staging);
+    default:
+      return store_gradient<kParts, __half>(sum, sums, block, column, staging);
+  }
+}
+
+/// work(a constant) for so many parts, of those that a tile has.
+template <int kMost, class Work>
+__device__ void with_parts(int parts, const Work& work) {
+  switch (parts) {
+    case 1:
+      return work(std::integral_constant<int, 1>());
+    case 2:
+      return work(std::integral_constant<int, 2>());
+    case 3:
+      return work(std::integral_constant < int, kMost<3 ? kMost : 3>());
+    default:
+      return work(std::integral_constant<int, kMost>());
+  }
+}
+
 /// What a warpgroup does with the items that the copying thread brings.
 template <class T, class Tile, bool kDepthIsContiguous>
 class Multiplier {
  public:
-  __device__ Multiplier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes, uint32_t boxes,
-                        int rank)
+  __device__ Multiplier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes,
+                        unsigned char* boxes, int rank)
       : p_(p),
         consumer_(ring, warp() / 4),
         notes_(notes),
-        boxes_(boxes + warp() * kBoxes * kBoxBytes),
+        staging_(reinterpret_cast<float*>(boxes + warp() * kBoxes * kBoxBytes)),
+        boxes_(ptx::shared_address(boxes) + warp() * kBoxes * kBoxBytes),
         rank_(rank) {}
 
   __device__ void multiply_items() {
     for (uint32_t note = consumer_.begin_item(notes_); note != kNoItem;
          note = consumer_.begin_item(notes_)) {
       const ProductItem item = item_of(note);
-      if (item.projects) {
-        project(item.index);
-      } else {
-        multiply_tile(item.index);
+      switch (item.work) {
+        case ProductWork::kTile:
+          multiply_tile(item.index);
+          break;
+        case ProductWork::kProjection:
+          project(item.index);
+          break;
+        case ProductWork::kGradient:
+          // Backward passes alone have them.
+          if constexpr (!kDepthIsContiguous) sum_gradient(item.index);
       }
     }
     if (threadIdx.x % 32 == 0) ptx::wait_for_boxes();
@@ -173,16 +243,16 @@ class Multiplier {
 
   template <int kProducts>
   __device__ void multiply_rank() {
-    consumer_.template multiply<Tile::kColumns, !kDepthIsContiguous, kProducts>(true);
+    consumer_.template multiply<Tile::kColumns, true, !kDepthIsContiguous, kProducts>(true);
   }
 
   __device__ void multiply_tile(int index) {
-    consumer_.template multiply<Tile::kColumns, kDepthIsContiguous, 4>(false);
+    consumer_.template multiply<Tile::kColumns, true, kDepthIsContiguous, 4>(false);
     // Its divisions take place under the products.
     const TilePlace at = place_tile<Tile>(p_, index, rank_);
     consumer_.move_on(false);
     for (int step = 1; step < p_.base_steps; ++step) {
-      consumer_.template multiply<Tile::kColumns, kDepthIsContiguous, 4>(true);
+      consumer_.template multiply<Tile::kColumns, true, kDepthIsContiguous, 4>(true);
       consumer_.move_on(true);
     }
     // The rank's last stage has zeros beyond it: only the products that it needs.
@@ -204,48 +274,56 @@ class Multiplier {
 
   __device__ void project(int index) {
     const ProjectionPlace at = place_projection<Tile>(p_, index, rank_);
-    if (threadIdx.x % 32 == 0) ptx::wait_for_box_reads<0>();
-    __syncwarp();
-    switch (parts_of(p_.projection.columns)) {
-      case 1:
-        project_block<1>(at);
-        break;
-      case 2:
-        project_block<2>(at);
-        break;
-      case 3:
-        // No more columns than the tile has.
-        project_block < Tile::kRightParts<3 ? Tile::kRightParts : 3>(at);
-        break;
-      default:
-        project_block<Tile::kRightParts>(at);
-    }
+    free_boxes();
+    with_parts<Tile::kRightParts>(parts_of(p_.projection.columns), [&](auto parts) {
+      multiply_walk<parts, true, !kDepthIsContiguous>(p_.projection.terms[at.term].steps);
+      store_latents<T, parts>(p_.projection, consumer_.sums, at.token + warp() * kBoxRows,
+                              at.column, boxes_);
+    });
     // Each lane shows its own writes, one of them counts for all.
     ptx::show_results_to_copies();
     __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::add_to_counter(p_.projected + at.token / Tile::kRows, 1);
+    if (threadIdx.x % 32 != 0) return;
+    ptx::add_to_counter(p_.projected + at.token / Tile::kRows, 1);
+    if (p_.gradient_count > 0) ptx::add_to_counter(p_.all_projected, 1);
   }
 
-  template <int kParts>
-  __device__ void project_block(const ProjectionPlace& at) {
-    constexpr int kStepBytes = Tile::kLeftBytes + kParts * kPartBytes;
-    const int steps = p_.projection.terms[at.term].steps;
-    const int stage_steps = steps_of_stage<Tile>(p_.projection);
-    for (int step = 0; step < steps; step += stage_steps) {
-      consumer_.template multiply<kParts * 64, !kDepthIsContiguous, 4>(step > 0);
-      if (step + 1 < min(step + stage_steps, steps)) {
-        consumer_.template multiply<kParts * 64, !kDepthIsContiguous, 4>(true, kStepBytes);
+  __device__ void sum_gradient(int index) {
+    const GradientPlace at = place_gradient<Tile>(p_, index, rank_);
+    const GradientSum& sum = p_.gradients[at.gradient].sum;
+    free_boxes();
+    with_parts<Tile::kRightParts>(parts_of(sum.rank), [&](auto parts) {
+      multiply_walk<parts, false, false>(p_.token_steps);
+      store_gradient<parts>(sum, consumer_.sums, at.block, at.column + warp() * kBoxRows, staging_);
+    });
+  }
+
+  /// All steps of a projection or a gradient.
+  template <int kParts, bool kLeftDepth, bool kRightDepth>
+  __device__ void multiply_walk(int steps) {
+    constexpr int kStageSteps = steps_of_stage<Tile>(kParts);
+    for (int step = 0; step < steps; step += kStageSteps) {
+      consumer_.template multiply<kParts * 64, kLeftDepth, kRightDepth, 4>(step > 0);
+      if (kStageSteps > 1 && step + 1 < steps) {
+        consumer_.template multiply<kParts * 64, kLeftDepth, kRightDepth, 4>(
+            true, bytes_of_step<Tile>(kParts));
       }
       consumer_.move_on(step > 0);
     }
     consumer_.finish();
-    store_latents<T, kParts>(p_.projection, consumer_.sums, at.token + warp() * kBoxRows, at.column,
-                             boxes_);
+  }
+
+  /// Returns when nothing of the warp's boxes is under way.
+  __device__ static void free_boxes() {
+    if (threadIdx.x % 32 == 0) ptx::wait_for_box_reads<0>();
+    __syncwarp();
   }
 
   const Params& p_;
   Consumer<T, Tile> consumer_;
-  uint32_t notes_, boxes_;
+  uint32_t notes_;
+  float* staging_;  // the warp's boxes, for ordinary stores
+  uint32_t boxes_;
   int rank_;
 };
 

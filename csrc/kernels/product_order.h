@@ -1,6 +1,6 @@
-// In which order the clusters of an extended product do its items: tiles of the result, and among
-// them the projections that the tiles' own steps over the latent wait for. Plain numbers, so that
-// host code can check it.
+// In which order the clusters of an extended product do its items: tiles of the result, among them
+// the projections that the tiles' own steps over the latent wait for, and gradients of factors.
+// Plain numbers, so that host code can check it.
 #pragma once
 
 #include <cstdint>
@@ -13,10 +13,12 @@
 
 namespace gralora {
 
-/// An item is a projection or a tile, each numbered by rows first: the projections of a group of
-/// rows lie together, and so do its tiles.
+enum class ProductWork : int32_t { kTile, kProjection, kGradient };
+
+/// Projections and tiles are numbered by rows first: the projections of a group of rows lie
+/// together, and so do its tiles.
 struct ProductItem {
-  bool projects;
+  ProductWork work;
   int32_t index;
 };
 
@@ -24,30 +26,43 @@ struct ProductItem {
 ///
 ///   projections of group 0 | its tiles | projections of group 1 | its tiles | ...
 ///
-/// So every item only waits for items before it, and whoever draws items in this order and does one
-/// after the other can always go on: of all items that are not done the first waits for nothing.
-/// Tiles need what was projected at the end of their walk alone, so nothing need come earlier.
+/// Gradients, which may need all that is projected, come right after the last projections; where
+/// nothing is projected they are the first. So every item only waits for items before it, and
+/// whoever draws items in this order and does one after the other can always go on: of all items
+/// that are not done the first waits for nothing. Tiles need what was projected at the end of their
+/// walk alone, so nothing need come earlier.
 struct ProductOrder {
-  int32_t projections, tiles;                      // in all
+  int32_t projections, tiles, gradients;           // in all
+  int32_t gradients_at = 0;                        // so many other items come before them
   int32_t group_projections = 0, group_tiles = 1;  // of a whole group
 
-  GRALORA_EVERYWHERE int32_t items() const { return projections + tiles; }
+  GRALORA_EVERYWHERE int32_t items() const { return projections + tiles + gradients; }
 
   GRALORA_EVERYWHERE ProductItem operator[](int32_t item) const {
-    if (projections == 0) return {false, item};
+    if (item >= gradients_at) {
+      if (item < gradients_at + gradients) return {ProductWork::kGradient, item - gradients_at};
+      item -= gradients;
+    }
+    if (projections == 0) return {ProductWork::kTile, item};
     const int32_t group = item / (group_projections + group_tiles);
     const int32_t inside = item - group * (group_projections + group_tiles);
     const int32_t left = projections - group * group_projections;
     const int32_t here = left < group_projections ? left : group_projections;
-    if (inside < here) return {true, group * group_projections + inside};
-    return {false, group * group_tiles + inside - here};
+    if (inside < here) return {ProductWork::kProjection, group * group_projections + inside};
+    return {ProductWork::kTile, group * group_tiles + inside - here};
   }
 };
 
 /// `rows` of tiles, walked `group` at a time over `columns`, each row with so many projections.
 constexpr ProductOrder order_product(int32_t rows, int32_t columns, int32_t group,
-                                     int32_t projections) {
-  return {rows * projections, rows * columns, group * projections, group * columns};
+                                     int32_t projections, int32_t gradients) {
+  const int32_t before_last_group = (rows - 1) / group * group;
+  return {.projections = rows * projections,
+          .tiles = rows * columns,
+          .gradients = gradients,
+          .gradients_at = projections == 0 ? 0 : rows * projections + before_last_group * columns,
+          .group_projections = group * projections,
+          .group_tiles = group * columns};
 }
 
 }  // namespace gralora

@@ -124,11 +124,26 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
   return describe(selection);
 }
 
+/// (blocks, width, rank) of each.
+using GradientShapes = std::vector<std::tuple<int64_t, int64_t, int64_t>>;
+
+void set_gradients(WeightGradientProblem& problem, const GradientShapes& gradients) {
+  if (gradients.size() > problem.gradients.size()) {
+    throw py::value_error("a call has at most four gradients, got " +
+                          std::to_string(gradients.size()));
+  }
+  for (size_t i = 0; i < gradients.size(); ++i) {
+    const auto& [blocks, width, rank] = gradients[i];
+    problem.gradients[i] = {blocks, width, rank};
+  }
+}
+
 py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_t rank,
-                                 int64_t blocks, bool half, bool aligned, bool matched, bool plain,
-                                 bool drops, int64_t inner,
+                                 int64_t blocks, bool half, bool aligned, bool matched,
+                                 bool by_depth, bool plain, bool drops, int64_t inner,
                                  const std::vector<std::pair<int64_t, int64_t>>& more,
-                                 int processors, int cluster, bool sm90) {
+                                 const GradientShapes& gradients, int processors, int cluster,
+                                 bool sm90) {
   gralora::ExtendedProductProblem problem{
       .T = T,
       .depth = depth,
@@ -137,6 +152,7 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
       .half = half,
       .aligned = aligned,
       .matched = matched,
+      .by_depth = by_depth,
       .plain = plain,
       .drops = drops,
       .inner = inner,
@@ -146,13 +162,26 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
   for (size_t i = 0; i < more.size(); ++i) {
     problem.outputs.at(i + 1) = {.blocks = more[i].first, .width = more[i].second};
   }
-  return describe(gralora::select_extended_product(problem));
+  const auto selection = gralora::select_extended_product(problem);
+  py::dict result = describe(selection);
+  if (gradients.empty()) return result;
+  WeightGradientProblem sums{.T = T,
+                             .gradients = {},
+                             .half = half,
+                             .aligned = aligned,
+                             .narrow = true,
+                             .repeats = false,
+                             .drops = drops,
+                             .chip = problem.chip,
+                             .forced = problem.forced};
+  set_gradients(sums, gradients);
+  result["gradients"] =
+      describe(gralora::select_product_gradients(problem, selection.tile, sums).choice);
+  return result;
 }
 
-py::dict select_weight_gradient(int64_t T,
-                                const std::vector<std::tuple<int64_t, int64_t, int64_t>>& gradients,
-                                bool half, bool aligned, bool narrow, bool drops, int processors,
-                                int cluster, bool sm90) {
+py::dict select_weight_gradient(int64_t T, const GradientShapes& gradients, bool half, bool aligned,
+                                bool narrow, bool drops, int processors, int cluster, bool sm90) {
   WeightGradientProblem problem{.T = T,
                                 .gradients = {},
                                 .half = half,
@@ -162,14 +191,7 @@ py::dict select_weight_gradient(int64_t T,
                                 .drops = drops,
                                 .chip = {processors, cluster, sm90},
                                 .forced = gralora::forced_path()};
-  if (gradients.size() > problem.gradients.size()) {
-    throw py::value_error("a call has at most four gradients, got " +
-                          std::to_string(gradients.size()));
-  }
-  for (size_t i = 0; i < gradients.size(); ++i) {
-    const auto& [blocks, width, rank] = gradients[i];
-    problem.gradients[i] = {blocks, width, rank};
-  }
+  set_gradients(problem, gradients);
   return describe(gralora::select_weight_gradient(problem));
 }
 
@@ -274,14 +296,16 @@ void add_choosers(py::module_& m) {
       "select_extended_product", &select_extended_product, py::kw_only(), py::arg("T"),
       py::arg("depth"), py::arg("width"), py::arg("rank"), py::arg("blocks") = 2,
       py::arg("half") = true, py::arg("aligned") = true, py::arg("matched") = true,
-      py::arg("plain") = false, py::arg("drops") = false, py::arg("inner") = 0,
-      py::arg("more") = std::vector<std::pair<int64_t, int64_t>>{}, py::arg("processors") = 132,
-      py::arg("cluster") = 8, py::arg("sm90") = true,
+      py::arg("by_depth") = false, py::arg("plain") = false, py::arg("drops") = false,
+      py::arg("inner") = 0, py::arg("more") = std::vector<std::pair<int64_t, int64_t>>{},
+      py::arg("gradients") = GradientShapes{}, py::arg("processors") = 132, py::arg("cluster") = 8,
+      py::arg("sm90") = true,
       "Whether the frozen layer's product [T, depth] x [depth, blocks*width] takes the adapter's "
       "term of so many latents per block along, and makes them from `inner` blocks of its input "
       "on the way, where that is not 0; `more` are the (blocks, width) of further layers over the "
       "same input: {'path', 'possible', 'reason', 'tile': (tokens, "
-      "columns)}.");
+      "columns)}. With `gradients`, each (blocks, width, rank), also 'gradients': whether they are "
+      "summed among its tiles, were it taken.");
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
         py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
         py::arg("narrow") = true, py::arg("drops") = false, py::arg("processors") = 132,

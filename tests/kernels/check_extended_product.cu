@@ -1,6 +1,6 @@
 // kernels/extended_product.h: both tiles, both layouts of weight and factor, with and without a
 // bias, ranks beyond a stage and below a product, tails on every axis, more tiles than places,
-// several products in one sum; and with the projection among the tiles.
+// several products in one sum; with the projection among the tiles; and with gradients there.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -22,6 +22,12 @@ struct OutputCase {
   int blocks, width;
 };
 
+/// A gradient that is summed among the tiles: of the product's latent, or of one of its own.
+struct GradientCase {
+  int blocks, width, rank;
+  bool of_latent = false, rank_first = false, wide = true;
+};
+
 /// Several terms or several outputs. Where the latent is made on the way, the rank is cut by all
 /// blocks of all rows.
 struct ProductCase {
@@ -31,6 +37,8 @@ struct ProductCase {
   int rank;
   bool has_bias = true;
   bool projects = false;
+  std::vector<GradientCase> gradients = {};
+  bool draws = false;  // its items, also without projections
 };
 
 /// A matrix whose rows lie further apart than they are long, with one axis contiguous or the other.
@@ -91,8 +99,35 @@ struct OutputArrays {
   }
 };
 
-/// A product, and the latents that it makes: both against their sums, the product's from the
-/// latents as they were rounded. A NaN in one block of the last rows is in that block's latents
+template <class T>
+struct GradientArrays {
+  GradientCase c;
+  int64_t pitch, latent_pitch;
+  Array<T> activation, latent, out;
+  Array<float> wide_out;
+
+  GradientArrays(const GradientCase& c, int tokens)
+      : c(c),
+        pitch(padded(c.blocks * c.width) + 8),
+        latent_pitch(padded(c.rank) + 8),
+        activation(tokens * pitch),
+        latent(c.of_latent ? 0 : int64_t{c.blocks} * tokens * latent_pitch),
+        out(int64_t{c.blocks} * c.width * c.rank),
+        wide_out(int64_t{c.blocks} * c.width * c.rank) {
+    activation.fill(c.blocks * c.width, pitch);
+    if (!c.of_latent) latent.fill(c.rank, latent_pitch);
+    out.poison();
+    wide_out.poison();
+  }
+  double at(int block, int column, int q) const {
+    const int64_t first = int64_t{block} * c.width * c.rank;
+    const int64_t at = first + (c.rank_first ? q * c.width + column : column * c.rank + q);
+    return c.wide ? wide_out[at] : out[at];
+  }
+};
+
+/// A product, the latents that it makes and the gradients that it sums: each against its sum, from
+/// the latents as they were rounded. A NaN in one block of the last rows is in that block's latents
 /// alone.
 template <class T>
 class CheckedProduct {
@@ -105,8 +140,7 @@ class CheckedProduct {
         blocks_(count(c.outputs, &OutputCase::blocks)),
         s_(c.rank / inner_),
         latent_pitch_(padded(c.rank) + 8),
-        latent_(int64_t{blocks_} * c.T * latent_pitch_),
-        counters_(2 * count_product_counters(c.T)) {
+        latent_(int64_t{blocks_} * c.T * latent_pitch_) {
     for (const TermCase& term : c.terms) {
       terms_.push_back(std::make_unique<TermArrays<T>>(term, c.T, blocks_ * s_, by_depth));
     }
@@ -116,6 +150,9 @@ class CheckedProduct {
     for (size_t w = 0; w < std::max(terms_.size(), outputs_.size()); ++w) {
       weights_.push_back(
           std::make_unique<Matrix<T>>(term_of(w).depth, output_of(w).columns, by_depth));
+    }
+    for (const GradientCase& gradient : c.gradients) {
+      gradients_.push_back(std::make_unique<GradientArrays<T>>(gradient, c.T));
     }
     if (c.projects) {
       latent_.poison();
@@ -143,6 +180,7 @@ class CheckedProduct {
       }
     }
     for (const auto& output : outputs_) wrong += c_.T == 0 ? output->out.count_written() : 0;
+    for (const auto& gradient : gradients_) wrong += count_wrong_sums(*gradient);
     report(name(), wrong);
   }
 
@@ -191,13 +229,38 @@ class CheckedProduct {
     p.type = Traits<T>::kType;
     p.tile = tile_;
     p.processors = processors;
-    if (c_.projects) {
-      p.projection = {.latent = latent_.device(), .scaling = 0.5f};
-      p.counters = reinterpret_cast<int32_t*>(counters_.poison().device());
+    if (c_.projects) p.projection = {.latent = latent_.device(), .scaling = 0.5f};
+    for (auto& gradient : gradients_) add_gradient(p, *gradient);
+    Array<float> counters(count_product_counters(c_.T));
+    if (c_.projects || c_.draws) {
+      p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
     }
     check_cuda(launch_extended_product(p, nullptr), "extended_product");
     latent_.fetch();
     for (auto& output : outputs_) output->out.fetch();
+    for (auto& gradient : gradients_) {
+      gradient->out.fetch();
+      gradient->wide_out.fetch();
+    }
+  }
+
+  void add_gradient(ExtendedProductParams& p, GradientArrays<T>& from) {
+    const GradientCase& c = from.c;
+    const int64_t latent_pitch = c.of_latent ? latent_pitch_ : from.latent_pitch;
+    p.gradients[p.gradient_count++] = {
+        .activation = from.activation.device(),
+        .latent = c.of_latent ? latent_.device() : from.latent.device(),
+        .out = c.wide ? static_cast<void*>(from.wide_out.device()) : from.out.device(),
+        .activation_block_stride = c.width,
+        .activation_pitch = from.pitch,
+        .latent_block_stride = c_.T * latent_pitch,
+        .latent_pitch = latent_pitch,
+        .blocks = c.blocks,
+        .width = c.width,
+        .rank = c.rank,
+        .rank_first = c.rank_first,
+        .drops = false,
+        .out_type = c.wide ? ElementType::kFloat32 : Traits<T>::kType};
   }
 
   double latent_at(int block, int t, int q) const {
@@ -249,6 +312,29 @@ class CheckedProduct {
     return wrong;
   }
 
+  int64_t count_wrong_sums(const GradientArrays<T>& gradient) const {
+    const GradientCase& c = gradient.c;
+    int64_t wrong = 0;
+    for (int block = 0; block < c.blocks; ++block) {
+      for (int column = block % 5; column < c.width; column += 5) {
+        for (int q = 0; q < c.rank; ++q) {
+          Exact exact;
+          for (int t = 0; t < c_.T; ++t) {
+            const int64_t row = int64_t{block} * c_.T + t;
+            exact.add(gradient.activation[t * gradient.pitch + block * c.width + column] *
+                      (c.of_latent ? latent_at(block, t, q)
+                                   : gradient.latent[row * gradient.latent_pitch + q]));
+          }
+          const double actual = gradient.at(block, column, q);
+          wrong += !(std::isnan(exact.value)
+                         ? std::isnan(actual)
+                         : is_close(actual, exact, c.wide ? 1e-6 : Traits<T>::kHalfPlace));
+        }
+      }
+    }
+    return wrong;
+  }
+
   std::string name() const {
     const auto size = size_of(tile_);
     std::string name = std::string(Traits<T>::kName) + " extended_product " +
@@ -262,6 +348,7 @@ class CheckedProduct {
       name += " " + std::to_string(output.blocks) + "x" + std::to_string(output.width);
     }
     return name + " rank " + std::to_string(c_.rank) + (c_.projects ? " made on the way" : "") +
+           (gradients_.empty() ? "" : " " + std::to_string(gradients_.size()) + " gradients") +
            (by_depth_ ? " depth contiguous" : "") + (c_.has_bias ? " bias" : "");
   }
 
@@ -270,10 +357,11 @@ class CheckedProduct {
   bool by_depth_;
   int inner_, blocks_, s_;
   int64_t latent_pitch_;
-  Array<T> latent_, counters_;
+  Array<T> latent_;
   std::vector<std::unique_ptr<TermArrays<T>>> terms_;
   std::vector<std::unique_ptr<OutputArrays<T>>> outputs_;
   std::vector<std::unique_ptr<Matrix<T>>> weights_;  // [depth, columns]
+  std::vector<std::unique_ptr<GradientArrays<T>>> gradients_;
 };
 
 template <class T>
@@ -324,6 +412,40 @@ void check_type() {
       check_made({513, {{1, 72}, {2, 328}}, {{1, 264}}, 72, false}, 2);
       check_made({300, {{2, 136}}, {{2, 136}, {3, 72}}, 16}, 4);
       check_made({2400, {{2, 72}}, {{1, 264}, {1, 72}, {2, 8}}, 48, false}, 6);
+      // With gradients, which backward passes alone have.
+      if (!depth_is_contiguous) {
+        const auto check_summed = [&](ProductCase c, int places,
+                                      const std::vector<GradientCase>& gradients,
+                                      bool draws = false) {
+          c.gradients = gradients;
+          c.draws = draws;
+          check(c, places);
+        };
+        const GradientCase one{1, 64, 8}, narrow{2, 72, 16, false, true, false};
+        check_summed({1, {{1, 64}}, {{1, 64}}, 8}, processors, {one});
+        check_summed({300, {{1, 72}}, {{2, 136}}, 24}, 4, {{2, 264, 24, true}, narrow});
+        check_summed({700, {{1, 136}}, {{3, 48}}, 40, false}, 2,
+                     {{3, 48, 40, true, true}, {1, 520, 100}, {1, 8, 3}, narrow});
+        const auto check_all = [&](ProductCase c, int places,
+                                   const std::vector<GradientCase>& gradients) {
+          c.projects = true;
+          check_summed(c, places, gradients);
+        };
+        check_all({1, {{1, 64}}, {{1, 64}}, 8}, processors, {{1, 136, 8, true}});
+        check_all({300, {{2, 72}}, {{2, 136}}, 16}, 4, {narrow, {2, 264, 16, true}});
+        check_all({2400, {{2, 64}}, {{4, 64}}, 64}, 6, {{4, 40, 64, true, true, false}});
+        // A short walk of the tiles: the gradients before the last of them.
+        check_all({2400, {{2, 72}}, {{2, 136}}, 48, false}, 4, {{2, 136, 48, true}, narrow});
+        check_all({513, {{1, 72}, {2, 328}}, {{1, 264}}, 72, false}, 2, {{1, 264, 72, true}, one});
+        // Two blocks of columns to a warpgroup, where the tile has room.
+        check_summed({700, {{1, 136}}, {{3, 48}}, 40, false}, 4,
+                     {{3, 48, 40, true, true}, {1, 520, 128}, {2, 272, 72, false, true, false}},
+                     /*draws=*/true);
+        check_all({700, {{2, 64}}, {{2, 200}}, 112}, 4, {{2, 200, 112, true}, {1, 640, 104}});
+        if (tile == ProductTile::k128x256) {
+          check_all({300, {{2, 88}}, {{1, 264}}, 176}, 4, {{1, 264, 176, true}, {2, 88, 256}});
+        }
+      }
       if (tile == ProductTile::k128x256) {
         check_made({300, {{2, 88}}, {{8, 64}}, 64}, 4);
         check_made({260, {{8, 8}}, {{4, 48}}, 320}, 4);
@@ -336,27 +458,41 @@ void check_type() {
 }
 
 // Every item once, and none before what it waits for.
+int64_t count_misplaced(const ProductOrder& order, int rows, int columns, int group, int inner) {
+  int64_t wrong = 0;
+  std::vector<int> done[3] = {std::vector<int>(order.tiles), std::vector<int>(order.projections),
+                              std::vector<int>(order.gradients)};
+  const std::vector<int>& projected = done[static_cast<int>(ProductWork::kProjection)];
+  for (int item = 0; item < order.items(); ++item) {
+    const ProductItem at = order[item];
+    ++done[static_cast<int>(at.work)].at(at.index);
+    int first = 0, last = 0;
+    if (at.work == ProductWork::kTile) {
+      // The rows of its group have all their projections before it.
+      first = at.index / (group * columns) * group;
+      last = std::min(first + group, rows);
+    } else if (at.work == ProductWork::kGradient) {
+      last = rows;
+    }
+    for (int q = first * inner; q < last * inner; ++q) wrong += projected[q] != 1;
+  }
+  for (const std::vector<int>& items : done) {
+    for (const int times : items) wrong += times != 1;
+  }
+  return wrong;
+}
+
 void check_product_order() {
   int64_t wrong = 0, orders = 0;
   for (int rows = 1; rows <= 40; rows += rows < 10 ? 1 : 7) {
     for (const int columns : {1, 2, 3, 16, 57}) {
       for (const int group : {1, 3, 8}) {
         for (const int inner : {0, 1, 2, 5}) {
-          const ProductOrder order = order_product(rows, columns, group, inner);
-          std::vector<int> projected(order.projections), multiplied(order.tiles);
-          for (int item = 0; item < order.items(); ++item) {
-            const ProductItem at = order[item];
-            ++(at.projects ? projected : multiplied).at(at.index);
-            if (at.projects) continue;
-            // The rows of its group have all their projections before it.
-            const int first = at.index / (group * columns) * group;
-            for (int q = first * inner; q < std::min(first + group, rows) * inner; ++q) {
-              wrong += projected[q] != 1;
-            }
+          for (const int gradients : {0, 1, 9}) {
+            const ProductOrder order = order_product(rows, columns, group, inner, gradients);
+            wrong += count_misplaced(order, rows, columns, group, inner);
+            ++orders;
           }
-          for (const int times : projected) wrong += times != 1;
-          for (const int times : multiplied) wrong += times != 1;
-          ++orders;
         }
       }
     }

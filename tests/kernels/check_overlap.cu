@@ -1,6 +1,7 @@
 // kernels/launch.cuh: the kernels of a whole step queued one behind the other, each let in while
 // the one before still runs: those of few tokens, with factors read before the latents are there,
 // and those of compute capability 9.0a. The same bits as one by one.
+#include <algorithm>
 #include <memory>
 
 #include "kernels/expand.h"
@@ -66,7 +67,7 @@ struct Shared {
         G(kBlocks * tokens * kRank),
         W(kRow * kRow),
         workspace(int64_t{2} * kBlocks * 3 * 128 * 32 * kTokenSplits),
-        counters(1 + (tokens + 255) / 256 * 2) {
+        counters(count_product_counters(tokens)) {
     W.fill(1, 1);
   }
 };
@@ -217,11 +218,17 @@ void run_few(const Call& call, const Shared& shared, bool one_by_one) {
   settle();
 }
 
-/// dA and dB by the kernel of compute capability 9.0a.
-void sum_factors(const Call& call, const Shared& shared) {
+/// dA and dB.
+WeightGradientParams describe_factor_sums(const Call& call, const Shared& shared) {
   WeightGradientParams sums{};
   add_sum(sums, call.tokens, call.x.device(), shared.G.device(), call.dA.device(), false);
   add_sum(sums, call.tokens, call.dy.device(), shared.H.device(), call.dB.device(), true);
+  return sums;
+}
+
+/// The same by the kernel of compute capability 9.0a.
+void sum_factors(const Call& call, const Shared& shared) {
+  WeightGradientParams sums = describe_factor_sums(call, shared);
   sums.tile = GradientTile::kBulk128x32;
   sums.splits = kTokenSplits;
   sums.workspace = shared.workspace.device();
@@ -261,7 +268,8 @@ void run_sm90(const Call& call, const Shared& shared, bool one_by_one) {
   multiply(call.dy.device(), shared.G.device(), shared.A.device(), call.dx.device(), false);
 }
 
-/// The same with the latents made among the base products' tiles.
+/// The same with the latents made, and the factors' gradients summed, among the base products'
+/// tiles.
 void run_on_the_way(const Call& call, const Shared& shared, bool one_by_one) {
   const auto settle = [&] {
     if (one_by_one) check_cuda(cudaDeviceSynchronize(), "overlap");
@@ -277,6 +285,11 @@ void run_on_the_way(const Call& call, const Shared& shared, bool one_by_one) {
     term.factor_pitch = forward ? kRank : kWidth;
     product.projection = {.latent = latent, .scaling = 0.5f};
     product.counters = reinterpret_cast<int32_t*>(shared.counters.device());
+    if (!forward) {
+      const WeightGradientParams sums = describe_factor_sums(call, shared);
+      product.gradient_count = sums.count;
+      std::copy_n(sums.sums, sums.count, product.gradients);
+    }
     check_cuda(launch_extended_product(product, nullptr), "extended_product");
     settle();
   };
@@ -286,8 +299,6 @@ void run_on_the_way(const Call& call, const Shared& shared, bool one_by_one) {
            call.y.device(), true);
   multiply(call.dy.device(), shared.G.device(), shared.B.device(), shared.A.device(),
            call.dx.device(), false);
-  sum_factors(call, shared);
-  settle();
 }
 
 using Run = void (*)(const Call& call, const Shared& shared, bool one_by_one);
@@ -328,7 +339,8 @@ void check_overlap() {
   for (const int tokens : kLongSteps) {
     const std::string step = "a step of " + std::to_string(tokens) + " tokens, overlapping";
     check_steps(("the kernels of 9.0a in " + step).c_str(), tokens, kLongTurns, run_sm90);
-    check_steps(("latents on the way in " + step).c_str(), tokens, kLongTurns, run_on_the_way);
+    check_steps(("latents and gradients on the way in " + step).c_str(), tokens, kLongTurns,
+                run_on_the_way);
   }
 }
 

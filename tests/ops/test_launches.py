@@ -1,4 +1,4 @@
-"""How many kernels of the product a pass over few tokens starts."""
+"""How many kernels of the product a pass starts."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ops_paths import runs_sm90
 from torch.profiler import ProfilerActivity, profile
 
 import gralora.kernels
+from gralora import _C
 
 GRID = Grid(k_in=4, k_out=4, n=256, m=256, s=16)
 ROUNDING = {torch.bfloat16: 0, torch.float32: 1}
@@ -56,12 +57,34 @@ def test_two_launches_forward_and_two_backward(
 
 
 @pytest.mark.cuda_kernels
-def test_a_forward_pass_that_projects_on_the_way_is_one_kernel_behind_its_counters(
+def test_a_pass_that_projects_on_the_way_is_one_kernel_behind_its_counters(
     cuda: torch.device,
 ) -> None:
+    """In the backward pass that kernel sums the factors' gradients too."""
+    with gralora.kernels.forced("sm90"):
+        assert _count_passes(GRID, 600, cuda) == (2, 2)
+
+
+@pytest.mark.cuda_kernels
+def test_where_latents_come_first_a_pass_is_two_kernels(cuda: torch.device) -> None:
+    wide = Grid(k_in=4, k_out=4, n=1024, m=1024, s=16)
+    processors = torch.cuda.get_device_properties(cuda).multi_processor_count
+    chosen = _C.select_extended_product(
+        T=512, depth=4096, width=1024, rank=64, blocks=4, processors=processors
+    )
+    if chosen["path"] != "kernel":
+        pytest.skip("a GPU whose multiprocessors a library product fills better")
+    assert _count_passes(wide, 512, cuda) == (2, 2)
+
+
+def _count_passes(grid: Grid, T: int, cuda: torch.device) -> tuple[int, int]:
+    """Launches of the product's kernels in a forward and a backward pass."""
     if not runs_sm90():
         pytest.skip("no kernels of compute capability 9.0a run on this GPU")
-    operands = make_operands(GRID, (600,), dtype=torch.bfloat16, device=cuda, bias=True)
+    operands = make_operands(grid, (T,), dtype=torch.bfloat16, device=cuda, bias=True)
+    leaves = (operands.x, operands.A, operands.B)
+    for tensor in leaves:
+        tensor.requires_grad_()
 
     def forward() -> torch.Tensor:
         return torch.ops.gralora.linear(
@@ -69,10 +92,14 @@ def test_a_forward_pass_that_projects_on_the_way_is_one_kernel_behind_its_counte
             scaling=0.5, dropout_p=0.0,
         )  # fmt: skip
 
-    with gralora.kernels.forced("sm90"):
-        forward()
+    y = forward()
+    dy = torch.randn_like(y)
+    torch.autograd.grad(y, leaves, dy)
+    torch.cuda.synchronize()
+    with profile(activities=[ProfilerActivity.CUDA]) as forward_profile:
+        y = forward()
         torch.cuda.synchronize()
-        with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-            forward()
-            torch.cuda.synchronize()
-    assert _count(profiler) == 2
+    with profile(activities=[ProfilerActivity.CUDA]) as backward_profile:
+        torch.autograd.grad(y, leaves, dy)
+        torch.cuda.synchronize()
+    return _count(forward_profile), _count(backward_profile)

@@ -1,0 +1,277 @@
+// The extended product's launch for operands of one dtype: tensor maps, the order of its items, and
+// as many clusters as fit at once. Instantiated by extended_product_sm90_bf16.cu and
+// extended_product_sm90_fp16.cu, called by extended_product_sm90.cu.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels/extended_product.h"
+#include "kernels/extended_product_sm90.cuh"
+#include "kernels/launch.cuh"
+#include "kernels/tensor_map.h"
+
+namespace gralora::extended_product {
+
+// Two bits of a note say what an item is, and half of all numbers are beyond the last one.
+constexpr int64_t kMostItems = INT32_MAX / 16;
+
+struct CounterParams {
+  int32_t* counters;
+  int64_t count;
+};
+
+/// Counters at zero. A kernel, since the product that follows may be set up while it runs.
+struct ClearCounters {
+  using Params = CounterParams;
+  static constexpr int kThreads = 256, kSharedBytes = 0, kBlocksPerProcessor = 1;
+  __device__ static void run(const Params& p, uint32_t, unsigned char*) {
+    ptx::wait_for_earlier_kernels();
+    ptx::release_next_kernel();
+    for (int64_t c = threadIdx.x; c < p.count; c += kThreads) p.counters[c] = 0;
+  }
+};
+
+template <class Tile>
+int64_t count_row_tiles(const ExtendedProductParams& p) {
+  constexpr int kClusterRows = Tile::kRows * Tile::kCluster;
+  return (p.T + kClusterRows - 1) / kClusterRows;
+}
+
+/// The maps of a product's operands and result.
+template <class Tile, bool kDepthIsContiguous>
+class Maps {
+ public:
+  Maps(Params& params, const ExtendedProductParams& p) : params_(params), p_(p) {}
+
+  cudaError_t make() {
+    int32_t blocks = 0;
+    for (int t = 0; t < p_.term_count; ++t) {
+      const ProductTerm& term = p_.terms[t];
+      map(params_.terms[t].rows, term.rows, term.depth, p_.T, term.row_stride, 1, 0, Tile::kRows);
+    }
+    for (int o = 0; o < p_.output_count; ++o) {
+      make_output(params_.outputs[o], p_.outputs[o]);
+      blocks += p_.outputs[o].blocks;
+    }
+    for (int w = 0; w < std::max(p_.term_count, p_.output_count); ++w) {
+      make_weight(params_.weights[w], p_.weights[w], p_.terms[p_.term_count == 1 ? 0 : w],
+                  p_.outputs[p_.output_count == 1 ? 0 : w]);
+    }
+    map(params_.latent, p_.latent, p_.rank, p_.T, p_.latent_pitch, blocks, p_.latent_plane,
+        Tile::kRows);
+    return status_;
+  }
+
+  /// Those of the gradients as well.
+  cudaError_t make_gradients() {
+    for (int g = 0; g < p_.gradient_count; ++g) {
+      const GradientSum& sum = p_.gradients[g];
+      map(params_.gradients[g].activation, sum.activation, sum.width, p_.T, sum.activation_pitch,
+          sum.blocks, sum.activation_block_stride, Tile::kDepth);
+      map(params_.gradients[g].latent, sum.latent, sum.rank, p_.T, sum.latent_pitch, sum.blocks,
+          sum.latent_block_stride, Tile::kDepth / Tile::kCluster);
+    }
+    return status_;
+  }
+
+  /// Those of the projection as well.
+  cudaError_t make_projection(int32_t columns) {
+    for (int t = 0; t < p_.term_count; ++t) {
+      make_projection_term(params_.projection.terms[t], p_.terms[t], columns);
+    }
+    return status_;
+  }
+
+ private:
+  static constexpr int kShare = Tile::kColumns / Tile::kCluster;
+
+  void make_output(Output& output, const ProductOutput& from) {
+    if constexpr (kDepthIsContiguous) {
+      map(output.factor, from.factor, from.width, p_.rank, from.factor_pitch, from.blocks,
+          from.factor_block_stride, Tile::kDepth);
+    } else {
+      map(output.factor, from.factor, p_.rank, from.width, from.factor_pitch, from.blocks,
+          from.factor_block_stride, kShare);
+    }
+    map(output.out, from.out, from.width, p_.T, int64_t{from.blocks} * from.width, from.blocks,
+        from.width, kBoxRows);
+  }
+
+  void make_weight(CUtensorMap& weight, const ProductWeight& from, const ProductTerm& term,
+                   const ProductOutput& output) {
+    if constexpr (kDepthIsContiguous) {
+      // A block's columns of the weight: rows of it where the depth is contiguous.
+      map(weight, from.data, term.depth, output.width, from.stride, output.blocks,
+          from.stride * output.width, kShare);
+    } else {
+      map(weight, from.data, output.width, term.depth, from.stride, output.blocks, output.width,
+          Tile::kDepth);
+    }
+  }
+
+  void make_projection_term(ProjectionTerm& term, const ProductTerm& from, int32_t columns) {
+    const int32_t depth = from.depth / from.inner;
+    map(term.rows, from.rows, depth, p_.T, from.row_stride, from.inner, depth, Tile::kRows);
+    if constexpr (kDepthIsContiguous) {
+      map(term.factor, from.factor, columns, depth, from.factor_pitch, from.inner,
+          from.factor_block_stride, Tile::kDepth / Tile::kCluster);
+    } else {
+      map(term.factor, from.factor, depth, columns, from.factor_pitch, from.inner,
+          from.factor_block_stride, parts_of(columns) * 64 / Tile::kCluster);
+    }
+  }
+
+  /// Unless one has failed before.
+  void map(CUtensorMap& to, const void* data, int64_t inner, int64_t middle, int64_t middle_stride,
+           int64_t outer, int64_t outer_stride, int box) {
+    if (status_ != cudaSuccess) return;
+    status_ = make_tensor_map(to, {.data = data,
+                                   .type = p_.type,
+                                   .inner = inner,
+                                   .middle = middle,
+                                   .outer = outer,
+                                   .middle_stride = middle_stride,
+                                   .outer_stride = outer_stride,
+                                   .box_middle = box});
+  }
+
+  Params& params_;
+  const ExtendedProductParams& p_;
+  cudaError_t status_ = cudaSuccess;
+};
+
+/// Tokens whose tiles are walked together. Measured on an H100: fewer, where their projections come
+/// right before; yet the weight is read once for each group, and a wide one counts.
+inline int choose_group_tokens(const ExtendedProductParams& p, int64_t columns) {
+  constexpr int kManyColumns = 32;
+  return p.projection.latent != nullptr && columns < kManyColumns ? 1024 : 2048;
+}
+
+inline int32_t divide_up(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+/// What the projection's items need; `rank` is cut by the blocks of all terms.
+template <class Tile>
+cudaError_t describe_projection(Projection& projection, const ExtendedProductParams& p) {
+  const ProductProjection& asked = p.projection;
+  for (int t = 0; t < p.term_count; ++t) {
+    const ProductTerm& term = p.terms[t];
+    if (term.factor == nullptr || term.inner < 1 || term.depth % (term.inner * kChunk) != 0) {
+      return cudaErrorInvalidValue;
+    }
+    projection.terms[t].inner = term.inner;
+    projection.terms[t].steps = divide_up(term.depth / term.inner, Tile::kDepth);
+    projection.inner += term.inner;
+  }
+  if (p.counters == nullptr || p.rank % (projection.inner * kChunk) != 0) {
+    return cudaErrorInvalidValue;
+  }
+  projection.latent = asked.latent;
+  projection.T = p.T;
+  projection.plane = p.latent_plane;
+  projection.pitch = p.latent_pitch;
+  projection.scaling = asked.scaling;
+  projection.s = p.rank / projection.inner;
+  for (int o = 0; o < p.output_count; ++o) {
+    projection.columns += p.outputs[o].blocks * projection.s;
+  }
+  return projection.columns <= Tile::kColumns ? cudaSuccess : cudaErrorInvalidValue;
+}
+
+/// What the gradients' items need, and their number; none where that is not possible.
+template <class Tile>
+int32_t describe_gradients(Params& params, const ExtendedProductParams& p) {
+  int64_t items = 0;
+  for (int g = 0; g < p.gradient_count; ++g) {
+    const GradientSum& sum = p.gradients[g];
+    if (sum.rank < 1 || sum.rank > Tile::kColumns || sum.width < 1 || sum.drops) return 0;
+    params.gradients[g].sum = sum;
+    params.gradients[g].first_item = static_cast<int32_t>(items);
+    params.gradients[g].awaits_latent =
+        p.projection.latent != nullptr && sum.latent == p.projection.latent;
+    items += int64_t{sum.blocks} * count_gradient_items<Tile>(sum.width);
+    if (items > kMostItems) return 0;
+  }
+  params.gradient_count = p.gradient_count;
+  params.token_steps = static_cast<int32_t>((p.T + Tile::kDepth - 1) / Tile::kDepth);
+  return static_cast<int32_t>(items);
+}
+
+template <class T, class Tile, bool kDepthIsContiguous>
+cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
+  if (std::min(p.term_count, p.output_count) != 1 ||
+      std::max(p.term_count, p.output_count) > kMaxProducts) {
+    return cudaErrorInvalidValue;
+  }
+  Params params{};
+  Maps<Tile, kDepthIsContiguous> maps(params, p);
+  cudaError_t status = maps.make();
+  if (status != cudaSuccess) return status;
+  params.rank = p.rank;
+  params.term_count = p.term_count;
+  for (int t = 0; t < p.term_count; ++t) {
+    params.terms[t].steps = divide_up(p.terms[t].depth, Tile::kDepth);
+    params.base_steps += params.terms[t].steps;
+  }
+  params.output_count = p.output_count;
+  int64_t columns = 0;
+  int32_t blocks = 0;
+  for (int o = 0; o < p.output_count; ++o) {
+    Output& output = params.outputs[o];
+    output.bias = p.outputs[o].bias;
+    output.width = p.outputs[o].width;
+    output.column_tiles = divide_up(output.width, Tile::kColumns);
+    output.first_column = static_cast<int32_t>(columns);
+    output.first_block = blocks;
+    columns += int64_t{output.column_tiles} * p.outputs[o].blocks;
+    blocks += p.outputs[o].blocks;
+  }
+  if (p.projection.latent != nullptr) {
+    status = describe_projection<Tile>(params.projection, p);
+    if (status == cudaSuccess) status = maps.make_projection(params.projection.columns);
+    if (status != cudaSuccess) return status;
+  }
+  params.row_tiles = static_cast<int32_t>(count_row_tiles<Tile>(p));
+  params.columns = static_cast<int32_t>(columns);
+  params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
+  const int32_t projections = params.projection.inner;
+  int32_t gradients = 0;
+  if (p.gradient_count > 0) {
+    gradients = kDepthIsContiguous ? 0 : describe_gradients<Tile>(params, p);
+    if (gradients == 0) return cudaErrorInvalidValue;
+    status = maps.make_gradients();
+    if (status != cudaSuccess) return status;
+  }
+  if (params.row_tiles * (columns + projections) > kMostItems || p.processors < Tile::kCluster) {
+    return cudaErrorInvalidConfiguration;
+  }
+  const int32_t places = p.processors / Tile::kCluster;
+  params.order =
+      order_product(params.row_tiles, params.columns, params.group, projections, gradients);
+  if (p.counters != nullptr) {
+    params.next_item = p.counters;
+    params.all_projected = p.counters + 1;
+    params.projected = p.counters + 2;
+    status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p.T)}, stream);
+    if (status != cudaSuccess) return status;
+  }
+  const int64_t clusters = std::min<int64_t>(params.order.items(), places);
+  return start_work<ExtendedProduct<T, Tile, kDepthIsContiguous>>(clusters * Tile::kCluster, params,
+                                                                  stream, Tile::kCluster);
+}
+
+template <class T, bool kDepthIsContiguous>
+cudaError_t launch(const ExtendedProductParams& p, cudaStream_t stream) {
+  return p.tile == ProductTile::k128x256
+             ? launch_tile<T, Tile<256, 4>, kDepthIsContiguous>(p, stream)
+             : launch_tile<T, Tile<128, 6>, kDepthIsContiguous>(p, stream);
+}
+
+template <class T>
+cudaError_t launch(const ExtendedProductParams& p, cudaStream_t stream) {
+  return p.depth_is_contiguous ? launch<T, true>(p, stream) : launch<T, false>(p, stream);
+}
+
+cudaError_t launch_bf16(const ExtendedProductParams& params, cudaStream_t stream);
+cudaError_t launch_fp16(const ExtendedProductParams& params, cudaStream_t stream);
+
+}  // namespace gralora::extended_product

@@ -1,0 +1,88 @@
+"""When the factors' gradients are summed among the tiles of a base product."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+import gralora.kernels
+from gralora import _C
+
+BACKWARD: dict[str, Any] = {
+    "T": 8192,
+    "depth": 4096,
+    "width": 1024,
+    "rank": 64,
+    "blocks": 4,
+    "gradients": [(4, 1024, 64), (4, 1024, 64)],
+}
+
+
+@pytest.mark.parametrize("inner", [0, 4], ids=["latent_there", "on_the_way"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"gradients": [(4, 1024, 64)]},
+        {"gradients": [(1, 40, 3)]},
+        {"rank": 128, "gradients": [(4, 1024, 128)] * 2},
+    ],
+    ids=str,
+)
+def test_the_product_takes_gradients_along(change: dict[str, Any], inner: int) -> None:
+    choice = _C.select_extended_product(**{**BACKWARD, **change}, inner=inner)
+    assert choice["path"] == "kernel"
+    assert choice["gradients"] == {
+        "path": "kernel",
+        "possible": True,
+        "reason": "among the base product's tiles",
+    }
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"T": 0}, "there are no tokens"),
+        ({"by_depth": True}, "the weight's depth is contiguous"),
+        ({"half": False}, "operands are not of 16 bits"),
+        ({"aligned": False}, "rows are not 16-byte aligned"),
+        ({"drops": True}, "the adapter's input goes through dropout"),
+        ({"gradients": [(4, 1024, 257)]}, "a rank is larger than the tile has columns"),
+        # The narrow tile.
+        ({"T": 512, "gradients": [(4, 1024, 129)]}, "a rank is larger than the tile has columns"),
+    ],
+    ids=str,
+)
+def test_gradients_that_cannot_go_along(change: dict[str, Any], reason: str) -> None:
+    gradients = _C.select_extended_product(**{**BACKWARD, **change})["gradients"]
+    assert (gradients["path"], gradients["possible"]) == ("library", False)
+    assert gradients["reason"] == reason
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"rank": 136, "gradients": [(4, 1024, 136)]}, "a rank above 128 is faster apart"),
+        ({"T": 32769}, "walks longer than tiles end unevenly"),
+    ],
+    ids=str,
+)
+def test_gradients_that_are_better_apart(change: dict[str, Any], reason: str) -> None:
+    gradients = _C.select_extended_product(**{**BACKWARD, **change})["gradients"]
+    assert gradients == {"path": "library", "possible": True, "reason": reason}
+
+
+def test_a_product_without_gradients_says_nothing_of_them() -> None:
+    assert "gradients" not in _C.select_extended_product(**{**BACKWARD, "gradients": []})
+
+
+def test_forced_to_the_kernels_of_9_0_gradients_go_along_at_any_number_of_tokens() -> None:
+    with gralora.kernels.forced("sm90"):
+        choice = _C.select_extended_product(**{**BACKWARD, "T": 1})
+    assert (choice["path"], choice["gradients"]["path"]) == ("kernel", "kernel")
+
+
+def test_more_gradients_than_a_call_has_are_refused() -> None:
+    with pytest.raises(ValueError, match="a call has at most four gradients, got 5"):
+        _C.select_extended_product(**{**BACKWARD, "gradients": [(1, 8, 8)] * 5})

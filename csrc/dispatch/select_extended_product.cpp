@@ -26,11 +26,15 @@ constexpr int64_t kLeastTokensOnTheWay = 4096;
 constexpr int64_t kLeastDepthOnTheWay = 2048;
 constexpr int64_t kLeastRoundsOnTheWay = 4;
 
-// Gradients among the tiles. Measured on an H200: above so many latents a step of their walk
-// brings more of the latent than of the activation, and after so many tokens the walks are so long
-// that they end unevenly.
-constexpr int64_t kMostGradientRank = 128;
-constexpr int64_t kMostGradientTokens = 32768;
+// Gradients among the tiles. Measured on an H200: a walk over the tokens waits for memory most of
+// the time, all the longer the more latents a step brings, so with a larger rank they are faster
+// apart, save where few tokens make every launch count. On the way they stand before the last
+// tiles, which begin later by as much: long ones end too late.
+constexpr int64_t kMostGradientTokens = 16384;
+constexpr int64_t kMostGradientRank = 64;
+constexpr int64_t kFewestTokens = 512;
+constexpr int64_t kMostRankOfFewest = 128;
+constexpr int64_t kMostDepthBeforeLast = 8192;
 
 // So many tokens and a walk takes a good part of a tile's time, so that equal shares of items are
 // no equal times.
@@ -120,11 +124,15 @@ Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,
   if (largest_rank(gradients) > size_of(tile).columns) {
     return Choice::impossible("a rank is larger than the tile has columns");
   }
-  if (problem.T > kMostGradientTokens)
-    return Choice::library("walks longer than tiles end unevenly");
-  return largest_rank(gradients) <= kMostGradientRank
-             ? Choice::own("among the base product's tiles")
-             : Choice::library("a rank above 128 is faster apart");
+  if (problem.T > kMostGradientTokens) return Choice::library("long walks end unevenly");
+  const bool fewest = problem.T <= kFewestTokens;
+  if (largest_rank(gradients) > (fewest ? kMostRankOfFewest : kMostGradientRank)) {
+    return Choice::library("walks with so many latents are faster apart");
+  }
+  if (problem.inner > 0 && problem.depth > kMostDepthBeforeLast) {
+    return Choice::library("the last tiles are too long to come after gradients");
+  }
+  return Choice::own("among the base product's tiles");
 }
 
 Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {

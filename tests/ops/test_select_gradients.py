@@ -9,6 +9,8 @@ import pytest
 import gralora.kernels
 from gralora import _C
 
+TOO_MANY_LATENTS = "walks with so many latents are faster apart"
+
 BACKWARD: dict[str, Any] = {
     "T": 8192,
     "depth": 4096,
@@ -26,7 +28,8 @@ BACKWARD: dict[str, Any] = {
         {},
         {"gradients": [(4, 1024, 64)]},
         {"gradients": [(1, 40, 3)]},
-        {"rank": 128, "gradients": [(4, 1024, 128)] * 2},
+        {"T": 16384},
+        {"depth": 8192},
     ],
     ids=str,
 )
@@ -63,14 +66,27 @@ def test_gradients_that_cannot_go_along(change: dict[str, Any], reason: str) -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"rank": 136, "gradients": [(4, 1024, 136)]}, "a rank above 128 is faster apart"),
-        ({"T": 32769}, "walks longer than tiles end unevenly"),
+        ({"gradients": [(4, 1024, 64), (4, 1024, 72)]}, TOO_MANY_LATENTS),
+        ({"T": 513, "width": 2048, "gradients": [(4, 1024, 128)]}, TOO_MANY_LATENTS),
+        ({"T": 16385}, "long walks end unevenly"),
+        ({"depth": 8200, "inner": 4}, "the last tiles are too long to come after gradients"),
     ],
     ids=str,
 )
 def test_gradients_that_are_better_apart(change: dict[str, Any], reason: str) -> None:
     gradients = _C.select_extended_product(**{**BACKWARD, **change})["gradients"]
     assert gradients == {"path": "library", "possible": True, "reason": reason}
+
+
+def test_with_the_fewest_tokens_more_latents_go_along() -> None:
+    change = {"T": 512, "gradients": [(4, 1024, 128)] * 2}
+    choice = _C.select_extended_product(**{**BACKWARD, **change})
+    assert (choice["path"], choice["gradients"]["path"]) == ("kernel", "kernel")
+
+
+def test_a_deep_product_takes_them_along_where_latents_are_there() -> None:
+    choice = _C.select_extended_product(**{**BACKWARD, "depth": 14336})
+    assert choice["gradients"]["path"] == "kernel"
 
 
 def test_a_product_without_gradients_says_nothing_of_them() -> None:

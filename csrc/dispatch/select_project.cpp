@@ -26,12 +26,15 @@ constexpr int64_t kMostBulkColumns = size_of(ProjectTile::kBulk128x256).columns;
 
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
 
+int64_t count_tiles(const ProjectProblem& problem, ProjectTile tile) {
+  const ProjectTileSize size = size_of(tile);
+  return (problem.T + size.tokens - 1) / size.tokens * problem.inner *
+         ((problem.columns + size.columns - 1) / size.columns);
+}
+
 /// Whether three quarters of the multiprocessors get a block.
 bool fills_chip(const ProjectProblem& problem, ProjectTile tile, int splits) {
-  const ProjectTileSize size = size_of(tile);
-  const int64_t tiles = (problem.T + size.tokens - 1) / size.tokens * problem.inner *
-                        ((problem.columns + size.columns - 1) / size.columns);
-  return tiles * splits * 4 >= int64_t{problem.chip.processors} * 3;
+  return count_tiles(problem, tile) * splits * 4 >= int64_t{problem.chip.processors} * 3;
 }
 
 struct Tiling {
@@ -78,13 +81,23 @@ std::string_view why_not_sm90(const ProjectProblem& problem, bool width_is_conti
   return {};
 }
 
-/// A tile with all columns, so that x is read once, unless they are too many.
-ProjectTile choose_bulk_tile(int64_t columns) {
-  for (const ProjectTile tile :
-       {ProjectTile::kBulk64x32, ProjectTile::kBulk64x64, ProjectTile::kBulk128x128}) {
-    if (columns <= size_of(tile).columns) return tile;
+/// Whether a third of the multiprocessors get a CTA.
+bool fills_third(const ProjectProblem& problem, ProjectTile tile) {
+  return count_tiles(problem, tile) * 3 >= problem.chip.processors;
+}
+
+/// A tile with all columns, so that x is read once, unless they are too many; or with few tokens,
+/// where the large ones would be too few, a small one that reads x from the cache again.
+ProjectTile choose_bulk_tile(const ProjectProblem& problem) {
+  for (const ProjectTile tile : {ProjectTile::kBulk64x32, ProjectTile::kBulk64x64}) {
+    if (problem.columns <= size_of(tile).columns) return tile;
   }
-  return ProjectTile::kBulk128x256;
+  if (problem.columns > size_of(ProjectTile::kBulk128x128).columns) {
+    return ProjectTile::kBulk128x256;
+  }
+  const bool few = problem.T * problem.columns <= kFewLatents &&
+                   !fills_third(problem, ProjectTile::kBulk128x128);
+  return few ? ProjectTile::kBulk64x64 : ProjectTile::kBulk128x128;
 }
 
 /// Whether the kernels can run, whichever of them.
@@ -122,11 +135,10 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
 
 bool prefers_sm90(const ProjectProblem& problem) {
   if (problem.T < kLeastBulkTokens || problem.columns > kMostBulkColumns) return false;
-  const ProjectTileSize size = size_of(choose_bulk_tile(problem.columns));
-  const int64_t blocks = (problem.T + size.tokens - 1) / size.tokens * problem.inner;
-  const int64_t steps = (problem.width + size.depth - 1) / size.depth;
+  const ProjectTile tile = choose_bulk_tile(problem);
+  const int64_t depth = size_of(tile).depth, steps = (problem.width + depth - 1) / depth;
   const bool is_short = steps <= kShortBulkWalk && problem.columns <= 64;
-  return is_short || blocks * 3 >= problem.chip.processors;
+  return is_short || fills_third(problem, tile);
 }
 
 }  // namespace
@@ -140,8 +152,8 @@ ProjectSelection select_project(const ProjectProblem& problem) {
     const bool forced = problem.forced == ForcedPath::kSm90;
     const std::string_view obstacle = why_not_sm90(problem, width_is_contiguous);
     if (obstacle.empty() && (forced || prefers_sm90(problem))) {
-      return {Choice::own("aligned 16-bit operands, bulk copies"),
-              choose_bulk_tile(problem.columns), 1, width_is_contiguous};
+      return {Choice::own("aligned 16-bit operands, bulk copies"), choose_bulk_tile(problem), 1,
+              width_is_contiguous};
     }
     if (forced) choice = Choice::impossible(obstacle);
   }

@@ -34,14 +34,23 @@ def test_a_projection_takes_the_tile_that_holds_all_columns(
     assert choice["splits"] == 1
 
 
+@pytest.mark.parametrize("columns", [72, 128])
+def test_a_projection_of_few_tokens_takes_small_tiles_that_fill_the_chip(columns: int) -> None:
+    few = _C.select_project(**{**PROJECT, "T": 512, "columns": columns})
+    assert (few["kernel"], few["path"], few["tile"]) == ("sm90", "kernel", (64, 64))
+    # A quarter as many multiprocessors.
+    small = _C.select_project(**{**PROJECT, "T": 512, "columns": columns}, processors=33)
+    assert small["tile"] == (128, 128)
+
+
 @pytest.mark.parametrize(
     ("change", "kernel"),
     [
         ({"T": 256}, "sm90"),
         ({"T": 255}, "sm80"),
         ({"columns": 264}, "sm80"),
-        # 16 CTAs of the wide tile.
-        ({"T": 512, "columns": 128}, "sm80"),
+        # 16 CTAs of the wide tile, or 32 of the narrow one.
+        ({"T": 256, "columns": 128}, "sm80"),
         ({"drops": True}, "sm80"),
         ({"sm90": False}, "sm80"),
         ({"x_row_stride": 0}, "sm80"),

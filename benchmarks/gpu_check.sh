@@ -4,13 +4,16 @@
 #   benchmarks/gpu_check.sh OUT_DIR
 #
 # A step that fails is reported and does not stop the others; the exit status is 0 only if all
-# passed. The environment decides what runs and with what:
+# passed. OUT_DIR gets the suites' results, the logs, and check.json, which says how each step ended.
+# The environment decides what runs and with what:
 #   STEPS            of: build info kernels tests sanitizers kernels_suite layer cold eager
 #                    quantised moe shared memory model host merge                    (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   WHEEL            of this checkout, built before; the build step installs it     (build)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
 #   TEST_ARGS        arguments of pytest                                            (tests)
+#   TEST_SECONDS     how long they may take                                         (900)
+#   TEST_WORKERS     processes that share them, where pytest-xdist is there         (8)
 #   KERNEL_TESTS     arguments of pytest that select the tests of kernels
 #   SANITIZER_TOOLS  of: memcheck racecheck initcheck synccheck                     (all)
 #   SHAPES, RK       layers and adapters of the layer step, as run.py takes them
@@ -39,6 +42,8 @@ kernel_rk=${KERNEL_RK:-64:4}
 model=${MODEL:-llama-3.1-8b}
 rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
+test_seconds=${TEST_SECONDS:-900}
+test_workers=${TEST_WORKERS:-8}
 read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_project.py -m cuda_kernels -k exact_one}"
 
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -103,6 +108,7 @@ summary() {
     esac
     if [ "$status" -ne 0 ]; then failures=$((failures + 1)); fi
     printf '%-31s %-18s %s\n' "$name" "$verdict" "$seconds"
+    printf '%s\t%s\t%s\n' "$name" "$verdict" "$seconds" >>"$work/verdicts"
   done
   for name in tests "${tools[@]}"; do
     tail -n 1 "$out/$name.log" "$work/$name.log" 2>/dev/null | grep -E 'passed|failed|error'
@@ -155,7 +161,12 @@ fi
 
 # Nothing is timed yet, so tests and sanitizers share the machine.
 if wanted tests; then
-  timed tests "$out/tests.log" 420 "${pytest[@]}" "${test_args[@]}" &
+  workers=()
+  if "$python" -c 'import xdist' 2>"$work/no-xdist"; then
+    workers=(-n "$test_workers" --dist loadfile)
+  fi
+  timed tests "$out/tests.log" "$test_seconds" \
+    "${pytest[@]}" "${workers[@]}" "${test_args[@]}" &
 fi
 if wanted sanitizers; then
   for tool in "${tools[@]}"; do sanitize "$tool" & done
@@ -211,4 +222,9 @@ fi
 
 summary >"$work/summary.txt" 2>&1
 tee -a "$out/check.log" <"$work/summary.txt"
+logs=("${tools[@]/#/$work/}")
+logs=("${logs[@]/%/.log}")
+GRALORA_COMMIT=${GRALORA_COMMIT:-$(git rev-parse HEAD 2>"$work/no-history")} \
+  "$python" benchmarks/check_report.py "$work/verdicts" "$out/check.json" "$out/tests.log" \
+  "${logs[@]}"
 [ "$failures" -eq 0 ]

@@ -127,6 +127,20 @@ py::dict select_expand(int64_t T, int64_t width, int64_t blocks, bool half, bool
 /// (blocks, width, rank) of each.
 using GradientShapes = std::vector<std::tuple<int64_t, int64_t, int64_t>>;
 
+/// What is the same for all sums of a call; without gradients yet.
+WeightGradientProblem describe_sums(int64_t T, bool half, bool aligned, bool drops,
+                                    const Chip& chip) {
+  return {.T = T,
+          .gradients = {},
+          .half = half,
+          .aligned = aligned,
+          .narrow = true,
+          .repeats = false,
+          .drops = drops,
+          .chip = chip,
+          .forced = gralora::forced_path()};
+}
+
 void set_gradients(WeightGradientProblem& problem, const GradientShapes& gradients) {
   if (gradients.size() > problem.gradients.size()) {
     throw py::value_error("a call has at most four gradients, got " +
@@ -165,15 +179,7 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
   const auto selection = gralora::select_extended_product(problem);
   py::dict result = describe(selection);
   if (gradients.empty()) return result;
-  WeightGradientProblem sums{.T = T,
-                             .gradients = {},
-                             .half = half,
-                             .aligned = aligned,
-                             .narrow = true,
-                             .repeats = false,
-                             .drops = drops,
-                             .chip = problem.chip,
-                             .forced = problem.forced};
+  WeightGradientProblem sums = describe_sums(T, half, aligned, drops, problem.chip);
   set_gradients(sums, gradients);
   result["gradients"] =
       describe(gralora::select_product_gradients(problem, selection.tile, sums).choice);
@@ -182,15 +188,9 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
 
 py::dict select_weight_gradient(int64_t T, const GradientShapes& gradients, bool half, bool aligned,
                                 bool narrow, bool drops, int processors, int cluster, bool sm90) {
-  WeightGradientProblem problem{.T = T,
-                                .gradients = {},
-                                .half = half,
-                                .aligned = aligned,
-                                .narrow = narrow,
-                                .repeats = false,
-                                .drops = drops,
-                                .chip = {processors, cluster, sm90},
-                                .forced = gralora::forced_path()};
+  WeightGradientProblem problem =
+      describe_sums(T, half, aligned, drops, {processors, cluster, sm90});
+  problem.narrow = narrow;
   set_gradients(problem, gradients);
   return describe(gralora::select_weight_gradient(problem));
 }
@@ -215,15 +215,7 @@ py::dict select_output_gradients(int64_t T, int64_t width, int64_t columns, int6
                                                 .drops = false,
                                                 .chip = chip,
                                                 .forced = gralora::forced_path()});
-  WeightGradientProblem problem{.T = T,
-                                .gradients = {},
-                                .half = half,
-                                .aligned = aligned,
-                                .narrow = true,
-                                .repeats = false,
-                                .drops = false,
-                                .chip = chip,
-                                .forced = gralora::forced_path()};
+  WeightGradientProblem problem = describe_sums(T, half, aligned, /*drops=*/false, chip);
   problem.gradients[1] = {inner, width, columns};
   return describe_pair("project", T, project, gralora::select_weight_gradient(problem));
 }
@@ -238,15 +230,8 @@ py::dict select_input_gradients(int64_t T, int64_t width, int64_t rank, int64_t 
                                               .aligned = aligned_factor,
                                               .bias = false,
                                               .drops = drops});
-  WeightGradientProblem problem{.T = T,
-                                .gradients = {},
-                                .half = half,
-                                .aligned = aligned,
-                                .narrow = true,
-                                .repeats = false,
-                                .drops = drops,
-                                .chip = {processors, cluster, sm90},
-                                .forced = gralora::forced_path()};
+  WeightGradientProblem problem =
+      describe_sums(T, half, aligned, drops, {processors, cluster, sm90});
   problem.gradients[0] = {blocks, width, rank};
   return describe_pair("expand", T, expand, gralora::select_weight_gradient(problem));
 }

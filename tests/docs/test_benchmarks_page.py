@@ -1,0 +1,93 @@
+"""The figures that the page of results gives in tables written by hand are those of its files."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from statistics import median
+from typing import Any
+
+import pytest
+from docs_pages import anchors
+from docs_readers import ROOT
+
+TEXT = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+RESULTS = ROOT / "benchmarks" / "results"
+FILES = ("h200_layer", "h200_cold")
+PASSES = ("forward", "step")
+SLOWER = 1.01
+
+Case = tuple[int, int, int, int]
+
+
+def _timings(name: str) -> dict[Case, dict[tuple[str, str], dict[str, Any]]]:
+    """The timings of each layer's in- and out-features, tokens and rank."""
+    found: dict[Case, dict[tuple[str, str], dict[str, Any]]] = {}
+    for timing in json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["timings"]:
+        case = timing["case"]
+        key = (case["in_features"], case["out_features"], case["tokens"], case["rank"])
+        found.setdefault(key, {})[timing["variant"], timing["pass"]] = timing
+    return found
+
+
+def _slower_rows() -> Iterator[str]:
+    for name in FILES:
+        for (n, m, tokens, rank), found in _timings(name).items():
+            for variant, adapters in (("gralora", "bf16"), ("gralora_fp32", "fp32")):
+                cells = [f"{n}→{m}", str(tokens), str(rank), adapters]
+                for pass_name in PASSES:
+                    ours, calls = found[variant, pass_name], found["cublas", pass_name]
+                    pairs = zip(ours["samples"], calls["samples"], strict=True)
+                    ratio = median(a / b for a, b in pairs)
+                    cells.append(f"{ratio:.2f}" if ratio > SLOWER else "")
+                if any(cells[4:]):
+                    yield re.sub(" +", " ", "| " + " | ".join(cells) + " |")
+
+
+def test_every_row_slower_than_library_calls_is_told() -> None:
+    chapter = TEXT.split("### Where library calls are faster\n")[1].split("\n### ")[0]
+    told = [line for line in chapter.splitlines() if "→" in line and line.startswith("|")]
+    assert sorted(told) == sorted(_slower_rows())
+    assert told
+
+
+ROWS = re.findall(
+    r"^\| (\d+)→(\d+) \| (\d+) \| (\d+) \| ([\d.]+) \| ([\d.]+) \|$",
+    TEXT.split("## On an H200\n")[1].split("\n### ")[0],
+    re.MULTILINE,
+)
+
+
+def _apart(case: Case) -> list[float]:
+    trials = json.loads((RESULTS / "trials" / "h200_gradients_among_tiles.json").read_text())
+    keys = ("in_features", "out_features", "tokens", "rank")
+    runs = [*trials["apart"].values()]
+    if case[:3] == (4096, 14336, 8192):
+        runs = [trials["first_or_last"]["apart"]]
+    return [
+        row["ratio"]
+        for run in runs
+        for row in run
+        if tuple(row[key] for key in keys) == case and row["pass"] == "step"
+    ]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: "-".join(row[:4]))
+def test_steps_along_and_apart_are_those_of_the_files(row: tuple[str, ...]) -> None:
+    n, m, tokens, rank = map(int, row[:4])
+    case = (n, m, tokens, rank)
+    timings = next(found[case] for found in map(_timings, FILES) if case in found)
+    assert row[4] == f"{timings['gralora', 'step']['ratio']['base']['median']:.2f}"
+    apart = _apart(case)
+    assert apart
+    assert min(apart) - 0.005 <= float(row[5]) <= max(apart) + 0.005
+
+
+def test_the_table_of_steps_apart_has_rows() -> None:
+    assert len(ROWS) == 9
+
+
+@pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(#([^)]+)\)", TEXT))))
+def test_links_within_the_page_lead_to_headings(link: str) -> None:
+    assert link in anchors(TEXT)

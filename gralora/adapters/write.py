@@ -44,9 +44,8 @@ def write_adapter(
 
     Where PEFT could not build the same adapter (grids that are not square, ranks, grids or scales
     that differ between layers, fused experts) the files say ``GRALORA_EXT``, so that PEFT refuses
-    them. A process
-    that is killed meanwhile leaves the earlier adapter of that folder or the new one. Equal
-    adapters give equal files.
+    them. A process that is killed meanwhile leaves the earlier adapter of that folder or the new
+    one. Equal adapters give equal files.
 
     Args:
         directory: created where it is missing.

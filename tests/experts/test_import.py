@@ -13,6 +13,7 @@ from click.testing import CliRunner
 from expert_models import BOTH, FAMILIES, experts_of, fill, tokens
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import GptOssConfig, GptOssForCausalLM
 
 import gralora
 from gralora.adapters import import_lora
@@ -23,21 +24,43 @@ from gralora.cli import main
 peft = pytest.importorskip("peft")
 pytestmark = pytest.mark.filterwarnings("ignore:write_adapter. PEFT cannot load")
 
-EACH_FAMILY = pytest.mark.parametrize("family", FAMILIES)
 EXPERTS = "model.layers.1.mlp.experts"
 SETTINGS: dict[str, dict[str, Any]] = {
     "experts alone": {},
     "a linear layer too": {"target_modules": ["q_proj"]},
     "rsLoRA": {"use_rslora": True},
     "ranks of their own": {"rank_pattern": {"experts.down_proj": 3}},
+    "an alpha of its own": {"alpha_pattern": {"experts.down_proj": 3}},
     "one parameter": {"target_parameters": [BOTH[0]]},
+    "entries the other way round": {"target_parameters": list(reversed(BOTH))},
     "full names": {"target_parameters": [f"{EXPERTS}.{name[8:]}" for name in BOTH]},
 }
 
 
+def gpt_oss() -> nn.Module:
+    """Has experts of the form `[experts, in, out]`, of which one parameter is square."""
+    config = GptOssConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        initializer_range=0.2,
+        pad_token_id=0,
+    )
+    return GptOssForCausalLM(config).eval()
+
+
+MODELS = {**FAMILIES, "gpt-oss": gpt_oss}
+
+
 def base(family: str) -> nn.Module:
     torch.manual_seed(1)
-    return FAMILIES[family]()
+    return MODELS[family]()
 
 
 def saved_by_peft(folder: Path, family: str = "mixtral", **settings: Any) -> nn.Module:
@@ -50,7 +73,7 @@ def saved_by_peft(folder: Path, family: str = "mixtral", **settings: Any) -> nn.
     return model.eval()
 
 
-@EACH_FAMILY
+@pytest.mark.parametrize("family", MODELS)
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 @pytest.mark.parametrize("k", [1, 2, (2, 4)], ids=["1", "2", "2 x 4"])
 def test_the_adapter_computes_what_the_lora_does(

@@ -6,14 +6,13 @@
 namespace gralora::aten {
 namespace {
 
-/// dB and dlora_B, which need dy and what was saved.
+/// dB and dlora_B, which need dy and the latents of the forward pass.
 TokenSums sum_outputs(AdapterGradients& gradients, const AdapterMask& mask, const Adapter& adapter,
-                      const Sizes& sizes, const at::Tensor& dy_rows, const OptionalTensor& H,
-                      const OptionalTensor& lora_H) {
+                      const Sizes& sizes, const at::Tensor& dy_rows, const Latents& forward) {
   TokenSums sums;
   if (mask.dB) {
     sums[1] = {.sum = &gradients.dB,
-               .left = *H,
+               .left = forward.grid,
                .right = split_blocks(dy_rows, sizes.k_out),
                .dtype = adapter.B.scalar_type(),
                .latent_is_left = true};
@@ -21,7 +20,7 @@ TokenSums sum_outputs(AdapterGradients& gradients, const AdapterMask& mask, cons
   if (mask.dlora_B) {
     sums[3] = {.sum = &gradients.dlora_B,
                .left = dy_rows.unsqueeze(0),
-               .right = lora_H->unsqueeze(0),
+               .right = forward.plain.unsqueeze(0),
                .dtype = adapter.lora_B.scalar_type()};
   }
   return sums;
@@ -71,16 +70,19 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
   mask.dB &= adapter.has_grid();
   mask.dlora_A &= adapter.has_plain();
   mask.dlora_B &= adapter.has_plain();
-  const bool needs_x = mask.dA || mask.dlora_A;
+  // Where they were not saved, the forward pass's latents are made again.
+  const bool projects_again = (mask.dB && !H) || (mask.dlora_B && !lora_H);
+  const bool needs_x = mask.dA || mask.dlora_A || projects_again;
   check_saved(op, "x", x, needs_x);
-  check_saved(op, "H", H, mask.dB);
-  check_saved(op, "lora_H", lora_H, mask.dlora_B);
 
   const Sizes sizes(shape);
   const ComputeFactors factors(adapter, dy_rows.scalar_type(), steps);
   const AdapterInput input(needs_x ? as_rows(*x, sizes.N) : at::Tensor(), {rng_state, dropout_p});
   AdapterGradients gradients;
-  TokenSums output_sums = sum_outputs(gradients, mask, adapter, sizes, dy_rows, H, lora_H);
+  const Latents forward = projects_again
+                              ? project_input(input, factors, sizes, scaling, steps)
+                              : Latents{H.value_or(at::Tensor()), lora_H.value_or(at::Tensor())};
+  TokenSums output_sums = sum_outputs(gradients, mask, adapter, sizes, dy_rows, forward);
   TokenSums input_sums = sum_inputs(gradients, mask, adapter, sizes, input);
   Latents latents;
   // The base product may take sums along, which are then done.
@@ -94,7 +96,7 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
                   return project_and_expand_input(gradients.dx, {{{dy_rows, *weight}}, {}}, latents,
                                                   input, factors, scaling, sums, steps);
                 });
-  if (!has_dx && (mask.dx || needs_x)) {
+  if (!has_dx && (mask.dx || mask.dA || mask.dlora_A)) {
     latents = project_gradient(dy_rows, factors, sizes, scaling, output_sums, steps);
   }
   add_latents(input_sums, latents);
@@ -115,9 +117,9 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
     steps.sum_over_tokens(join(output_sums, input_sums), input);
     output_sums = input_sums = {};
   };
-  // dx first with few tokens: the sums that need G may go along with it, or begin while the base
-  // product ends. The sums first with many: what the projection has read of dy last is still in the
-  // cache.
+  // Where the library makes the base product, dx first with few tokens: the sums that need G may go
+  // along with it, or begin while the base product ends. The sums first with many: what the
+  // projection has read of dy last is still in the cache.
   if (dy_rows.size(0) <= kShortCall) {
     expand();
     sum();

@@ -27,13 +27,15 @@ constexpr int64_t kLeastDepthOnTheWay = 2048;
 constexpr int64_t kLeastRoundsOnTheWay = 4;
 
 // Gradients among the tiles. Measured on an H200: a walk over the tokens waits for memory most of
-// the time, all the longer the more latents a step brings, so with a larger rank they are faster
-// apart, save where few tokens make every launch count. On the way they stand before the last
-// tiles, which begin later by as much: long ones end too late.
+// the time, all the longer the more latents a step brings. So with a larger rank they are faster
+// apart, save where few tokens make every launch count, or many tokens meet tiles so short that
+// their latents are not made on the way. On the way gradients stand before the last tiles, which
+// begin later by as much: long ones end too late.
 constexpr int64_t kMostGradientTokens = 16384;
 constexpr int64_t kMostGradientRank = 64;
 constexpr int64_t kFewestTokens = 512;
 constexpr int64_t kMostRankOfFewest = 128;
+constexpr int64_t kManyTokens = 4096;
 constexpr int64_t kMostDepthBeforeLast = 8192;
 
 // So many tokens and a walk takes a good part of a tile's time, so that equal shares of items are
@@ -111,6 +113,12 @@ bool hides_projection(const ExtendedProductProblem& problem, ProductTile tile) {
          count_rounds(problem, tile) >= kLeastRoundsOnTheWay;
 }
 
+int64_t most_gradient_rank(const ExtendedProductProblem& problem, ProductTile tile) {
+  if (problem.T <= kFewestTokens) return kMostRankOfFewest;
+  if (problem.inner == 0 && problem.T >= kManyTokens) return size_of(tile).columns;
+  return kMostGradientRank;
+}
+
 Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,
                         const WeightGradientProblem& gradients) {
   if (problem.T < 1) return Choice::impossible("there are no tokens");
@@ -125,8 +133,7 @@ Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,
     return Choice::impossible("a rank is larger than the tile has columns");
   }
   if (problem.T > kMostGradientTokens) return Choice::library("long walks end unevenly");
-  const bool fewest = problem.T <= kFewestTokens;
-  if (largest_rank(gradients) > (fewest ? kMostRankOfFewest : kMostGradientRank)) {
+  if (largest_rank(gradients) > most_gradient_rank(problem, tile)) {
     return Choice::library("walks with so many latents are faster apart");
   }
   if (problem.inner > 0 && problem.depth > kMostDepthBeforeLast) {
@@ -187,7 +194,7 @@ GradientsSelection select_product_gradients(const ExtendedProductProblem& proble
                                             const WeightGradientProblem& gradients) {
   Choice choice = choose_gradients(problem, tile, gradients);
   if (choice.possible && problem.forced == ForcedPath::kSm90) choice.kernel = true;
-  return {choice, problem.T > kFewTokens};
+  return {choice, choice.kernel && problem.T > kFewTokens};
 }
 
 }  // namespace gralora

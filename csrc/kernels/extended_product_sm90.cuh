@@ -2,7 +2,7 @@
 // steps over rows and weight come those over the latent and the factor, into the same sums. The
 // adapter's term costs no pass over the result, and the result is rounded once. The latent is there
 // before, or made on the way: then projections are items among the tiles (product_order.h), whose
-// reads of the rows hide under the other clusters' products.
+// reads of the rows hide under the other clusters' products. Gradients of factors may be items too.
 //
 // One CTA per SM does item after item (cluster_items.cuh). Two CTAs form a cluster: they have
 // neighbouring tokens and the same columns, and each brings half of the right operand for both. In

@@ -2,9 +2,10 @@
 // x and A, G from dy and B, for bfloat16 and float16.
 //
 // A CTA owns the tokens of its tile and a slice of columns of one input block, and walks along the
-// width. One tile holds all columns up to 256, so that x is read once; the factor comes from L2,
-// 1.5 to 3 bytes of both for each byte of x. Two CTAs of 64 tokens on an SM end more evenly than
-// one of 128; from 128 columns on a ring that is deep enough needs the memory of the whole SM.
+// width. One tile holds all columns up to 256, so that x is read once, save where few tokens are
+// given small tiles that fill the chip; the factor comes from L2, 1.5 to 3 bytes of both for each
+// byte of x. Two CTAs of 64 tokens on an SM end more evenly than one of 128; from 128 columns on a
+// ring that is deep enough needs the memory of the whole SM.
 #include "kernels/bulk_product.cuh"
 #include "kernels/latent_store.cuh"
 #include "kernels/launch.cuh"
@@ -123,7 +124,10 @@ cudaError_t find_sm90_kernels(bool& run) {
   using Work = project::BoxedProjection<__nv_bfloat16, BulkTile<1, 64, true, true, 2>>;
   cudaFuncAttributes attributes{};
   const cudaError_t status = cudaFuncGetAttributes(&attributes, work_kernel<Work>);
-  run = status == cudaSuccess && has_tensor_maps();
+  // Their parameters may take more than 4 KiB, which drivers of CUDA 12.1 and newer pass on.
+  int driver = 0;
+  const bool is_new = cudaDriverGetVersion(&driver) == cudaSuccess && driver >= 12010;
+  run = status == cudaSuccess && is_new && has_tensor_maps();
   if (status == cudaSuccess) return status;
   (void)cudaGetLastError();
   return status == cudaErrorNoKernelImageForDevice || status == cudaErrorInvalidDeviceFunction

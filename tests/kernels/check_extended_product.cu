@@ -437,7 +437,9 @@ void check_type() {
         // A short walk of the tiles: the gradients before the last of them.
         check_all({2400, {{2, 72}}, {{2, 136}}, 48, false}, 4, {{2, 136, 48, true}, narrow});
         check_all({513, {{1, 72}, {2, 328}}, {{1, 264}}, 72, false}, 2, {{1, 264, 72, true}, one});
-        // Two blocks of columns to a warpgroup, where the tile has room.
+        // More places than projections, so that a gradient comes right after a tile somewhere.
+        check_all({1100, {{1, 64}}, {{1, 264}}, 8}, 8, {{1, 1056, 8, true}});
+        // Gradients by rank, and items that are drawn.
         check_summed({700, {{1, 136}}, {{3, 48}}, 40, false}, 4,
                      {{3, 48, 40, true, true}, {1, 520, 128}, {2, 272, 72, false, true, false}},
                      /*draws=*/true);

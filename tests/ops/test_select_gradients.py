@@ -40,6 +40,7 @@ def test_the_product_takes_gradients_along(change: dict[str, Any], inner: int) -
         "path": "kernel",
         "possible": True,
         "reason": "among the base product's tiles",
+        "counters": True,
     }
 
 
@@ -66,7 +67,8 @@ def test_gradients_that_cannot_go_along(change: dict[str, Any], reason: str) -> 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"gradients": [(4, 1024, 64), (4, 1024, 72)]}, TOO_MANY_LATENTS),
+        ({"gradients": [(4, 1024, 64), (4, 1024, 72)], "inner": 4}, TOO_MANY_LATENTS),
+        ({"T": 4088, "gradients": [(4, 1024, 72)]}, TOO_MANY_LATENTS),
         ({"T": 513, "width": 2048, "gradients": [(4, 1024, 128)]}, TOO_MANY_LATENTS),
         ({"T": 16385}, "long walks end unevenly"),
         ({"depth": 8200, "inner": 4}, "the last tiles are too long to come after gradients"),
@@ -75,13 +77,23 @@ def test_gradients_that_cannot_go_along(change: dict[str, Any], reason: str) -> 
 )
 def test_gradients_that_are_better_apart(change: dict[str, Any], reason: str) -> None:
     gradients = _C.select_extended_product(**{**BACKWARD, **change})["gradients"]
-    assert gradients == {"path": "library", "possible": True, "reason": reason}
+    assert gradients == {"path": "library", "possible": True, "reason": reason, "counters": False}
 
 
 def test_with_the_fewest_tokens_more_latents_go_along() -> None:
     change = {"T": 512, "gradients": [(4, 1024, 128)] * 2}
     choice = _C.select_extended_product(**{**BACKWARD, **change})
     assert (choice["path"], choice["gradients"]["path"]) == ("kernel", "kernel")
+
+
+def test_with_many_tokens_and_latents_that_are_there_all_that_fit_go_along() -> None:
+    choice = _C.select_extended_product(**{**BACKWARD, "gradients": [(4, 1024, 256)] * 2})
+    assert choice["gradients"]["path"] == "kernel"
+
+
+@pytest.mark.parametrize(("T", "counters"), [(2048, False), (4096, True)])
+def test_items_are_drawn_where_a_walk_is_long(T: int, counters: bool) -> None:
+    assert _C.select_extended_product(**{**BACKWARD, "T": T})["gradients"]["counters"] is counters
 
 
 def test_a_deep_product_takes_them_along_where_latents_are_there() -> None:

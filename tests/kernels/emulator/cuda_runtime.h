@@ -136,6 +136,10 @@ inline int emulated_capability() {
   const char* const value = std::getenv("EMULATED_CAPABILITY");
   return value == nullptr ? 90 : std::atoi(value);
 }
+inline cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 13000;
+  return cudaSuccess;
+}
 enum cudaDriverEntryPointQueryResult {
   cudaDriverEntryPointSuccess,
   cudaDriverEntryPointSymbolNotFound

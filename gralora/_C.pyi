@@ -29,8 +29,11 @@ class ProjectSelection(Choice):
 class ExpandSelection(Choice):
     tile: tuple[int, int]
 
+class GradientsSelection(Choice):
+    counters: bool
+
 class ProductSelection(ExpandSelection):
-    gradients: NotRequired[Choice]
+    gradients: NotRequired[GradientsSelection]
 
 class WeightGradientSelection(Choice):
     tile: tuple[int, int]
@@ -147,6 +150,8 @@ def select_input_gradients(
 ) -> InputGradientsSelection: ...
 def forced_path() -> str | None: ...
 def force_path(name: str | None) -> None: ...
+def saves_latents() -> bool: ...
+def set_saves_latents(saves: bool) -> None: ...
 def linear(
     x: Tensor,
     weight: Tensor,

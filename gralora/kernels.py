@@ -1,4 +1,4 @@
-"""Which way adapters' products take on CUDA: gralora's kernels, or library calls."""
+"""How adapters compute: by which kernels, and whether latents are kept or made again."""
 
 from __future__ import annotations
 
@@ -35,3 +35,25 @@ def forced(path: Path | None) -> Iterator[None]:
         yield
     finally:
         _C.force_path(before)
+
+
+@contextmanager
+def recomputed_latents(enabled: bool = True) -> Iterator[None]:
+    """Keep no latents of the forward passes that run in the block, in all threads.
+
+    The gradient of B needs the latents ``H = scaling * x A``: of each layer ``k_out * T * r``
+    numbers of x's dtype, and ``T * r0`` of a hybrid's plain part. By default the forward pass keeps
+    them for the backward pass; here that makes them again from x, which is kept anyway where A is
+    trained: less memory, and one projection more. Dropout drops the same elements. The gradients
+    agree up to rounding. The backward pass itself may run outside of the block.
+
+    Args:
+        enabled: False keeps the latents, inside of a block that does not.
+
+    """
+    before = _C.saves_latents()
+    _C.set_saves_latents(not enabled)
+    try:
+        yield
+    finally:
+        _C.set_saves_latents(before)

@@ -70,6 +70,14 @@ struct GroupFactors {
   }
 };
 
+/// H of all members from the rows of x, by their factors side by side.
+Latents project_members(const at::Tensor& rows, const Members& members, const GroupFactors& factors,
+                        double scaling, const Steps& steps) {
+  Sizes together = members[0].sizes;
+  together.k_out = members.back().first_plane + members.back().sizes.k_out;
+  return project_input(AdapterInput(rows), {factors.A, factors.B[0]}, together, scaling, steps);
+}
+
 /// The backward pass of the members whose outputs have gradients.
 class GroupBackward {
  public:
@@ -190,10 +198,7 @@ ops::GroupForward linear_group_forward(const Steps& steps, const at::Tensor& x,
   }
   at::Tensor H;
   if (steps.expand_layers_with_base(outputs, rows, H, factors.A, scaling)) return {results, H};
-  Sizes together = members[0].sizes;
-  together.k_out = members.back().first_plane + members.back().sizes.k_out;
-  const Latents all =
-      project_input(AdapterInput(rows), {factors.A, factors.B[0]}, together, scaling, steps);
+  const Latents all = project_members(rows, members, factors, scaling, steps);
   H = all.grid;
   if (steps.expand_layers_with_base(outputs, rows, H, at::Tensor(), scaling)) return {results, H};
   for (size_t i = 0; i < members.size(); ++i) {
@@ -218,11 +223,12 @@ ops::GroupGradients linear_group_backward(const Steps& steps, const c10::List<Op
   Members members;
   Tensors dy_rows;
   ops::GroupMask needs_dB{};
-  bool needs_dA = false;
+  bool needs_dA = false, needs_any_dB = false;
   for (const Member& member : list_members(checked.shapes)) {
     const OptionalTensor dy_of_member = dy.get(member.index);
     if (!dy_of_member) continue;
     needs_dB[members.size()] = wants_dB[member.index];
+    needs_any_dB |= wants_dB[member.index];
     needs_dA |= wants_dA[member.index];
     members.push_back(member);
     dy_rows.push_back(as_rows(*dy_of_member, member.sizes.M));
@@ -232,9 +238,17 @@ ops::GroupGradients linear_group_backward(const Steps& steps, const c10::List<Op
   GroupBackward backward(steps, members, dy_rows, weights, A, B, scaling);
   at::Tensor dx_rows, dA;
   std::array<at::Tensor, ops::kMostMembers> dB;
-  const at::Tensor x_rows = needs_dA ? as_rows(*x, N) : at::Tensor();
-  TokenSums sums =
-      backward.list_sums(needs_dA ? &dA : nullptr, dB, needs_dB, x_rows, H, A[0].scalar_type());
+  // Where it was not saved, H is made again; its planes are those of all layers.
+  const bool projects_again = needs_any_dB && !H;
+  const at::Tensor x_rows = needs_dA || projects_again ? as_rows(*x, N) : at::Tensor();
+  OptionalTensor latent = H;
+  if (projects_again) {
+    const Members all = list_members(checked.shapes);
+    const GroupFactors factors(all, A, B, first_dy.scalar_type(), steps);
+    latent = project_members(x_rows, all, factors, scaling, steps).grid;
+  }
+  TokenSums sums = backward.list_sums(needs_dA ? &dA : nullptr, dB, needs_dB, x_rows, latent,
+                                      A[0].scalar_type());
   bool has_dx = wants_dx && backward.project_and_expand(dx_rows, sums);
   if (!has_dx && (wants_dx || needs_dA)) backward.project();
   if (sums[0].is_asked_for()) sums[0].right = backward.G();

@@ -6,6 +6,7 @@
 #include "autograd/gradients.h"
 #include "ops/check.h"
 #include "ops/operators.h"
+#include "ops/saved_latents.h"
 
 namespace gralora::autograd {
 namespace {
@@ -23,10 +24,13 @@ class AddFunction : public torch::autograd::Function<AddFunction> {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [out, H, lora_H] =
         ops::add_forward(y, x, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
-    ctx->save_for_backward({keep_if(requires_grad(A) || requires_grad(lora_A), x), or_undefined(A),
-                            or_undefined(B), or_undefined(lora_A), or_undefined(lora_B),
-                            keep_if(requires_grad(B), H), keep_if(requires_grad(lora_B), lora_H),
-                            or_undefined(rng_state)});
+    const bool saves = ops::saves_latents();
+    const bool needs_x = requires_grad(A) || requires_grad(lora_A) ||
+                         (!saves && (requires_grad(B) || requires_grad(lora_B)));
+    ctx->save_for_backward(
+        {keep_if(needs_x, x), or_undefined(A), or_undefined(B), or_undefined(lora_A),
+         or_undefined(lora_B), keep_if(saves && requires_grad(B), H),
+         keep_if(saves && requires_grad(lora_B), lora_H), or_undefined(rng_state)});
     ctx->saved_data["scaling"] = scaling;
     ctx->saved_data["dropout_p"] = dropout_p;
     ctx->saved_data["compute"] = static_cast<int64_t>(x.scalar_type());

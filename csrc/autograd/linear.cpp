@@ -1,14 +1,16 @@
 // The derivative of linear_forward, and the refusal of a second one.
 //
-// Saved for backward: x, H and lora_H where a gradient needs them, the parameters, the dropout key;
-// nothing of T x M and no copy of x. Sizes and pointers are never read here, so that the same code
-// runs under torch.compile's symbolic shapes.
+// Saved for backward: x, H and lora_H where a gradient needs them (or x alone, which the latents
+// are made of: ops/saved_latents.h), the parameters, the dropout key; nothing of T x M and no copy
+// of x. Sizes and pointers are never read here, so that the same code runs under torch.compile's
+// symbolic shapes.
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
 #include "autograd/gradients.h"
 #include "ops/check.h"
 #include "ops/operators.h"
+#include "ops/saved_latents.h"
 
 namespace gralora::autograd {
 namespace {
@@ -26,11 +28,13 @@ class LinearFunction : public torch::autograd::Function<LinearFunction> {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [y, H, lora_H] =
         ops::linear_forward(x, weight, bias, A, B, lora_A, lora_B, rng_state, scaling, dropout_p);
-    const bool needs_x = weight.requires_grad() || requires_grad(A) || requires_grad(lora_A);
-    ctx->save_for_backward({keep_if(needs_x, x), weight, or_undefined(A), or_undefined(B),
-                            or_undefined(lora_A), or_undefined(lora_B),
-                            keep_if(requires_grad(B), H), keep_if(requires_grad(lora_B), lora_H),
-                            or_undefined(rng_state)});
+    const bool saves = ops::saves_latents();
+    const bool needs_x = weight.requires_grad() || requires_grad(A) || requires_grad(lora_A) ||
+                         (!saves && (requires_grad(B) || requires_grad(lora_B)));
+    ctx->save_for_backward(
+        {keep_if(needs_x, x), weight, or_undefined(A), or_undefined(B), or_undefined(lora_A),
+         or_undefined(lora_B), keep_if(saves && requires_grad(B), H),
+         keep_if(saves && requires_grad(lora_B), lora_H), or_undefined(rng_state)});
     ctx->saved_data["scaling"] = scaling;
     ctx->saved_data["dropout_p"] = dropout_p;
     ctx->saved_data["inputs"] =

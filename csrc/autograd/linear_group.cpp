@@ -10,6 +10,7 @@
 #include "autograd/gradients.h"
 #include "ops/check.h"
 #include "ops/operators.h"
+#include "ops/saved_latents.h"
 
 namespace gralora::autograd {
 namespace {
@@ -42,7 +43,9 @@ class LinearGroupFunction : public torch::autograd::Function<LinearGroupFunction
                                at::TensorList B, GroupCall* call) {
     at::AutoDispatchBelowADInplaceOrView guard;
     auto [ys, H] = ops::linear_group_forward(x, call->weights, call->biases, A, B, call->scaling);
-    variable_list saved{keep_if(any_requires_grad(A), x), keep_if(any_requires_grad(B), H)};
+    const bool saves = ops::saves_latents();
+    const bool needs_x = any_requires_grad(A) || (!saves && any_requires_grad(B));
+    variable_list saved{keep_if(needs_x, x), keep_if(saves && any_requires_grad(B), H)};
     for (const at::TensorList& list : {call->weights, A, B}) {
       saved.insert(saved.end(), list.begin(), list.end());
     }

@@ -64,14 +64,13 @@ CheckedGradients check_group_gradients(const c10::List<OptionalTensor>& dy, cons
   const size_t count = weights.size();
   TORCH_CHECK_VALUE(dy.size() == count, "gralora::", op, ": each layer needs a dy or None, got ",
                     count, " weights and ", dy.size(), " dy");
-  bool needs_x = false, needs_H = false;
+  bool needs_x = false;
   c10::SymInt planes = 0;
   for (size_t i = 0; i < count; ++i) {
     planes += checked.shapes[i].k_out;
     const OptionalTensor dy_of_layer = dy.get(i);
     if (!dy_of_layer) continue;
-    needs_x |= wants_dA[i];
-    needs_H |= wants_dB[i];
+    needs_x |= wants_dA[i] || (wants_dB[i] && !H);
     check_output_gradient(op, *dy_of_layer, {A[i], B[i], std::nullopt, std::nullopt},
                           checked.shapes[i]);
     check_base(op, "dy", *dy_of_layer, weights[i], std::nullopt, checked.shapes[i]);
@@ -81,7 +80,6 @@ CheckedGradients check_group_gradients(const c10::List<OptionalTensor>& dy, cons
   TORCH_CHECK_VALUE(checked.first_dy.defined(), "gralora::", op,
                     ": at least one dy must be given, got None for all ", count, " layers");
   check_saved(op, "x", x, needs_x);
-  check_saved(op, "H", H, needs_H);
   AdapterShape together = checked.shapes[0];
   together.k_out = planes;
   check_saved_for_backward(op, checked.first_dy, x, H, std::nullopt, std::nullopt, together);

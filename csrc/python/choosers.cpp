@@ -11,6 +11,7 @@
 #include "dispatch/select_extended_product.h"
 #include "dispatch/select_merge.h"
 #include "dispatch/share_launch.h"
+#include "ops/saved_latents.h"
 
 namespace py = pybind11;
 
@@ -181,8 +182,9 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
   if (gradients.empty()) return result;
   WeightGradientProblem sums = describe_sums(T, half, aligned, drops, problem.chip);
   set_gradients(sums, gradients);
-  result["gradients"] =
-      describe(gralora::select_product_gradients(problem, selection.tile, sums).choice);
+  const auto along = gralora::select_product_gradients(problem, selection.tile, sums);
+  result["gradients"] = describe(along.choice);
+  result["gradients"]["counters"] = along.counters;
   return result;
 }
 
@@ -316,6 +318,9 @@ void add_choosers(py::module_& m) {
       "force_path", &force_path, py::arg("name"),
       "Force the products of all adapters to \"aten\", library calls, or to \"sm80\" or \"sm90\", "
       "gralora's kernels; None leaves the choice to the choosers.");
+  m.def("saves_latents", &ops::saves_latents, "Whether forward passes keep their latents.");
+  m.def("set_saves_latents", &ops::set_saves_latents, py::arg("saves"),
+        "Have forward passes keep their latents for the backward pass, or that project x again.");
 }
 
 }  // namespace gralora::python

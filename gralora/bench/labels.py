@@ -15,6 +15,7 @@ LABELS = {
     "gralora": "gralora",
     "gralora_fp32": "gralora, fp32 adapters",
     "gralora_functional": "gralora, functional call",
+    "gralora_recomputed": "gralora, latents made again",
     "gralora_aten": "gralora, library calls forced",
     "gralora_sm80": "gralora, kernels of 8.0 forced",
     "gralora_sm90": "gralora, kernels of 9.0a forced",

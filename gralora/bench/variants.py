@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from gralora.bench.baselines import ADAPTER, library_gralora, peft_layers
 from gralora.bench.case import PLAIN, SCALING, Case, Factors, Outputs, UnavailableError, Variant
-from gralora.kernels import Path
+from gralora.kernels import Path, recomputed_latents
 
 
 def _base(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
@@ -144,6 +144,20 @@ def _functional_call(weight: Tensor, A: Tensor, B: Tensor) -> Callable[[Tensor],
     return lambda x: gralora_linear(x, weight, None, A, B, scaling=SCALING)
 
 
+def _gralora_recomputed(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
+    built = _gralora(case, linears, factors)
+    modules = [_without_latents(module) for module in built.modules]
+    return Variant("gralora_recomputed", modules, built.parameters, case.rank, is_gralora=True)
+
+
+def _without_latents(module: Callable[[Tensor], Outputs]) -> Callable[[Tensor], Outputs]:
+    def call(x: Tensor) -> Outputs:
+        with recomputed_latents():
+            return module(x)
+
+    return call
+
+
 def _gralora_fp32(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
     _require_half(case)
     built = _gralora(case, linears, factors, adapter_dtype=torch.float32)
@@ -216,6 +230,7 @@ BUILDERS: dict[str, Builder] = {
     "gralora": _gralora,
     "gralora_fp32": _gralora_fp32,
     "gralora_functional": _gralora_functional,
+    "gralora_recomputed": _gralora_recomputed,
     **{f"gralora_{path}": partial(_gralora_on_path, path) for path in get_args(Path)},
 }
 
@@ -223,4 +238,6 @@ BUILDERS: dict[str, Builder] = {
 ON_PATH = frozenset(f"gralora_{path}" for path in get_args(Path))
 
 # They run only where their names are given: the first is slow to start, the others the same work.
-ON_REQUEST = frozenset({"peft_gralora_compiled", "gralora_functional", *ON_PATH})
+ON_REQUEST = frozenset(
+    {"peft_gralora_compiled", "gralora_functional", "gralora_recomputed", *ON_PATH}
+)

@@ -85,7 +85,7 @@ def test_steps_along_and_apart_are_those_of_the_files(row: tuple[str, ...]) -> N
 
 
 def test_the_table_of_steps_apart_has_rows() -> None:
-    assert len(ROWS) == 9
+    assert len(ROWS) == 8
 
 
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(#([^)]+)\)", TEXT))))

@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "kernels/extended_product.h"
-#include "kernels/product_order.h"
 #include "support.h"
 
 namespace gralora::check {
@@ -457,49 +456,6 @@ void check_type() {
       }
     }
   }
-}
-
-// Every item once, and none before what it waits for.
-int64_t count_misplaced(const ProductOrder& order, int rows, int columns, int group, int inner) {
-  int64_t wrong = 0;
-  std::vector<int> done[3] = {std::vector<int>(order.tiles), std::vector<int>(order.projections),
-                              std::vector<int>(order.gradients)};
-  const std::vector<int>& projected = done[static_cast<int>(ProductWork::kProjection)];
-  for (int item = 0; item < order.items(); ++item) {
-    const ProductItem at = order[item];
-    ++done[static_cast<int>(at.work)].at(at.index);
-    int first = 0, last = 0;
-    if (at.work == ProductWork::kTile) {
-      // The rows of its group have all their projections before it.
-      first = at.index / (group * columns) * group;
-      last = std::min(first + group, rows);
-    } else if (at.work == ProductWork::kGradient) {
-      last = rows;
-    }
-    for (int q = first * inner; q < last * inner; ++q) wrong += projected[q] != 1;
-  }
-  for (const std::vector<int>& items : done) {
-    for (const int times : items) wrong += times != 1;
-  }
-  return wrong;
-}
-
-void check_product_order() {
-  int64_t wrong = 0, orders = 0;
-  for (int rows = 1; rows <= 40; rows += rows < 10 ? 1 : 7) {
-    for (const int columns : {1, 2, 3, 16, 57}) {
-      for (const int group : {1, 3, 8}) {
-        for (const int inner : {0, 1, 2, 5}) {
-          for (const int gradients : {0, 1, 9}) {
-            const ProductOrder order = order_product(rows, columns, group, inner, gradients);
-            wrong += count_misplaced(order, rows, columns, group, inner);
-            ++orders;
-          }
-        }
-      }
-    }
-  }
-  report("order of a product's items, " + std::to_string(orders) + " shapes", wrong);
 }
 
 }  // namespace

@@ -132,6 +132,7 @@ void check_expand();
 void check_weight_gradient();
 void check_extended_product_bf16();
 void check_extended_product_fp16();
+void check_product_order();  // which the first of these does
 void check_round();
 void check_dropout();
 

@@ -45,7 +45,8 @@ def recomputed_latents(enabled: bool = True) -> Iterator[None]:
     numbers of x's dtype, and ``T * r0`` of a hybrid's plain part. By default the forward pass keeps
     them for the backward pass; here that makes them again from x, which is kept anyway where A is
     trained: less memory, and one projection more. Dropout drops the same elements. The gradients
-    agree up to rounding. The backward pass itself may run outside of the block.
+    agree up to rounding. The backward pass itself may run outside of the block. What
+    ``torch.compile`` traces keeps to what held then.
 
     Args:
         enabled: False keeps the latents, inside of a block that does not.

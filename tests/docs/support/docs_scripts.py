@@ -201,6 +201,8 @@ class Stage:
         from examples_framework_runs import forget_accelerate
 
         patch.setattr(sys, "argv", [path, *words])
+        # Scripts that start pytest themselves: what this run was given is not theirs.
+        patch.delenv("PYTEST_ADDOPTS", raising=False)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")

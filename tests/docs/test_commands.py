@@ -15,7 +15,7 @@ import sys
 import tomllib
 import warnings
 from collections.abc import Iterator
-from importlib.util import find_spec
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import pytest
@@ -139,12 +139,20 @@ def _of_the_project() -> dict[tuple[str, ...], set[str]]:
 OF_THE_PROJECT = _of_the_project()
 
 
+def _is_installed(distribution: str) -> bool:
+    try:
+        return bool(version(distribution))
+    except PackageNotFoundError:
+        return False
+
+
 @pytest.mark.parametrize("words", OF_THE_PROJECT, ids=" ".join)
 def test_pip_takes_what_installs_the_project(words: tuple[str, ...]) -> None:
     """As far as the metadata of a build, which asks for torch and the compiler."""
-    # Not imported: with pip imported this process could not import setuptools, as inductor does.
-    for package in ("pip", "scikit_build_core"):
-        if find_spec(package) is None:
+    # Neither imported nor looked up as a module: after either setuptools, which inductor imports,
+    # takes this process for pip's.
+    for package in ("pip", "scikit-build-core"):
+        if not _is_installed(package):
             pytest.skip(f"{package} is not installed")
     if "gralora.cuda=on" in words and shutil.which("nvcc") is None:
         pytest.skip("no compiler of CUDA, which an isolated build fetches")

@@ -11,7 +11,8 @@
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   WHEEL            of this checkout, built before; the build step installs it     (build)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
-#   TEST_ARGS        arguments of pytest                                            (tests)
+#   TEST_ARGS        arguments of pytest; add --gpu-only where another machine has
+#                    run the rest                                                   (tests)
 #   TEST_SECONDS     how long they may take                                         (900)
 #   TEST_WORKERS     processes that share them, where pytest-xdist is there         (8)
 #   KERNEL_TESTS     arguments of pytest that select the tests of kernels
@@ -140,21 +141,23 @@ python=$work/venv/bin/python
 # -P keeps the working directory, and with it the sources, off the path: the built package is used.
 pytest=("$python" -P -m pytest --import-mode=importlib -p no:cacheprovider -q)
 
+check_kernels=$work/kernels/check_kernels
+if wanted kernels || wanted sanitizers; then
+  # shellcheck disable=SC2016  # the folder is the inner shell's argument
+  timed build-kernels "$work/build-kernels.log" 300 bash -c \
+    'cmake -S tests/kernels -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Release && cmake --build "$1"' \
+    build-kernels "$work/kernels" &
+fi
 if wanted build; then
   timed build "$out/check.log" 300 "$python" -m pip install --no-build-isolation --no-deps \
     --disable-pip-version-check --ignore-installed "${WHEEL:-.}"
 fi
+wait
+if [ -f "$work/build-kernels.log" ]; then cat "$work/build-kernels.log" >>"$out/check.log"; fi
 if wanted info; then
   timed info "$out/check.log" 60 "$python" -P -m gralora info
 fi
 
-check_kernels=$work/kernels/check_kernels
-if wanted kernels || wanted sanitizers; then
-  # shellcheck disable=SC2016  # the folder is the inner shell's argument
-  timed build-kernels "$out/check.log" 300 bash -c \
-    'cmake -S tests/kernels -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Release && cmake --build "$1"' \
-    build-kernels "$work/kernels"
-fi
 if wanted kernels; then
   timed kernels "$out/check.log" 120 "$check_kernels"
 fi
@@ -163,7 +166,7 @@ fi
 if wanted tests; then
   workers=()
   if "$python" -c 'import xdist' 2>"$work/no-xdist"; then
-    workers=(-n "$test_workers" --dist loadfile)
+    workers=(-n "$test_workers" --dist worksteal)
   fi
   timed tests "$out/tests.log" "$test_seconds" \
     "${pytest[@]}" "${workers[@]}" "${test_args[@]}" &

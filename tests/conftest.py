@@ -22,6 +22,32 @@ def pytest_configure(config: pytest.Config) -> None:
     )
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the suite's own options."""
+    parser.addoption(
+        "--gpu-only",
+        action="store_true",
+        help="leave out what runs the same without a GPU, after a run on any machine had it",
+    )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what `--gpu-only` does not ask for."""
+    if not config.getoption("--gpu-only"):
+        return
+    left_out = [item for item in items if not _uses_gpu(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if _uses_gpu(item)]
+
+
+def _uses_gpu(item: pytest.Item) -> bool:
+    """Whether the test asks for the fixture `cuda`, for a device that is one, or skips without."""
+    if "cuda" in getattr(item, "fixturenames", ()) or item.get_closest_marker("skipif"):
+        return True
+    callspec = getattr(item, "callspec", None)
+    return callspec is not None and "cuda" in map(str, callspec.params.values())
+
+
 def _device(name: str) -> torch.device:
     if name == "cuda" and not torch.cuda.is_available():
         built = torch.version.cuda

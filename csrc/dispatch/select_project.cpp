@@ -113,13 +113,15 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   if (odd_rows || !is_aligned(problem.x_address)) {
     return Choice::impossible("rows of the input are not 16-byte aligned");
   }
-  if (!width_is_contiguous && problem.factor_column_stride != 1) {
+  // The stride of an axis with one place may be any number.
+  if (!width_is_contiguous && problem.columns > 1 && problem.factor_column_stride != 1) {
     return Choice::impossible("no axis of the factor has unit stride");
   }
-  const int64_t pitch =
-      width_is_contiguous ? problem.factor_column_stride : problem.factor_width_stride;
+  const bool odd_factor_rows =
+      width_is_contiguous ? problem.columns > 1 && problem.factor_column_stride % kGroup != 0
+                          : problem.factor_width_stride % kGroup != 0;
   const bool odd_blocks = problem.inner > 1 && problem.factor_block_stride % kGroup != 0;
-  if (pitch % kGroup != 0 || odd_blocks || !is_aligned(problem.factor_address)) {
+  if (odd_factor_rows || odd_blocks || !is_aligned(problem.factor_address)) {
     return Choice::impossible("rows of the factor are not 16-byte aligned");
   }
   if (!problem.aligned_latent) {
@@ -144,8 +146,8 @@ bool prefers_sm90(const ProjectProblem& problem) {
 }  // namespace
 
 ProjectSelection select_project(const ProjectProblem& problem) {
-  const bool width_is_contiguous =
-      problem.factor_width_stride == 1 && problem.factor_column_stride != 1;
+  const bool width_is_contiguous = problem.factor_width_stride == 1 &&
+                                   (problem.factor_column_stride != 1 || problem.columns == 1);
   Choice choice = choose_way(problem, width_is_contiguous);
   // Bulk copies cannot drop.
   if (choice.possible && !problem.drops && problem.forced != ForcedPath::kSm80) {

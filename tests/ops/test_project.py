@@ -9,7 +9,7 @@ import torch
 from ops_paths import chip
 from torch import Tensor
 
-from gralora import _C
+from gralora import _C, kernels
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 dtypes = pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES.keys())
@@ -322,6 +322,33 @@ def test_what_goes_to_library_products(change: dict[str, Any], possible: bool, r
     choice = _C.select_project(**{**ALIGNED, **change})
     assert choice["path"] == "library"
     assert (choice["possible"], choice["reason"]) == (possible, reason)
+
+
+@pytest.mark.parametrize("sm90", [False, True])
+@pytest.mark.parametrize("pitch", [1, 3, 128])
+def test_the_stride_of_an_axis_with_one_place_may_be_any_number(pitch: int, sm90: bool) -> None:
+    shape = {**ALIGNED, "columns": 1, "factor_block_stride": 2048, "sm90": sm90}
+    choice = _C.select_project(**shape, factor_pitch=pitch, factor_transposed=True)
+    assert choice["possible"]
+    choice = _C.select_project(**{**shape, "columns": 2}, factor_pitch=3, factor_transposed=True)
+    assert choice["reason"] == "rows of the factor are not 16-byte aligned"
+
+
+@pytest.mark.cuda_kernels
+@pytest.mark.usefixtures("cuda", "poisoned_memory")
+@pytest.mark.parametrize("stride", [1, 3, 64])
+@pytest.mark.parametrize("path", ["sm80", "sm90"])
+@dtypes
+def test_latents_of_rank_one_whatever_the_stride_of_their_axis(
+    dtype: torch.dtype, path: str, stride: int
+) -> None:
+    x = torch.randn(300, 64, device="cuda").to(dtype)
+    B = torch.randn(1, 1, 64, device="cuda").to(dtype).as_strided((1, 1, 64), (64, stride, 1))
+    with kernels.forced(path):
+        H = _project(x, B.mT, 1)
+    exact, sizes = _exact(x, B.mT, 1)
+    bound = torch.finfo(dtype).eps / 2 * exact.abs() + 1e-5 * sizes
+    assert ((H.double() - exact).abs() <= bound + torch.finfo(dtype).smallest_normal).all()
 
 
 @pytest.mark.parametrize(

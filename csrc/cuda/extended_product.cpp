@@ -211,8 +211,10 @@ bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList pro
   return true;
 }
 
-/// The results from a latent that is there.
-bool expand(const Product& product, const at::Tensor& latent, bool has_plain,
+/// The results from a latent that is there, or that a projection of this call has just been started
+/// for. Projections to several blocks end with a kernel of ours, which each lets the next one begin
+/// when all before it is done; so what else the product reads is there by then.
+bool expand(const Product& product, const at::Tensor& latent, bool projected_here, bool has_plain,
             aten::TokenSums& sums) {
   ExtendedProductProblem problem = product.problem();
   problem.aligned = problem.aligned && is_mappable(latent);
@@ -220,6 +222,7 @@ bool expand(const Product& product, const at::Tensor& latent, bool has_plain,
   const ExtendedProductSelection selection = select_extended_product(problem);
   if (!selection.choice.kernel) return false;
   ExtendedProductParams params = product.describe(selection.tile, latent);
+  params.latent_is_ahead = projected_here && latent.size(0) > 1;
   launch(params, problem, sums);
   return true;
 }
@@ -229,8 +232,8 @@ bool expand(const Product& product, const at::Tensor& latent, bool has_plain,
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor,
                       aten::TokenSums& sums) {
-  return grid_factor.defined() &&
-         expand(Product(base, rows, grid_factor), latents.grid, plain_factor.defined(), sums);
+  return grid_factor.defined() && expand(Product(base, rows, grid_factor), latents.grid,
+                                         latents.projected_here, plain_factor.defined(), sums);
 }
 
 bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
@@ -246,8 +249,9 @@ bool expand_layers_with_base(c10::ArrayRef<aten::LayerOutput> outputs, const at:
                              at::Tensor& latent, const at::Tensor& factor, double scaling) {
   Product product(outputs, input);
   aten::TokenSums no_sums;
-  return factor.defined() ? project_on_the_way(product, latent, factor, scaling, no_sums)
-                          : expand(product, latent, /*has_plain=*/false, no_sums);
+  return factor.defined()
+             ? project_on_the_way(product, latent, factor, scaling, no_sums)
+             : expand(product, latent, /*projected_here=*/true, /*has_plain=*/false, no_sums);
 }
 
 }  // namespace gralora::cuda

@@ -66,6 +66,10 @@ struct ExtendedProductParams {
   int64_t T;
   int32_t rank;
   int64_t latent_plane, latent_pitch;
+  // The kernel just before makes the latent, and neither writes what else the product reads nor
+  // leaves a kernel before it undone when it lets the product begin (launch.cuh). Then tiles begin
+  // while it runs, and wait for the latent alone; not with counters.
+  bool latent_is_ahead = false;
   bool depth_is_contiguous;  // of the weights
   ElementType type;          // bf16 or fp16
   ProductTile tile;

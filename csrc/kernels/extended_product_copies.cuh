@@ -6,6 +6,7 @@
 
 #include "kernels/bulk_ring.cuh"
 #include "kernels/cluster_items.cuh"
+#include "kernels/extended_product_handover.cuh"
 #include "kernels/extended_product_params.cuh"
 
 namespace gralora::extended_product {
@@ -27,6 +28,9 @@ class Copier {
       : p_(p), ring_(ring), notes_(notes), items_(items), rank_(rank) {}
 
   __device__ void copy_items() {
+    // All that the block reads and writes in global memory comes after the first boxes, or after
+    // the first ones of a latent where nothing else is to come.
+    if (!p_.latent_is_ahead) ptx::wait_for_earlier_kernels();
     const int all = p_.order.items();
     for (int number = items_.next(); number < all; number = items_.next()) {
       const ProductItem item = p_.order[number];
@@ -44,6 +48,8 @@ class Copier {
     }
     note_ = kNoItem;
     begin_filling(0);
+    // Also where there was no item: the next kernel relies on it.
+    ptx::wait_for_earlier_kernels();
   }
 
  private:
@@ -70,9 +76,11 @@ class Copier {
       }
     }
     if (p_.order.projections > 0) {
-      ptx::wait_for_counter(p_.projected + at.token / Tile::kRows, count_projected<Tile>(p_));
+      ptx::wait_for_counter(p_.projected + at.token / Tile::kRows,
+                            p_.projection.inner * kStoreWarps);
       ptx::show_results_to_copies();
     }
+    ptx::wait_for_earlier_kernels();
     for (int q = 0; q < p_.rank; q += Tile::kDepth) {
       const Output& output = p_.outputs[at.output];
       copy_step<!kDepthIsContiguous>(&p_.latent, &output.factor, q, output.first_block + at.block,
@@ -119,8 +127,9 @@ class Copier {
 
   __device__ void copy_gradient(const GradientPlace& at) {
     const Gradient& gradient = p_.gradients[at.gradient];
-    if (gradient.awaits_latent) {
-      ptx::wait_for_counter(p_.all_projected, count_all_projected<Tile>(p_));
+    if (gradient.waits) ptx::wait_for_earlier_kernels();
+    if (gradient.waits && p_.order.projections > 0) {
+      ptx::wait_for_counter(p_.all_projected, p_.order.projections * Tile::kCluster * kStoreWarps);
       ptx::show_results_to_copies();
     }
     copy_walk(

@@ -12,9 +12,6 @@
 
 namespace gralora::extended_product {
 
-// Two bits of a note say what an item is, and half of all numbers are beyond the last one.
-constexpr int64_t kMostItems = INT32_MAX / 16;
-
 struct CounterParams {
   int32_t* counters;
   int64_t count;
@@ -64,8 +61,8 @@ class Maps {
 
   /// Those of the gradients as well.
   cudaError_t make_gradients() {
-    for (int g = 0; g < p_.gradient_count; ++g) {
-      const GradientSum& sum = p_.gradients[g];
+    for (int g = 0; g < params_.gradient_count; ++g) {
+      const GradientSum& sum = params_.gradients[g].sum;
       map(params_.gradients[g].activation, sum.activation, sum.width, p_.T, sum.activation_pitch,
           sum.blocks, sum.activation_block_stride, Tile::kDepth);
       map(params_.gradients[g].latent, sum.latent, sum.rank, p_.T, sum.latent_pitch, sum.blocks,
@@ -177,23 +174,28 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
   return projection.columns <= Tile::kColumns ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-/// What the gradients' items need, and their number; none where that is not possible.
+/// What the gradients' items need, and their number, those that wait first; false where that is not
+/// possible.
 template <class Tile>
-int32_t describe_gradients(Params& params, const ExtendedProductParams& p) {
-  int64_t items = 0;
-  for (int g = 0; g < p.gradient_count; ++g) {
-    const GradientSum& sum = p.gradients[g];
-    if (sum.rank < 1 || sum.rank > Tile::kColumns || sum.width < 1 || sum.drops) return 0;
-    params.gradients[g].sum = sum;
-    params.gradients[g].first_item = static_cast<int32_t>(items);
-    params.gradients[g].awaits_latent =
-        p.projection.latent != nullptr && sum.latent == p.projection.latent;
-    items += int64_t{sum.blocks} * count_gradient_items<Tile>(sum.width);
-    if (items > kMostItems) return 0;
+bool describe_gradients(ProductGradients& items, Params& params, const ExtendedProductParams& p) {
+  const bool is_made = p.projection.latent != nullptr || params.latent_is_ahead;
+  int32_t count = 0;
+  for (const bool waits : {true, false}) {
+    for (int g = 0; g < p.gradient_count; ++g) {
+      const GradientSum& sum = p.gradients[g];
+      if (waits != (is_made && sum.latent == p.latent)) continue;
+      if (sum.rank < 1 || sum.rank > Tile::kColumns || sum.width < 1 || sum.drops) return false;
+      const int64_t before = int64_t{items.waiting} + items.ready;
+      const int64_t here = int64_t{sum.blocks} * count_gradient_items<Tile>(sum.width);
+      if (before + here > kMostItems) return false;
+      params.gradients[count++] = {
+          .sum = sum, .first_item = static_cast<int32_t>(before), .waits = waits};
+      (waits ? items.waiting : items.ready) += static_cast<int32_t>(here);
+    }
   }
-  params.gradient_count = p.gradient_count;
+  params.gradient_count = count;
   params.token_steps = static_cast<int32_t>((p.T + Tile::kDepth - 1) / Tile::kDepth);
-  return static_cast<int32_t>(items);
+  return true;
 }
 
 template <class T, class Tile, bool kDepthIsContiguous>
@@ -234,10 +236,12 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   params.columns = static_cast<int32_t>(columns);
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
   const int32_t projections = params.projection.inner;
-  int32_t gradients = 0;
+  params.latent_is_ahead = p.latent_is_ahead && p.counters == nullptr;
+  ProductGradients gradients;
   if (p.gradient_count > 0) {
-    gradients = kDepthIsContiguous ? 0 : describe_gradients<Tile>(params, p);
-    if (gradients == 0) return cudaErrorInvalidValue;
+    if (kDepthIsContiguous || !describe_gradients<Tile>(gradients, params, p)) {
+      return cudaErrorInvalidValue;
+    }
     status = maps.make_gradients();
     if (status != cudaSuccess) return status;
   }

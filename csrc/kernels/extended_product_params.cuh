@@ -51,7 +51,7 @@ struct Gradient {
   CUtensorMap activation, latent;
   GradientSum sum;
   int32_t first_item;  // of its own among those of all gradients
-  bool awaits_latent;  // which is made on the way
+  bool waits;          // for a latent that is made on the way, or by the kernel before
 };
 
 /// One of the products that are added up.
@@ -86,9 +86,13 @@ struct Params {
   int32_t group;               // row tiles that are walked together
   ProductOrder order;
   int32_t* next_item;      // drawn from by all clusters; null: item after item in equal strides
-  int32_t* all_projected;  // warps' latents of a block that are in memory: of all rows,
+  int32_t* all_projected;  // times that a warp has stored its share of latents: of all rows,
   int32_t* projected;      // and of each CTA's rows: [row_tiles * cluster]
+  bool latent_is_ahead;    // and all else is there when the kernel begins
 };
+
+// Two bits of a note say what an item is, and half of all numbers are beyond the last one.
+constexpr int64_t kMostItems = INT32_MAX / 16;
 
 /// Parts of 64 columns that a projection's products are made in.
 __host__ __device__ constexpr int parts_of(int columns) { return (columns + 63) / 64; }
@@ -170,18 +174,6 @@ __device__ GradientPlace place_gradient(const Params& p, int index, int rank) {
   const int of_block = count_gradient_items<Tile>(gradient.sum.width);
   const int block = inside / of_block;
   return {which, block, ((inside - block * of_block) * Tile::kCluster + rank) * Tile::kRows};
-}
-
-/// What a CTA's rows have been projected by when all of their latents are there.
-template <class Tile>
-__device__ int count_projected(const Params& p) {
-  return p.projection.inner * Tile::kWarps;
-}
-
-/// The same of all rows.
-template <class Tile>
-__device__ int count_all_projected(const Params& p) {
-  return p.order.projections * Tile::kCluster * Tile::kWarps;
 }
 
 }  // namespace gralora::extended_product

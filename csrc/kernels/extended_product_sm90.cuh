@@ -19,6 +19,8 @@
 #pragma once
 
 #include "kernels/extended_product_copies.cuh"
+#include "kernels/extended_product_handover.cuh"
+#include "kernels/extended_product_storer.cuh"
 #include "kernels/extended_product_sums.cuh"
 
 namespace gralora::extended_product {
@@ -28,12 +30,14 @@ struct ExtendedProduct {
   using Params = extended_product::Params;
   using Tile = Tile_;
   using Ring = BulkRing<Tile>;
-  // The first warpgroup copies, with one thread; it leaves its registers to those that multiply.
+  // The first warpgroup copies, with one thread, and stores what is handed to its other warps; it
+  // leaves most of its registers to those that multiply.
   static constexpr int kThreads = 128 + Tile::kThreads;
   static constexpr int kCopyRegisters = 56, kMultiplyRegisters = 224;
   static constexpr int kBoxesAt = Tile::kStages * Tile::kStageBytes;
   static constexpr int kBarriersAt = kBoxesAt + Tile::kWarps * kBoxes * kBoxBytes;
-  static constexpr int kItemsAt = kBarriersAt + Tile::kStages * kBarrierBytes;
+  static constexpr int kHandoverAt = kBarriersAt + Tile::kStages * kBarrierBytes;
+  static constexpr int kItemsAt = kHandoverAt + Handover<Tile>::kBytes;
   static constexpr int kNotesAt = kItemsAt + ClusterItems::kBytes;
   static constexpr int kSharedBytes = kNotesAt + Tile::kStages * 4;
   static constexpr int kBlocksPerProcessor = 1;
@@ -41,9 +45,13 @@ struct ExtendedProduct {
 
   __device__ static void run(const Params& p, uint32_t, unsigned char* memory) {
     const uint32_t shared = ptx::shared_address(memory);
-    if (threadIdx.x == 0) ClusterItems::make_barriers(shared + kItemsAt);
+    if (threadIdx.x == 0) {
+      ClusterItems::make_barriers(shared + kItemsAt);
+      Handover<Tile>::make_barriers(shared + kHandoverAt);
+    }
     const Ring ring(memory, memory + kBarriersAt);
     const auto rank = static_cast<int>(ptx::cluster_rank());
+    const Handover<Tile> handover(shared + kHandoverAt);
     if (threadIdx.x < 128) {
       ptx::give_registers<kCopyRegisters>();
       if (threadIdx.x == 0) {
@@ -51,16 +59,17 @@ struct ExtendedProduct {
              {&p.terms[0].rows, &p.weights[0], &p.latent, &p.outputs[0].factor}) {
           ptx::prefetch_map(map);
         }
-        // All that the block reads and writes in global memory comes after the first boxes.
-        ptx::wait_for_earlier_kernels();
         Copier<Tile, kDepthIsContiguous>(p, ring, shared + kNotesAt,
                                          ClusterItems(p.next_item, shared + kItemsAt, rank), rank)
             .copy_items();
         ptx::release_next_kernel();
+      } else if (threadIdx.x >= 32) {
+        Storer<T, Tile>(p, handover, memory + kBoxesAt, rank).store_items();
       }
     } else {
       ptx::take_registers<kMultiplyRegisters>();
-      Multiplier<T, Tile, kDepthIsContiguous>(p, ring, shared + kNotesAt, memory + kBoxesAt, rank)
+      Multiplier<T, Tile, kDepthIsContiguous>(p, ring, shared + kNotesAt, handover,
+                                              memory + kBoxesAt, rank)
           .multiply_items();
     }
     __syncwarp();

@@ -1,5 +1,6 @@
-// How a warp's sums of an extended product leave: a tile's rows by bulk stores, latents and
-// gradients by ordinary ones. Each warp has boxes in shared memory for it (kBoxes).
+// How a warp's sums of an extended product leave its registers: each warp has boxes in shared
+// memory for it (kBoxes). A tile's rows go on by bulk stores, latents and gradients by the hands of
+// other warps (extended_product_storer.cuh).
 #pragma once
 
 #include "kernels/block_product.cuh"
@@ -58,77 +59,27 @@ __device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4]
   }
 }
 
-/// A warp's 16 rows of latents of one block of the rows: to the plane of each block of the result,
-/// 16 bytes at a time, from `first` on. Its boxes are not under way.
-template <class T, int kParts>
-__device__ void store_latents(const Projection& p, const float (*sums)[4], int token, int first,
-                              uint32_t box) {
-  constexpr int kChunks = kBoxColumns / kChunk;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  T* const latent = static_cast<T*>(p.latent) + first;
+/// 64 columns of a warp's latents, scaled, to its first box.
+template <class T>
+__device__ void stage_latents(uint32_t box, const float (*sums)[4], float scaling) {
 #pragma unroll
-  for (int part = 0; part < kParts; ++part) {
-#pragma unroll
-    for (int v = 0; v < 8; v += 2) {
-      stage_columns<T>(box, v, sums[part * 8 + v], sums[part * 8 + v + 1], p.scaling);
-    }
-    __syncwarp();
-    const int chunk = lane % kChunks, column = part * kBoxColumns + chunk * kChunk;
-    const int q = column / p.s;
-    T* const to = latent + q * p.plane + (column - q * p.s);
-#pragma unroll
-    for (int row = lane / kChunks; row < kBoxRows; row += 32 / kChunks) {
-      if (column >= p.columns || token + row >= p.T) continue;
-      const uint4 values = ptx::load_chunk(box + row * 128 + (chunk ^ (row & 7)) * 16);
-      *reinterpret_cast<uint4*>(to + (token + row) * p.pitch) = values;
-    }
-    __syncwarp();
-  }
+  for (int v = 0; v < 8; v += 2) stage_columns<T>(box, v, sums[v], sums[v + 1], scaling);
 }
 
-/// A warp's 16 columns of an activation, of a gradient's sums: 64 ranks at a time by way of
-/// `staging`, so that the code is short and neighbouring lanes store neighbouring numbers whichever
-/// axis is contiguous.
-template <int kParts, class Out>
-__device__ void store_gradient(const GradientSum& sum, const float (*sums)[4], int block,
-                               int column, float* staging) {
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  // Eights of ranks change places, so that neither way through it meets one bank all the time.
-  const auto place = [](int row, int rank) { return row * 64 + (rank ^ (row & 7) * 8); };
-  Out* const out = static_cast<Out*>(sum.out) + int64_t{block} * sum.width * sum.rank;
-#pragma unroll
-  for (int part = 0; part < kParts; ++part) {
-#pragma unroll
-    for (int v = 0; v < 8; ++v) {
-      const float(&e)[4] = sums[part * 8 + v];
-      const int row = lane / 4, rank = v * 8 + lane % 4 * 2;
-      *reinterpret_cast<float2*>(staging + place(row, rank)) = {e[0], e[1]};
-      *reinterpret_cast<float2*>(staging + place(row + 8, rank)) = {e[2], e[3]};
-    }
-    __syncwarp();
-#pragma unroll 4
-    for (int e = lane; e < kBoxRows * 64; e += 32) {
-      const int row = sum.rank_first ? e % kBoxRows : e / 64;
-      const int in_part = sum.rank_first ? e / kBoxRows : e % 64;
-      const int width = column + row, rank = part * 64 + in_part;
-      if (width >= sum.width || rank >= sum.rank) continue;
-      out[sum.rank_first ? int64_t{rank} * sum.width + width : int64_t{width} * sum.rank + rank] =
-          Out(staging[place(row, in_part)]);
-    }
-    __syncwarp();
-  }
+/// Where a gradient's number lies in a warp's boxes, as fp32. Eights of ranks change places, so
+/// that neither way through it meets one bank all the time.
+__device__ inline int place_in_boxes(int row, int rank) {
+  return row * 64 + (rank ^ (row & 7) * 8);
 }
 
-template <int kParts>
-__device__ void store_gradient(const GradientSum& sum, const float (*sums)[4], int block,
-                               int column, float* staging) {
-  switch (sum.out_type) {
-    case ElementType::kFloat32:
-      return store_gradient<kParts, float>(sum, sums, block, column, staging);
-    case ElementType::kBFloat16:
-      return store_gradient<kParts, __nv_bfloat16>(sum, sums, block, column, staging);
-    default:
-      return store_gradient<kParts, __half>(sum, sums, block, column, staging);
+/// 64 ranks of a warp's 16 columns of an activation to its boxes.
+__device__ inline void stage_gradient(float* boxes, const float (*sums)[4]) {
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+#pragma unroll
+  for (int v = 0; v < 8; ++v) {
+    const int row = lane / 4, rank = v * 8 + lane % 4 * 2;
+    *reinterpret_cast<float2*>(boxes + place_in_boxes(row, rank)) = {sums[v][0], sums[v][1]};
+    *reinterpret_cast<float2*>(boxes + place_in_boxes(row + 8, rank)) = {sums[v][2], sums[v][3]};
   }
 }
 

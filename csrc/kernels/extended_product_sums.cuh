@@ -1,12 +1,14 @@
 // The warpgroups of an extended product that multiply: each has the sums of 64 rows of its CTA's
-// item, and stores them while the next item's first products run.
+// item, and stores them, or hands them to others to store, while the next item's boxes come.
 #pragma once
 
 #include <type_traits>
 
 #include "kernels/bulk_ring.cuh"
 #include "kernels/extended_product_copies.cuh"
+#include "kernels/extended_product_handover.cuh"
 #include "kernels/extended_product_params.cuh"
+#include "kernels/extended_product_storer.cuh"
 #include "kernels/extended_product_stores.cuh"
 #include "kernels/ptx_products_sm90.cuh"
 
@@ -52,10 +54,21 @@ class Consumer {
 
   /// Ends a chain: all its sums are there.
   __device__ void finish() {
+    hold_sums();
+    ring_.free(before_);
+  }
+
+  /// With no group under way: the stage is free at once. For walks whose products are short, and
+  /// that wait for their boxes.
+  __device__ void finish_stage() {
+    ptx::wait_for_products<0>();
+    ring_.free(turn_.stage);
+    turn_.advance();
+  }
+  __device__ void hold_sums() {
     ptx::wait_for_products<0>();
 #pragma unroll
     for (int v = 0; v < Tile::kColumns / 8; ++v) ptx::hold(sums[v]);
-    ring_.free(before_);
   }
 
   float sums[Tile::kColumns / 8][4];
@@ -87,10 +100,11 @@ template <class T, class Tile, bool kDepthIsContiguous>
 class Multiplier {
  public:
   __device__ Multiplier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes,
-                        unsigned char* boxes, int rank)
+                        const Handover<Tile>& handover, unsigned char* boxes, int rank)
       : p_(p),
         consumer_(ring, warp() / 4),
         notes_(notes),
+        handover_(handover),
         staging_(reinterpret_cast<float*>(boxes + warp() * kBoxes * kBoxBytes)),
         boxes_(ptx::shared_address(boxes) + warp() * kBoxes * kBoxBytes),
         rank_(rank) {}
@@ -104,13 +118,15 @@ class Multiplier {
           multiply_tile(item.index);
           break;
         case ProductWork::kProjection:
-          project(item.index);
+          project(item);
           break;
         case ProductWork::kGradient:
           // Backward passes alone have them.
-          if constexpr (!kDepthIsContiguous) sum_gradient(item.index);
+          if constexpr (!kDepthIsContiguous) sum_gradient(item);
       }
     }
+    handover_.wait_until_taken();
+    handover_.give(kNoItem, warp());
     if (threadIdx.x % 32 == 0) ptx::wait_for_boxes();
   }
 
@@ -145,33 +161,38 @@ class Multiplier {
       consumer_.move_on(true);
     }
     consumer_.finish();
+    handover_.wait_until_taken();
     store_rows<T, Tile>(p_, consumer_.sums, at, warp(), boxes_);
   }
 
-  __device__ void project(int index) {
-    const ProjectionPlace at = place_projection<Tile>(p_, index, rank_);
-    free_boxes();
+  __device__ void project(const ProductItem& item) {
+    const int term = place_projection<Tile>(p_, item.index, rank_).term;
     with_parts<Tile::kRightParts>(parts_of(p_.projection.columns), [&](auto parts) {
-      multiply_walk<parts, true, !kDepthIsContiguous>(p_.projection.terms[at.term].steps);
-      store_latents<T, parts>(p_.projection, consumer_.sums, at.token + warp() * kBoxRows,
-                              at.column, boxes_);
+      multiply_walk<parts, true, !kDepthIsContiguous>(p_.projection.terms[term].steps);
+      hand_over<parts>(item, [&](const float(*sums)[4]) {
+        stage_latents<T>(boxes_, sums, p_.projection.scaling);
+      });
     });
-    // Each lane shows its own writes, one of them counts for all.
-    ptx::show_results_to_copies();
-    __syncwarp();
-    if (threadIdx.x % 32 != 0) return;
-    ptx::add_to_counter(p_.projected + at.token / Tile::kRows, 1);
-    if (p_.gradient_count > 0) ptx::add_to_counter(p_.all_projected, 1);
   }
 
-  __device__ void sum_gradient(int index) {
-    const GradientPlace at = place_gradient<Tile>(p_, index, rank_);
-    const GradientSum& sum = p_.gradients[at.gradient].sum;
-    free_boxes();
-    with_parts<Tile::kRightParts>(parts_of(sum.rank), [&](auto parts) {
+  __device__ void sum_gradient(const ProductItem& item) {
+    const int gradient = place_gradient<Tile>(p_, item.index, rank_).gradient;
+    with_parts<Tile::kRightParts>(parts_of(p_.gradients[gradient].sum.rank), [&](auto parts) {
       multiply_walk<parts, false, false>(p_.token_steps);
-      store_gradient<parts>(sum, consumer_.sums, at.block, at.column + warp() * kBoxRows, staging_);
+      hand_over<parts>(item, [&](const float(*sums)[4]) { stage_gradient(staging_, sums); });
     });
+  }
+
+  /// stage(sums) to the warp's boxes, 64 columns at a time, for other warps to store.
+  template <int kParts, class Stage>
+  __device__ void hand_over(const ProductItem& item, const Stage& stage) {
+    free_boxes();
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
+      handover_.wait_until_taken();
+      stage(&consumer_.sums[part * 8]);
+      handover_.give(word_of(item, part), warp());
+    }
   }
 
   /// All steps of a projection or a gradient.
@@ -184,9 +205,9 @@ class Multiplier {
         consumer_.template multiply<kParts * 64, kLeftDepth, kRightDepth, 4>(
             true, bytes_of_step<Tile>(kParts));
       }
-      consumer_.move_on(step > 0);
+      consumer_.finish_stage();
     }
-    consumer_.finish();
+    consumer_.hold_sums();
   }
 
   /// Returns when nothing of the warp's boxes is under way.
@@ -198,6 +219,7 @@ class Multiplier {
   const Params& p_;
   Consumer<T, Tile> consumer_;
   uint32_t notes_;
+  Handover<Tile> handover_;
   float* staging_;  // the warp's boxes, for ordinary stores
   uint32_t boxes_;
   int rank_;

@@ -22,26 +22,38 @@ struct ProductItem {
   int32_t index;
 };
 
+/// Gradients of factors: those whose latents are made by this kernel's projections, or by a kernel
+/// before that may still run, and those that need nothing but what is there.
+struct ProductGradients {
+  int32_t waiting = 0, ready = 0;
+};
+
 /// Before a group's tiles come the projections of its rows:
 ///
 ///   projections of group 0 | its tiles | projections of group 1 | its tiles | ...
 ///
-/// Gradients, which may need all that is projected, come right after the last projections; where
-/// nothing is projected they are the first. So every item only waits for items before it, and
-/// whoever draws items in this order and does one after the other can always go on: of all items
-/// that are not done the first waits for nothing. Tiles need what was projected at the end of their
-/// walk alone, so nothing need come earlier.
+/// The gradients that are ready come first: they last longest. Those that need all that is
+/// projected come right after the last projections; where the kernel before makes the latents, they
+/// are the last. So every item only waits for items before it, and whoever draws items in this
+/// order and does one after the other can always go on: of all items that are not done the first
+/// waits for nothing. Tiles need what was projected at the end of their walk alone, so nothing need
+/// come earlier.
 struct ProductOrder {
-  int32_t projections, tiles, gradients;           // in all
-  int32_t gradients_at = 0;                        // so many other items come before them
+  int32_t projections, tiles;  // in all
+  ProductGradients gradients;
+  int32_t waiting_at = 0;  // so many projections and tiles come before the gradients that wait
   int32_t group_projections = 0, group_tiles = 1;  // of a whole group
 
-  GRALORA_EVERYWHERE int32_t items() const { return projections + tiles + gradients; }
+  GRALORA_EVERYWHERE int32_t items() const {
+    return projections + tiles + gradients.waiting + gradients.ready;
+  }
 
   GRALORA_EVERYWHERE ProductItem operator[](int32_t item) const {
-    if (item >= gradients_at) {
-      if (item < gradients_at + gradients) return {ProductWork::kGradient, item - gradients_at};
-      item -= gradients;
+    if (item < gradients.ready) return {ProductWork::kGradient, gradients.waiting + item};
+    item -= gradients.ready;
+    if (item >= waiting_at) {
+      if (item < waiting_at + gradients.waiting) return {ProductWork::kGradient, item - waiting_at};
+      item -= gradients.waiting;
     }
     if (projections == 0) return {ProductWork::kTile, item};
     const int32_t group = item / (group_projections + group_tiles);
@@ -55,12 +67,13 @@ struct ProductOrder {
 
 /// `rows` of tiles, walked `group` at a time over `columns`, each row with so many projections.
 constexpr ProductOrder order_product(int32_t rows, int32_t columns, int32_t group,
-                                     int32_t projections, int32_t gradients) {
-  const int32_t before_last_group = (rows - 1) / group * group;
+                                     int32_t projections, ProductGradients gradients) {
+  const int32_t tiles_before =
+      projections > 0 ? (rows - 1) / group * group * columns : rows * columns;
   return {.projections = rows * projections,
           .tiles = rows * columns,
           .gradients = gradients,
-          .gradients_at = projections == 0 ? 0 : rows * projections + before_last_group * columns,
+          .waiting_at = rows * projections + tiles_before,
           .group_projections = group * projections,
           .group_tiles = group * columns};
 }

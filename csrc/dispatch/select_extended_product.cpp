@@ -33,8 +33,7 @@ constexpr int64_t kLeastRoundsOnTheWay = 4;
 // begin later by as much: long ones end too late.
 constexpr int64_t kMostGradientTokens = 16384;
 constexpr int64_t kMostGradientRank = 64;
-constexpr int64_t kFewestTokens = 512;
-constexpr int64_t kMostRankOfFewest = 128;
+constexpr int64_t kFewestTokens = 1024;
 constexpr int64_t kManyTokens = 4096;
 constexpr int64_t kMostDepthBeforeLast = 8192;
 
@@ -114,9 +113,8 @@ bool hides_projection(const ExtendedProductProblem& problem, ProductTile tile) {
 }
 
 int64_t most_gradient_rank(const ExtendedProductProblem& problem, ProductTile tile) {
-  if (problem.T <= kFewestTokens) return kMostRankOfFewest;
-  if (problem.inner == 0 && problem.T >= kManyTokens) return size_of(tile).columns;
-  return kMostGradientRank;
+  const bool any = problem.T <= kFewestTokens || (problem.inner == 0 && problem.T >= kManyTokens);
+  return any ? size_of(tile).columns : kMostGradientRank;
 }
 
 Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,

@@ -18,10 +18,10 @@ constexpr int64_t kMostSplitTokens = 128;
 constexpr int64_t kLeastSplitWidth = 512;
 
 // Bulk copies: with fewer tokens small tiles or split widths are faster; with few CTAs each walks
-// alone, so the walk must be short; beyond one tile's columns x is read again for every slice, and
-// library products are faster.
+// alone, so the walk must be short, all the shorter the fewer they are; beyond one tile's columns x
+// is read again for every slice, and library products are faster.
 constexpr int64_t kLeastBulkTokens = 256;
-constexpr int64_t kShortBulkWalk = 16;
+constexpr int64_t kShortBulkWalk = 16, kMiddleBulkWalk = 32;
 constexpr int64_t kMostBulkColumns = size_of(ProjectTile::kBulk128x256).columns;
 
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
@@ -81,13 +81,13 @@ std::string_view why_not_sm90(const ProjectProblem& problem, bool width_is_conti
   return {};
 }
 
-/// Whether a third of the multiprocessors get a CTA.
-bool fills_third(const ProjectProblem& problem, ProjectTile tile) {
-  return count_tiles(problem, tile) * 3 >= problem.chip.processors;
+/// Whether one of so many multiprocessors gets a CTA.
+bool fills_one_of(int64_t many, const ProjectProblem& problem, ProjectTile tile) {
+  return count_tiles(problem, tile) * many >= problem.chip.processors;
 }
 
-/// A tile with all columns, so that x is read once, unless they are too many; or with few tokens,
-/// where the large ones would be too few, a small one that reads x from the cache again.
+/// A tile with all columns, so that x is read once, unless they are too many; or where the large
+/// ones would be too few, a small one that reads x from the cache again.
 ProjectTile choose_bulk_tile(const ProjectProblem& problem) {
   for (const ProjectTile tile : {ProjectTile::kBulk64x32, ProjectTile::kBulk64x64}) {
     if (problem.columns <= size_of(tile).columns) return tile;
@@ -95,9 +95,8 @@ ProjectTile choose_bulk_tile(const ProjectProblem& problem) {
   if (problem.columns > size_of(ProjectTile::kBulk128x128).columns) {
     return ProjectTile::kBulk128x256;
   }
-  const bool few = problem.T * problem.columns <= kFewLatents &&
-                   !fills_third(problem, ProjectTile::kBulk128x128);
-  return few ? ProjectTile::kBulk64x64 : ProjectTile::kBulk128x128;
+  return fills_one_of(3, problem, ProjectTile::kBulk128x128) ? ProjectTile::kBulk128x128
+                                                             : ProjectTile::kBulk64x64;
 }
 
 /// Whether the kernels can run, whichever of them.
@@ -139,8 +138,10 @@ bool prefers_sm90(const ProjectProblem& problem) {
   if (problem.T < kLeastBulkTokens || problem.columns > kMostBulkColumns) return false;
   const ProjectTile tile = choose_bulk_tile(problem);
   const int64_t depth = size_of(tile).depth, steps = (problem.width + depth - 1) / depth;
-  const bool is_short = steps <= kShortBulkWalk && problem.columns <= 64;
-  return is_short || fills_third(problem, tile);
+  if (fills_one_of(3, problem, tile)) return true;
+  const bool is_short =
+      steps <= kShortBulkWalk || (steps <= kMiddleBulkWalk && fills_one_of(5, problem, tile));
+  return is_short && problem.columns <= 64;
 }
 
 }  // namespace

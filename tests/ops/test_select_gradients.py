@@ -69,7 +69,7 @@ def test_gradients_that_cannot_go_along(change: dict[str, Any], reason: str) -> 
     [
         ({"gradients": [(4, 1024, 64), (4, 1024, 72)], "inner": 4}, TOO_MANY_LATENTS),
         ({"T": 4088, "gradients": [(4, 1024, 72)]}, TOO_MANY_LATENTS),
-        ({"T": 513, "width": 2048, "gradients": [(4, 1024, 128)]}, TOO_MANY_LATENTS),
+        ({"T": 1025, "width": 2048, "gradients": [(4, 1024, 72)]}, TOO_MANY_LATENTS),
         ({"T": 16385}, "long walks end unevenly"),
         ({"depth": 8200, "inner": 4}, "the last tiles are too long to come after gradients"),
     ],
@@ -80,8 +80,9 @@ def test_gradients_that_are_better_apart(change: dict[str, Any], reason: str) ->
     assert gradients == {"path": "library", "possible": True, "reason": reason, "counters": False}
 
 
-def test_with_the_fewest_tokens_more_latents_go_along() -> None:
-    change = {"T": 512, "gradients": [(4, 1024, 128)] * 2}
+@pytest.mark.parametrize(("T", "rank"), [(512, 128), (1024, 256)])
+def test_with_the_fewest_tokens_all_latents_that_fit_go_along(T: int, rank: int) -> None:
+    change = {"T": T, "gradients": [(4, 1024, rank)] * 2}
     choice = _C.select_extended_product(**{**BACKWARD, **change})
     assert (choice["path"], choice["gradients"]["path"]) == ("kernel", "kernel")
 

@@ -8,45 +8,52 @@ namespace gralora::ptx {
 
 namespace detail {
 
-/// Element (row or column `extent`, `depth`) of an operand: rows of 128 bytes, swizzled, groups of
-/// eight 1024 bytes apart; parts of 64 columns 8192 bytes apart.
+constexpr int kDepth = 16;
+
+/// Row or column `extent` of an operand: rows of 128 bytes, swizzled, groups of eight 1024 bytes
+/// apart; parts of 64 columns 8192 bytes apart.
 template <class T, bool kDepthIsContiguous>
-float read_operand(const unsigned char* memory, uint64_t operand, int extent, int depth) {
-  const int bytes = kDepthIsContiguous
-                        ? extent / 8 * 1024 + extent % 8 * 128 + depth * 2
-                        : extent / 64 * 8192 + depth / 8 * 1024 + depth % 8 * 128 + extent % 64 * 2;
-  T element;
-  std::memcpy(&element, memory + swizzle(static_cast<uint32_t>(operand) + bytes), sizeof(T));
-  return static_cast<float>(element);
+void read_operand(float (&to)[kDepth], const unsigned char* memory, uint64_t operand, int extent) {
+  T elements[kDepth];
+  for (int depth = 0; depth < kDepth; depth += kDepthIsContiguous ? 8 : 1) {
+    const int bytes = kDepthIsContiguous ? extent / 8 * 1024 + extent % 8 * 128 + depth * 2
+                                         : extent / 64 * 8192 + depth / 8 * 1024 + depth % 8 * 128 +
+                                               extent % 64 * 2;
+    // The swizzle keeps 16 bytes together.
+    std::memcpy(&elements[depth], memory + swizzle(static_cast<uint32_t>(operand) + bytes),
+                kDepthIsContiguous ? 16 : 2);
+  }
+  for (int depth = 0; depth < kDepth; ++depth) to[depth] = static_cast<float>(elements[depth]);
+}
+
+/// Four sums, which the host adds side by side.
+inline float multiply(const float (&row)[kDepth], const float (&column)[kDepth]) {
+  float totals[4] = {};
+  for (int k = 0; k < kDepth; k += 4) {
+    for (int i = 0; i < 4; ++i) totals[i] += row[k + i] * column[k + i];
+  }
+  return totals[0] + totals[1] + (totals[2] + totals[3]);
 }
 
 }  // namespace detail
 
 template <class T, int kColumns, bool kLeftDepth, bool kRightDepth>
 void multiply_add_parts(float (*sum)[4], uint64_t left, uint64_t right, int adds = 1) {
-  constexpr int kDepth = 16;
   emulator::Thread& thread = emulator::current();
   const unsigned char* const memory = dynamic_shared_memory();
   const int warp = static_cast<int>(thread.index.x) / 32 % 4, lane = thread.lane;
   thread.products.back().push_back([=] {
-    float rows[2][kDepth];
+    float rows[2][detail::kDepth], column[detail::kDepth];
     for (int half = 0; half < 2; ++half) {
-      for (int k = 0; k < kDepth; ++k) {
-        rows[half][k] =
-            detail::read_operand<T, kLeftDepth>(memory, left, warp * 16 + half * 8 + lane / 4, k);
-      }
+      detail::read_operand<T, kLeftDepth>(rows[half], memory, left,
+                                          warp * 16 + half * 8 + lane / 4);
     }
     for (int v = 0; v < kColumns / 8; ++v) {
       for (int e = 0; e < 2; ++e) {
-        float total[2] = {};
-        for (int k = 0; k < kDepth; ++k) {
-          const float column =
-              detail::read_operand<T, kRightDepth>(memory, right, v * 8 + lane % 4 * 2 + e, k);
-          for (int half = 0; half < 2; ++half) total[half] += rows[half][k] * column;
-        }
+        detail::read_operand<T, kRightDepth>(column, memory, right, v * 8 + lane % 4 * 2 + e);
         for (int half = 0; half < 2; ++half) {
           float& own = sum[v][half * 2 + e];
-          own = (adds != 0 ? own : 0.0f) + total[half];
+          own = (adds != 0 ? own : 0.0f) + detail::multiply(rows[half], column);
         }
       }
     }

@@ -1,14 +1,16 @@
 // The frozen layer's product with a reduction axis that is longer by the adapter's rank: after the
 // steps over rows and weight come those over the latent and the factor, into the same sums. The
 // adapter's term costs no pass over the result, and the result is rounded once. The latent is there
-// before, or made on the way: then projections are items among the tiles (product_order.h), whose
-// reads of the rows hide under the other clusters' products. Gradients of factors may be items too.
+// before, or made by the kernel just before, beside which tiles begin; or made on the way: then
+// projections are items among the tiles (product_order.h), whose reads of the rows hide under the
+// other clusters' products. Gradients of factors may be items too.
 //
 // One CTA per SM does item after item (cluster_items.cuh). Two CTAs form a cluster: they have
 // neighbouring tokens and the same columns, and each brings half of the right operand for both. In
 // a CTA one thread asks for boxes (extended_product_copies.cuh), two warpgroups of 64 tokens each
 // multiply them, and store a tile by bulk copies while the next one's products run
-// (extended_product_sums.cuh): what counts is that the tensor cores never wait. Columns are cut
+// (extended_product_sums.cuh), and three warps store latents and gradients
+// (extended_product_storer.cuh): what counts is that the tensor cores never wait. Columns are cut
 // into tiles within a block, since a block has its own latent and factor.
 //
 // The weight and the factor have opposite axes contiguous, in the forward pass (W by its depth, B

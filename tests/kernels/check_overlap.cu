@@ -235,6 +235,14 @@ void sum_factors(const Call& call, const Shared& shared) {
   check_cuda(launch_weight_gradient(sums, nullptr), "weight_gradient");
 }
 
+void project_sm90(const Call& call, const Half* rows, const Half* factor, Half* latent,
+                  bool width_is_contiguous) {
+  ProjectParams params =
+      describe_projection(call.tokens, rows, factor, latent, width_is_contiguous, 1);
+  params.tile = ProjectTile::kBulk64x32;
+  check_cuda(launch_project(params, nullptr), "project");
+}
+
 /// A step by the kernels of compute capability 9.0a.
 void run_sm90(const Call& call, const Shared& shared, bool one_by_one) {
   const auto settle = [&] {
@@ -242,10 +250,7 @@ void run_sm90(const Call& call, const Shared& shared, bool one_by_one) {
   };
   const auto project = [&](const Half* rows, const Half* factor, Half* latent,
                            bool width_is_contiguous) {
-    ProjectParams params =
-        describe_projection(call.tokens, rows, factor, latent, width_is_contiguous, 1);
-    params.tile = ProjectTile::kBulk64x32;
-    check_cuda(launch_project(params, nullptr), "project");
+    project_sm90(call, rows, factor, latent, width_is_contiguous);
     settle();
   };
   const auto multiply = [&](const Half* rows, const Half* latent, const Half* factor, Half* out,
@@ -266,6 +271,35 @@ void run_sm90(const Call& call, const Shared& shared, bool one_by_one) {
   sum_factors(call, shared);
   settle();
   multiply(call.dy.device(), shared.G.device(), shared.A.device(), call.dx.device(), false);
+}
+
+/// The same with products that begin while their latents are made, the backward one with the
+/// factors' gradients among its tiles.
+void run_early(const Call& call, const Shared& shared, bool one_by_one) {
+  const auto settle = [&] {
+    if (one_by_one) check_cuda(cudaDeviceSynchronize(), "overlap");
+  };
+  const auto pass = [&](const Half* rows, Half* latent, const Half* projecting,
+                        const Half* expanding, Half* out, bool forward) {
+    round_factors(call, shared);
+    settle();
+    project_sm90(call, rows, projecting, latent, !forward);
+    settle();
+    ExtendedProductParams product =
+        describe_product(call.tokens, rows, shared.W.device(), latent, expanding, out, forward);
+    product.latent_is_ahead = !one_by_one;
+    if (!forward) {
+      const WeightGradientParams sums = describe_factor_sums(call, shared);
+      product.gradient_count = sums.count;
+      std::copy_n(sums.sums, sums.count, product.gradients);
+    }
+    check_cuda(launch_extended_product(product, nullptr), "extended_product");
+    settle();
+  };
+  pass(call.x.device(), shared.H.device(), shared.A.device(), shared.B.device(), call.y.device(),
+       true);
+  pass(call.dy.device(), shared.G.device(), shared.B.device(), shared.A.device(), call.dx.device(),
+       false);
 }
 
 /// The same with the latents made, and the factors' gradients summed, among the base products'
@@ -339,6 +373,7 @@ void check_overlap() {
   for (const int tokens : kLongSteps) {
     const std::string step = "a step of " + std::to_string(tokens) + " tokens, overlapping";
     check_steps(("the kernels of 9.0a in " + step).c_str(), tokens, kLongTurns, run_sm90);
+    check_steps(("products that begin early in " + step).c_str(), tokens, kLongTurns, run_early);
     check_steps(("latents and gradients on the way in " + step).c_str(), tokens, kLongTurns,
                 run_on_the_way);
   }

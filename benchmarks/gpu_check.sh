@@ -144,12 +144,12 @@ pytest=("$python" -P -m pytest --import-mode=importlib -p no:cacheprovider -q)
 check_kernels=$work/kernels/check_kernels
 if wanted kernels || wanted sanitizers; then
   # shellcheck disable=SC2016  # the folder is the inner shell's argument
-  timed build-kernels "$work/build-kernels.log" 300 bash -c \
+  timed build-kernels "$work/build-kernels.log" 600 bash -c \
     'cmake -S tests/kernels -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Release && cmake --build "$1"' \
     build-kernels "$work/kernels" &
 fi
 if wanted build; then
-  timed build "$out/check.log" 300 "$python" -m pip install --no-build-isolation --no-deps \
+  timed build "$out/check.log" 600 "$python" -m pip install --no-build-isolation --no-deps \
     --disable-pip-version-check --ignore-installed "${WHEEL:-.}"
 fi
 wait

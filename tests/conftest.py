@@ -27,7 +27,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--gpu-only",
         action="store_true",
-        help="leave out what runs the same without a GPU, after a run on any machine had it",
+        help="only tests that are skipped where no GPU is visible, or that a condition skips",
     )
 
 
@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _uses_gpu(item: pytest.Item) -> bool:
-    """Whether the test asks for the fixture `cuda`, for a device that is one, or skips without."""
+    """Whether the test asks for the fixture `cuda`, or for a device that is one, or has `skipif`."""
     if "cuda" in getattr(item, "fixturenames", ()) or item.get_closest_marker("skipif"):
         return True
     callspec = getattr(item, "callspec", None)

@@ -202,8 +202,10 @@ ops::GroupForward linear_group_forward(const Steps& steps, const at::Tensor& x,
   H = all.grid;
   if (steps.expand_layers_with_base(outputs, rows, H, at::Tensor(), scaling)) return {results, H};
   for (size_t i = 0; i < members.size(); ++i) {
-    const Latents latents{
-        .grid = members[i].planes_of(H), .plain = {}, .projected_here = all.projected_here};
+    // Behind the first product the projection is not the last kernel any more.
+    const Latents latents{.grid = members[i].planes_of(H),
+                          .plain = {},
+                          .projected_here = all.projected_here && i == 0};
     expand_output_and_base(outputs[i].rows, {{{rows, outputs[i].weight}}, outputs[i].bias}, latents,
                            {factors.A, factors.B[i]}, steps);
   }

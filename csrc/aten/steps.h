@@ -17,7 +17,9 @@ namespace gralora::aten {
 /// lora_G [T, r0] backward. A part that the adapter does not have is an empty [0] tensor, or none.
 struct Latents {
   at::Tensor grid, plain;
-  // Projections of this call have been queued for them, after everything that wrote the factors.
+  // Projections of this call have just been queued for them, after everything else that is read
+  // with them was written: factors, and what the base product and the factors' gradients read. So
+  // nothing that writes any of it may be queued between the last projection and their use.
   bool projected_here = false;
 };
 

@@ -24,6 +24,10 @@ constexpr int64_t kLeastBulkTokens = 256;
 constexpr int64_t kShortBulkWalk = 16, kMiddleBulkWalk = 32;
 constexpr int64_t kMostBulkColumns = size_of(ProjectTile::kBulk128x256).columns;
 
+// Measured on an H200 with 512 and 1024 tokens: tiles that halve 65 to 128 columns, and read x
+// twice, are faster where whole ones would be few. Not tried with more latents.
+constexpr int64_t kMostHalvedLatents = 1 << 17;
+
 bool is_aligned(uint64_t address) { return address % kAlignment == 0; }
 
 int64_t count_tiles(const ProjectProblem& problem, ProjectTile tile) {
@@ -81,7 +85,7 @@ std::string_view why_not_sm90(const ProjectProblem& problem, bool width_is_conti
   return {};
 }
 
-/// Whether one of so many multiprocessors gets a CTA.
+/// Whether at least one of every `many` multiprocessors gets a CTA.
 bool fills_one_of(int64_t many, const ProjectProblem& problem, ProjectTile tile) {
   return count_tiles(problem, tile) * many >= problem.chip.processors;
 }
@@ -95,8 +99,9 @@ ProjectTile choose_bulk_tile(const ProjectProblem& problem) {
   if (problem.columns > size_of(ProjectTile::kBulk128x128).columns) {
     return ProjectTile::kBulk128x256;
   }
-  return fills_one_of(3, problem, ProjectTile::kBulk128x128) ? ProjectTile::kBulk128x128
-                                                             : ProjectTile::kBulk64x64;
+  const bool few = problem.T * problem.columns <= kMostHalvedLatents &&
+                   !fills_one_of(3, problem, ProjectTile::kBulk128x128);
+  return few ? ProjectTile::kBulk64x64 : ProjectTile::kBulk128x128;
 }
 
 /// Whether the kernels can run, whichever of them.

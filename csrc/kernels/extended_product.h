@@ -44,7 +44,7 @@ struct ProductWeight {
   int64_t stride;    // along the other one
 };
 
-/// The latent made on the way, which takes counters; or without `latent`: it is there.
+/// The latent made on the way, which takes counters; or without `latent`: it is there, or ahead.
 struct ProductProjection {
   void* latent = nullptr;  // the product's; all blocks*s are at most the tile's columns, where s =
                            // rank / all terms' inner is a multiple of 8
@@ -66,9 +66,9 @@ struct ExtendedProductParams {
   int64_t T;
   int32_t rank;
   int64_t latent_plane, latent_pitch;
-  // The kernel just before makes the latent, and neither writes what else the product reads nor
-  // leaves a kernel before it undone when it lets the product begin (launch.cuh). Then tiles begin
-  // while it runs, and wait for the latent alone; not with counters.
+  // The kernel just before makes the latent, and no kernel that may still run when the product
+  // begins (launch.cuh) writes anything else that it reads. Then tiles begin while that one runs,
+  // and wait for the latent alone; not with counters.
   bool latent_is_ahead = false;
   bool depth_is_contiguous;  // of the weights
   ElementType type;          // bf16 or fp16
@@ -78,7 +78,7 @@ struct ExtendedProductParams {
   ProductProjection projection;
   // Gradients of factors that are summed among the tiles, over the T tokens, where the weights'
   // depth is not contiguous: without dropout, of at most the tile's columns of rank, T > 0. Their
-  // latents are there before, or they are the projection's.
+  // latents are the product's, by the same pointer, or there before.
   GradientSum gradients[kMaxGradients];
   int32_t gradient_count = 0;
 };

@@ -28,8 +28,8 @@ class Copier {
       : p_(p), ring_(ring), notes_(notes), items_(items), rank_(rank) {}
 
   __device__ void copy_items() {
-    // All that the block reads and writes in global memory comes after the first boxes, or after
-    // the first ones of a latent where nothing else is to come.
+    // All that tiles read and write in global memory comes after their first boxes; where all but
+    // the latent is there, all that they write comes after their first ones of that.
     if (!p_.latent_is_ahead) ptx::wait_for_earlier_kernels();
     const int all = p_.order.items();
     for (int number = items_.next(); number < all; number = items_.next()) {
@@ -48,7 +48,7 @@ class Copier {
     }
     note_ = kNoItem;
     begin_filling(0);
-    // Also where there was no item: the next kernel relies on it.
+    // Also where all items were gradients that did not wait: the next kernel relies on it.
     ptx::wait_for_earlier_kernels();
   }
 

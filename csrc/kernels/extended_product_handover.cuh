@@ -3,8 +3,8 @@
 // warp that did that itself would keep the tensor cores waiting for 4 us (measured on an H200).
 //
 // What is handed over are the boxes of all warps, 64 columns of each at a time, and a word that
-// says which. Two barriers take turns: `staged` when all of them are full, `taken` when they have
-// been read.
+// says which. Two barriers take turns: one ends its phase when all of them are full, the other when
+// they have been read.
 #pragma once
 
 #include "kernels/ptx_sm90.cuh"
@@ -22,40 +22,45 @@ class Handover {
 
   /// By one thread of a CTA, before its first barrier.
   __device__ static void make_barriers(uint32_t memory) {
-    ptx::make_barrier(memory, Tile::kWarps);
-    ptx::make_barrier(memory + 8, kStoreWarps);
+    const Handover handover(memory);
+    ptx::make_barrier(handover.full(), Tile::kWarps);
+    ptx::make_barrier(handover.taken(), kStoreWarps);
     ptx::publish_barriers();
   }
 
   __device__ explicit Handover(uint32_t memory) : memory_(memory) {}
 
   /// Returns when the boxes may be written again. A warp that multiplies.
-  __device__ void wait_until_taken() const { ptx::wait(memory_ + 8, turn_ ^ 1); }
+  __device__ void wait_until_taken() const { ptx::wait(taken(), turn_ ^ 1); }
 
   /// After the warp's boxes are full.
   __device__ void give(uint32_t word, int warp) {
     __syncwarp();
     if (threadIdx.x % 32 == 0) {
-      if (warp == 0) ptx::store_word(memory_ + 16, word);
-      ptx::arrive(memory_);
+      if (warp == 0) ptx::store_word(this->word(), word);
+      ptx::arrive(full());
     }
     turn_ ^= 1;
   }
 
   /// The word of the next boxes, which are full. A warp that stores.
   __device__ uint32_t take() const {
-    ptx::wait(memory_, turn_);
-    return ptx::load_word(memory_ + 16);
+    ptx::wait(full(), turn_);
+    return ptx::load_word(word());
   }
 
   /// Lets the boxes be written again.
   __device__ void give_back() {
     __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::arrive(memory_ + 8);
+    if (threadIdx.x % 32 == 0) ptx::arrive(taken());
     turn_ ^= 1;
   }
 
  private:
+  __device__ uint32_t full() const { return memory_; }
+  __device__ uint32_t taken() const { return memory_ + 8; }
+  __device__ uint32_t word() const { return memory_ + 16; }
+
   uint32_t memory_;
   uint32_t turn_ = 0;
 };

@@ -188,8 +188,10 @@ bool describe_gradients(ProductGradients& items, Params& params, const ExtendedP
       const int64_t before = int64_t{items.waiting} + items.ready;
       const int64_t here = int64_t{sum.blocks} * count_gradient_items<Tile>(sum.width);
       if (before + here > kMostItems) return false;
-      params.gradients[count++] = {
-          .sum = sum, .first_item = static_cast<int32_t>(before), .waits = waits};
+      Gradient& gradient = params.gradients[count++];
+      gradient.sum = sum;
+      gradient.first_item = static_cast<int32_t>(before);
+      gradient.waits = waits;
       (waits ? items.waiting : items.ready) += static_cast<int32_t>(here);
     }
   }

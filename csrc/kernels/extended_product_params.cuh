@@ -94,7 +94,7 @@ struct Params {
 // Two bits of a note say what an item is, and half of all numbers are beyond the last one.
 constexpr int64_t kMostItems = INT32_MAX / 16;
 
-/// Parts of 64 columns that a projection's products are made in.
+/// Parts of 64 columns that the products of projections and gradients are made in.
 __host__ __device__ constexpr int parts_of(int columns) { return (columns + 63) / 64; }
 
 /// Where a CTA's tile begins.

@@ -65,6 +65,8 @@ class Consumer {
     ring_.free(turn_.stage);
     turn_.advance();
   }
+
+  /// Whatever reads the sums comes after all products.
   __device__ void hold_sums() {
     ptx::wait_for_products<0>();
 #pragma unroll

@@ -37,7 +37,8 @@ struct ProductCase {
   bool has_bias = true;
   bool projects = false;
   std::vector<GradientCase> gradients = {};
-  bool draws = false;  // its items, also without projections
+  bool draws = false;     // its items, also without projections
+  bool is_ahead = false;  // the latent, as if the kernel before made it
 };
 
 /// A matrix whose rows lie further apart than they are long, with one axis contiguous or the other.
@@ -224,6 +225,7 @@ class CheckedProduct {
     p.rank = c_.rank;
     p.latent_plane = c_.T * latent_pitch_;
     p.latent_pitch = latent_pitch_;
+    p.latent_is_ahead = c_.is_ahead;
     p.depth_is_contiguous = by_depth_;
     p.type = Traits<T>::kType;
     p.tile = tile_;
@@ -386,6 +388,7 @@ void check_type() {
       check({513, {{1, 448}}, {{1, 512}}, 64, false}, 2);
       // More rows of tiles than are walked together.
       check({2400, {{1, 64}}, {{1, 136}}, 8, false}, 6);
+      check({300, {{1, 200}}, {{2, 136}}, 24, true, false, {}, false, /*is_ahead=*/true}, 4);
       // Several products in one sum, and several results of the same rows.
       check({130, {{1, 200}, {1, 72}}, {{2, 136}}, 40}, processors);
       check({520, {{1, 264}, {1, 8}, {1, 136}}, {{1, 264}}, 72, false}, 4);
@@ -425,6 +428,19 @@ void check_type() {
         check_summed({300, {{1, 72}}, {{2, 136}}, 24}, 4, {{2, 264, 24, true}, narrow});
         check_summed({700, {{1, 136}}, {{3, 48}}, 40, false}, 2,
                      {{3, 48, 40, true, true}, {1, 520, 100}, {1, 8, 3}, narrow});
+        // Latents that are ahead: with several terms, walks shorter than the ring, and gradients
+        // that need nothing of it first; ranks and widths that no eights divide.
+        const auto check_ahead = [&](ProductCase c, int places,
+                                     const std::vector<GradientCase>& gradients) {
+          c.is_ahead = true;
+          check_summed(c, places, gradients);
+        };
+        check_ahead({1, {{1, 64}}, {{1, 64}}, 8}, processors, {one});
+        check_ahead({300, {{1, 72}, {2, 136}}, {{2, 136}}, 24}, 4,
+                    {{2, 264, 24, true}, narrow, {1, 72, 20, false, true, false}});
+        // Clusters that have a gradient alone.
+        check_ahead({70, {{1, 200}}, {{1, 64}}, 16}, 16, {{4, 264, 16}, {1, 64, 16, true}});
+        check_summed({130, {{1, 72}}, {{1, 64}}, 8}, 4, {{1, 76, 20, false, true, false}});
         const auto check_all = [&](ProductCase c, int places,
                                    const std::vector<GradientCase>& gradients) {
           c.projects = true;

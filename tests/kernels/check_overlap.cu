@@ -33,13 +33,15 @@ constexpr int kLongSteps[] = {400, 1500};
 /// Factors and results of one call.
 struct Call {
   int tokens;
-  Array<float> A, B;
+  Array<float> A, B, wide_x, wide_dy;  // the latter are x and dy once more
   Array<Half> x, y, dy, dx, dA, dB;
 
   explicit Call(int tokens)
       : tokens(tokens),
         A(kFactor),
         B(kFactor),
+        wide_x(tokens * kRow),
+        wide_dy(tokens * kRow),
         x(tokens * kRow),
         y(tokens * kRow),
         dy(tokens * kRow),
@@ -48,6 +50,10 @@ struct Call {
         dB(kFactor) {
     for (Array<float>* factor : {&A, &B}) factor->fill(1, 1);
     for (Array<Half>* input : {&x, &dy}) input->fill(1, 1);
+    for (const auto& [wide, input] : {std::pair(&wide_x, &x), std::pair(&wide_dy, &dy)}) {
+      for (int64_t e = 0; e < tokens * kRow; ++e) wide->host[e] = float(input->host[e]);
+      wide->send();
+    }
     // initcheck does not see what bulk copies write.
     for (Array<Half>* result : results()) result->poison();
   }
@@ -57,7 +63,7 @@ struct Call {
 /// What all calls share as they would the memory of a caching allocator: rounded factors, latents,
 /// sums of splits; and the frozen weight.
 struct Shared {
-  Array<Half> A, B, H, G, W;
+  Array<Half> A, B, H, G, W, rows;
   Array<float> workspace, counters;
 
   explicit Shared(int tokens)
@@ -66,19 +72,23 @@ struct Shared {
         H(kBlocks * tokens * kRank),
         G(kBlocks * tokens * kRank),
         W(kRow * kRow),
+        rows(tokens * kRow),
         workspace(int64_t{2} * kBlocks * 3 * 128 * 32 * kTokenSplits),
         counters(count_product_counters(tokens)) {
     W.fill(1, 1);
   }
 };
 
-void round_factors(const Call& call, const Shared& shared) {
+/// And `wide_rows` to the shared rows.
+void round_factors(const Call& call, const Shared& shared,
+                   const Array<float>* wide_rows = nullptr) {
   RoundParams round{};
-  const auto add = [&](const float* from, Half* to) {
-    round.arrays[round.count++] = {from, to, 1, kFactor, kFactor, ElementType::kFloat32, kType};
+  const auto add = [&](const float* from, Half* to, int64_t elements) {
+    round.arrays[round.count++] = {from, to, 1, elements, elements, ElementType::kFloat32, kType};
   };
-  add(call.A.device(), shared.A.device());
-  add(call.B.device(), shared.B.device());
+  add(call.A.device(), shared.A.device(), kFactor);
+  add(call.B.device(), shared.B.device(), kFactor);
+  if (wide_rows != nullptr) add(wide_rows->device(), shared.rows.device(), call.tokens * kRow);
   check_cuda(launch_round(round, nullptr), "round");
 }
 
@@ -273,15 +283,16 @@ void run_sm90(const Call& call, const Shared& shared, bool one_by_one) {
   multiply(call.dy.device(), shared.G.device(), shared.A.device(), call.dx.device(), false);
 }
 
-/// The same with products that begin while their latents are made, the backward one with the
-/// factors' gradients among its tiles.
+/// The same with products that begin while their latents are made from rows that have just been
+/// written, the backward one with the factors' gradients among its tiles.
 void run_early(const Call& call, const Shared& shared, bool one_by_one) {
   const auto settle = [&] {
     if (one_by_one) check_cuda(cudaDeviceSynchronize(), "overlap");
   };
-  const auto pass = [&](const Half* rows, Half* latent, const Half* projecting,
+  const auto pass = [&](const Array<float>& wide_rows, Half* latent, const Half* projecting,
                         const Half* expanding, Half* out, bool forward) {
-    round_factors(call, shared);
+    const Half* const rows = shared.rows.device();
+    round_factors(call, shared, &wide_rows);
     settle();
     project_sm90(call, rows, projecting, latent, !forward);
     settle();
@@ -289,16 +300,16 @@ void run_early(const Call& call, const Shared& shared, bool one_by_one) {
         describe_product(call.tokens, rows, shared.W.device(), latent, expanding, out, forward);
     product.latent_is_ahead = !one_by_one;
     if (!forward) {
-      const WeightGradientParams sums = describe_factor_sums(call, shared);
+      WeightGradientParams sums = describe_factor_sums(call, shared);
+      sums.sums[1].activation = rows;
       product.gradient_count = sums.count;
       std::copy_n(sums.sums, sums.count, product.gradients);
     }
     check_cuda(launch_extended_product(product, nullptr), "extended_product");
     settle();
   };
-  pass(call.x.device(), shared.H.device(), shared.A.device(), shared.B.device(), call.y.device(),
-       true);
-  pass(call.dy.device(), shared.G.device(), shared.B.device(), shared.A.device(), call.dx.device(),
+  pass(call.wide_x, shared.H.device(), shared.A.device(), shared.B.device(), call.y.device(), true);
+  pass(call.wide_dy, shared.G.device(), shared.B.device(), shared.A.device(), call.dx.device(),
        false);
 }
 

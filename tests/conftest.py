@@ -41,7 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def _uses_gpu(item: pytest.Item) -> bool:
-    """Whether the test asks for the fixture `cuda`, or for a device that is one, or has `skipif`."""
+    """Whether it asks for the fixture `cuda`, or for a device that is one, or has `skipif`."""
     if "cuda" in getattr(item, "fixturenames", ()) or item.get_closest_marker("skipif"):
         return True
     callspec = getattr(item, "callspec", None)

@@ -168,8 +168,9 @@ if wanted tests; then
   if "$python" -c 'import xdist' 2>"$work/no-xdist"; then
     workers=(-n "$test_workers" --dist worksteal)
   fi
+  # One thread each, or those of all processes wait for each other.
   timed tests "$out/tests.log" "$test_seconds" \
-    "${pytest[@]}" "${workers[@]}" "${test_args[@]}" &
+    env OMP_NUM_THREADS=1 "${pytest[@]}" "${workers[@]}" "${test_args[@]}" &
 fi
 if wanted sanitizers; then
   for tool in "${tools[@]}"; do sanitize "$tool" & done

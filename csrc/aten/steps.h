@@ -137,8 +137,9 @@ struct Steps {
                             TokenSums& sums);
 
   /// expand_with_base() of several layers over one input, whose blocks have the planes of `latent`
-  /// one after the other; with `factor` project_with_base(). False, with nothing done, where the
-  /// layers are better apart.
+  /// one after the other; with `factor` project_with_base(), without it the latent has just been
+  /// projected (Latents::projected_here). False, with nothing done, where the layers are better
+  /// apart.
   bool (*expand_layers_with_base)(c10::ArrayRef<LayerOutput> outputs, const at::Tensor& input,
                                   at::Tensor& latent, const at::Tensor& factor, double scaling);
 

@@ -212,7 +212,7 @@ bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList pro
 }
 
 /// The results from a latent that is there, or that a projection of this call has just been started
-/// for. Projections to several blocks end with a kernel of ours, which each lets the next one begin
+/// for. A projection to several blocks ends with a kernel of ours, which lets the next one begin
 /// when all before it is done; so what else the product reads is there by then.
 bool expand(const Product& product, const at::Tensor& latent, bool projected_here, bool has_plain,
             aten::TokenSums& sums) {

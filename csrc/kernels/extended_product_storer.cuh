@@ -120,8 +120,9 @@ class Storer {
     constexpr int kEights = (kRankFirst ? Tile::kRows : 64) / 8;
     const bool whole = pitch % 8 == 0;  // eights are aligned, and none is cut
     for (int task = thread(); task < kMostLines * kEights; task += kThreads) {
-      // Neighbouring lanes have neighbouring lines by rank, which meet no bank twice; by column
-      // they have neighbouring eights, whose stores are what counts: they are side by side.
+      // Neighbouring lanes have neighbouring lines where ranks come first, and meet no bank twice.
+      // Else they have neighbouring eights, which lie side by side where they are stored, though
+      // eight lanes meet in each bank on the way there.
       const int line = kRankFirst ? task % kMostLines : task / kEights;
       const int first = (kRankFirst ? task / kMostLines : task % kEights) * 8;
       if (line >= lines || first >= length) continue;

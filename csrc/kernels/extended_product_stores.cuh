@@ -67,7 +67,7 @@ __device__ void stage_latents(uint32_t box, const float (*sums)[4], float scalin
 }
 
 /// Where a gradient's number lies in a warp's boxes, as fp32. Eights of ranks change places, so
-/// that neither way through it meets one bank all the time.
+/// that no way through it meets one bank all the time.
 __device__ inline int place_in_boxes(int row, int rank) {
   return row * 64 + (rank ^ (row & 7) * 8);
 }

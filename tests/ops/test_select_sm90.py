@@ -34,12 +34,14 @@ def test_a_projection_takes_the_tile_that_holds_all_columns(
     assert choice["splits"] == 1
 
 
-@pytest.mark.parametrize("columns", [72, 128])
-def test_a_projection_of_few_tokens_takes_small_tiles_that_fill_the_chip(columns: int) -> None:
-    few = _C.select_project(**{**PROJECT, "T": 512, "columns": columns})
+@pytest.mark.parametrize(("T", "columns"), [(512, 72), (512, 128), (1024, 128)])
+def test_a_projection_of_few_tokens_takes_small_tiles_that_fill_the_chip(
+    T: int, columns: int
+) -> None:
+    few = _C.select_project(**{**PROJECT, "T": T, "columns": columns})
     assert (few["kernel"], few["path"], few["tile"]) == ("sm90", "kernel", (64, 64))
     # A quarter as many multiprocessors.
-    small = _C.select_project(**{**PROJECT, "T": 512, "columns": columns}, processors=33)
+    small = _C.select_project(**{**PROJECT, "T": T, "columns": columns}, processors=33)
     assert small["tile"] == (128, 128)
 
 
@@ -57,6 +59,12 @@ def test_a_projection_of_few_tokens_takes_small_tiles_that_fill_the_chip(columns
         ({"factor_block_stride": 0}, "sm80"),
         ({"factor_pitch": 0}, "sm80"),
         ({"factor_pitch": 0, "factor_transposed": True}, "sm80"),
+        # Walks of 32 steps, by 32 CTAs and by 16; and of 33.
+        ({"T": 1024, "inner": 2, "width": 2048, "columns": 32}, "sm90"),
+        ({"T": 512, "inner": 2, "width": 2048, "columns": 32}, "sm80"),
+        ({"T": 1024, "inner": 2, "width": 2056, "columns": 32}, "sm80"),
+        # Halves of 128 columns would be 44 CTAs, with more latents than they were tried with.
+        ({"T": 1408, "inner": 1, "outer": 2, "width": 14336, "columns": 128}, "sm80"),
         # One block: a long walk needs more tokens to fill the chip.
         ({"T": 2048, "inner": 1, "outer": 2, "width": 4096}, "sm80"),
         ({"T": 4096, "inner": 1, "outer": 2, "width": 4096}, "sm90"),

@@ -4,7 +4,8 @@
 //
 // What is handed over are the boxes of all warps, 64 columns of each at a time, and a word that
 // says which. Two barriers take turns: one ends its phase when all of them are full, the other when
-// they have been read.
+// they have been read. Every thread arrives for itself: an arrival passes on what its own thread
+// has written or read.
 #pragma once
 
 #include "kernels/ptx_sm90.cuh"
@@ -23,8 +24,8 @@ class Handover {
   /// By one thread of a CTA, before its first barrier.
   __device__ static void make_barriers(uint32_t memory) {
     const Handover handover(memory);
-    ptx::make_barrier(handover.full(), Tile::kWarps);
-    ptx::make_barrier(handover.taken(), kStoreWarps);
+    ptx::make_barrier(handover.full(), Tile::kThreads);
+    ptx::make_barrier(handover.taken(), kStoreWarps * 32);
     ptx::publish_barriers();
   }
 
@@ -35,11 +36,8 @@ class Handover {
 
   /// After the warp's boxes are full.
   __device__ void give(uint32_t word, int warp) {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) {
-      if (warp == 0) ptx::store_word(this->word(), word);
-      ptx::arrive(full());
-    }
+    if (warp == 0 && threadIdx.x % 32 == 0) ptx::store_word(this->word(), word);
+    ptx::arrive(full());
     turn_ ^= 1;
   }
 
@@ -51,8 +49,7 @@ class Handover {
 
   /// Lets the boxes be written again.
   __device__ void give_back() {
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::arrive(taken());
+    ptx::arrive(taken());
     turn_ ^= 1;
   }
 

@@ -66,7 +66,7 @@ struct ExtendedProduct {
             .copy_items();
         ptx::release_next_kernel();
       } else if (threadIdx.x >= 32) {
-        Storer<T, Tile>(p, handover, memory + kBoxesAt, rank).store_items();
+        Storer<T, Tile, !kDepthIsContiguous>(p, handover, memory + kBoxesAt, rank).store_items();
       }
     } else {
       ptx::take_registers<kMultiplyRegisters>();

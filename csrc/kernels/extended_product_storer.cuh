@@ -29,7 +29,8 @@ __device__ void store_eight(Out* to, const float (&values)[8]) {
   }
 }
 
-template <class T, class Tile>
+/// kGradients: whether there may be gradients among the items, as in backward passes.
+template <class T, class Tile, bool kGradients>
 class Storer {
  public:
   __device__ Storer(const Params& p, const Handover<Tile>& handover, unsigned char* boxes, int rank)
@@ -41,9 +42,9 @@ class Storer {
     for (uint32_t word = handover_.take(); word != kNoItem; word = handover_.take()) {
       const ProductItem item = item_of(word & ~(3u << 30));
       const auto part = static_cast<int>(word >> 30);
-      if (item.work == ProductWork::kProjection) {
+      if (!kGradients || item.work == ProductWork::kProjection) {
         store_latents(item.index, part);
-      } else {
+      } else if constexpr (kGradients) {
         store_gradient(item.index, part);
       }
     }
@@ -121,16 +122,18 @@ class Storer {
     const bool whole = pitch % 8 == 0;  // eights are aligned, and none is cut
     for (int task = thread(); task < kMostLines * kEights; task += kThreads) {
       // Neighbouring lanes have neighbouring lines where ranks come first, and meet no bank twice.
-      // Else they have neighbouring eights, which lie side by side where they are stored, though
-      // eight lanes meet in each bank on the way there.
+      // Else they have neighbouring eights, which lie side by side here and where they are stored.
       const int line = kRankFirst ? task % kMostLines : task / kEights;
       const int first = (kRankFirst ? task / kMostLines : task % kEights) * 8;
       if (line >= lines || first >= length) continue;
       float values[8];
+      if constexpr (kRankFirst) {
 #pragma unroll
-      for (int e = 0; e < 8; ++e) {
-        const int column = kRankFirst ? first + e : line, rank = kRankFirst ? line : first + e;
-        values[e] = number(column, rank);
+        for (int e = 0; e < 8; ++e) values[e] = *number(first + e, line);
+      } else {
+        const auto* const eight = reinterpret_cast<const float4*>(number(line, first));
+        reinterpret_cast<float4*>(values)[0] = eight[0];
+        reinterpret_cast<float4*>(values)[1] = eight[1];
       }
       Out* const to = out + int64_t{line} * pitch + first;
       if (whole) {
@@ -144,10 +147,10 @@ class Storer {
     }
   }
 
-  __device__ float number(int column, int rank) const {
+  __device__ const float* number(int column, int rank) const {
     const auto* box =
         reinterpret_cast<const float*>(boxes_ + column / kBoxRows * kBoxes * kBoxBytes);
-    return box[place_in_boxes(column % kBoxRows, rank)];
+    return box + place_in_boxes(column % kBoxRows, rank);
   }
 
   const Params& p_;

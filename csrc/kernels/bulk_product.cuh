@@ -48,7 +48,7 @@ __device__ void accumulate_boxes(Sums<Tile>& sums, const BulkRing<Tile>& ring,
                                  const BoxedOperand& left, const BoxedOperand& right, int steps) {
   typename BulkRing<Tile>::Turn turn;
   if (threadIdx.x >= Tile::kThreads) {
-    if (threadIdx.x > Tile::kThreads) return;  // one thread copies
+    if (!ptx::is_elected()) return;  // one thread copies
     for (int step = 0; step < steps; ++step, turn.advance()) {
       const uint32_t filled = ring.begin_filling(turn);
       copy_boxes<Tile::kLeftDepth, Tile::kRows / 64>(ring.left(turn), left, step * Tile::kDepth,

@@ -56,7 +56,9 @@ struct ExtendedProduct {
     const Handover<Tile> handover(shared + kHandoverAt);
     if (threadIdx.x < 128) {
       ptx::give_registers<kCopyRegisters>();
-      if (threadIdx.x == 0) {
+      if (threadIdx.x >= 32) {
+        Storer<T, Tile, !kDepthIsContiguous>(p, handover, memory + kBoxesAt, rank).store_items();
+      } else if (ptx::is_elected()) {
         for (const CUtensorMap* map :
              {&p.terms[0].rows, &p.weights[0], &p.latent, &p.outputs[0].factor}) {
           ptx::prefetch_map(map);
@@ -65,8 +67,6 @@ struct ExtendedProduct {
                                          ClusterItems(p.next_item, shared + kItemsAt, rank), rank)
             .copy_items();
         ptx::release_next_kernel();
-      } else if (threadIdx.x >= 32) {
-        Storer<T, Tile, !kDepthIsContiguous>(p, handover, memory + kBoxesAt, rank).store_items();
       }
     } else {
       ptx::take_registers<kMultiplyRegisters>();

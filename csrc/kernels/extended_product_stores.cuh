@@ -33,7 +33,7 @@ __device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4]
   for (int box = 0; box < Tile::kColumns / kBoxColumns; ++box) {
     const int column0 = at.column + box * kBoxColumns;
     const uint32_t to = boxes + box % kBoxes * kBoxBytes;
-    if (lane == 0) ptx::wait_for_box_reads<kBoxes - 1>();
+    if (ptx::is_elected()) ptx::wait_for_box_reads<kBoxes - 1>();
     __syncwarp();
     if (bias != nullptr) {
 #pragma unroll
@@ -55,7 +55,7 @@ __device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4]
     }
     ptx::show_to_copies();
     __syncwarp();
-    if (lane == 0) ptx::store_box(&output.out, column0, token, at.block, to);
+    if (ptx::is_elected()) ptx::store_box(&output.out, column0, token, at.block, to);
   }
 }
 

@@ -129,7 +129,7 @@ class Multiplier {
     }
     handover_.wait_until_taken();
     handover_.give(kNoItem, warp());
-    if (threadIdx.x % 32 == 0) ptx::wait_for_boxes();
+    if (ptx::is_elected()) ptx::wait_for_boxes();
   }
 
  private:
@@ -214,7 +214,7 @@ class Multiplier {
 
   /// Returns when nothing of the warp's boxes is under way.
   __device__ static void free_boxes() {
-    if (threadIdx.x % 32 == 0) ptx::wait_for_box_reads<0>();
+    if (ptx::is_elected()) ptx::wait_for_box_reads<0>();
     __syncwarp();
   }
 

@@ -9,6 +9,18 @@
 
 namespace gralora::ptx {
 
+/// True for one thread of a warp, always the same, whose threads are all here. Of what only that
+/// one runs the compiler knows as much, unlike what stands behind a comparison with threadIdx:
+/// around each bulk copy there it puts a loop over all threads that might have come.
+__device__ inline bool is_elected() {
+  uint32_t elected;
+  asm volatile(
+      "{\n\t.reg .pred this_one;\n\telect.sync _|this_one, 0xffffffff;\n\t"
+      "selp.u32 %0, 1, 0, this_one;\n\t}"
+      : "=r"(elected));
+  return elected != 0;
+}
+
 /// A barrier in shared memory; a phase of it ends after so many arrivals.
 __device__ inline void make_barrier(uint32_t barrier, uint32_t arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");

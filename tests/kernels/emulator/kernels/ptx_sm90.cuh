@@ -71,6 +71,8 @@ inline void copy_box(emulator::Block& block, uint32_t to, const CUtensorMap* map
 
 }  // namespace detail
 
+inline bool is_elected() { return emulator::current().lane == 0; }
+
 inline void make_barrier(uint32_t barrier, uint32_t arrivals) {
   const auto expected = static_cast<int>(arrivals);
   emulator::current().block->byte_barriers[barrier] = {expected, expected, 0, 0, {}};

@@ -43,7 +43,10 @@ class Copier {
           copy_projection(place_projection<Tile>(p_, item.index, rank_));
           break;
         case ProductWork::kGradient:
-          copy_gradient(place_gradient<Tile>(p_, item.index, rank_));
+          // Backward passes alone have them.
+          if constexpr (!kDepthIsContiguous) {
+            copy_gradient(place_gradient<Tile>(p_, item.index, rank_));
+          }
       }
     }
     note_ = kNoItem;
@@ -57,11 +60,11 @@ class Copier {
   // other clusters that are done earlier have had their choice.
   static constexpr int kStepsAhead = 6;
 
-  /// Announces the bytes of a stage and of the note beside it.
+  /// Announces the bytes of a stage, with the note beside it.
   __device__ uint32_t begin_filling(int bytes) {
-    const uint32_t filled = ring_.begin_filling(turn_, bytes + 4);
-    ptx::send_word_to_block(notes_ + turn_.stage * 4, note_, filled, rank_);
-    return filled;
+    ring_.wait_until_free(turn_);
+    ptx::store_word(notes_ + turn_.stage * 4, note_);
+    return ring_.announce(turn_, bytes);
   }
 
   __device__ void copy_tile(const TilePlace& at) {
@@ -119,10 +122,12 @@ class Copier {
   }
 
   __device__ void copy_projection(const ProjectionPlace& at) {
-    copy_walk(p_.projection.terms[at.term].steps, parts_of(p_.projection.columns),
-              [&](int depth, uint32_t to, uint32_t filled) {
-                copy_projected_step(at, depth, to, filled);
-              });
+    const ProjectionTerm& term = p_.projection.terms[at.term];
+    with_parts<Tile::kRightParts>(parts_of(p_.projection.columns), [&](auto parts) {
+      copy_walk<parts>(term.steps, [&](int depth, uint32_t to, uint32_t filled) {
+        copy_projected_step<parts>(term, at, depth, to, filled);
+      });
+    });
   }
 
   __device__ void copy_gradient(const GradientPlace& at) {
@@ -132,64 +137,77 @@ class Copier {
       ptx::wait_for_counter(p_.all_projected, p_.order.projections * Tile::kCluster * kStoreWarps);
       ptx::show_results_to_copies();
     }
-    copy_walk(
-        p_.token_steps, parts_of(gradient.sum.rank),
-        [&](int token, uint32_t to, uint32_t filled) { copy_summed_step(at, token, to, filled); });
+    with_parts<Tile::kRightParts>(parts_of(gradient.sum.rank), [&](auto parts) {
+      copy_walk<parts>(p_.token_steps, [&](int token, uint32_t to, uint32_t filled) {
+        copy_summed_step<parts>(gradient, at, token, to, filled);
+      });
+    });
   }
 
-  /// All steps of a projection or a gradient: copy_step(depth, to, filled) for each.
-  template <class CopyStep>
-  __device__ void copy_walk(int steps, int parts, const CopyStep& copy_step) {
-    const int stage_steps = steps_of_stage<Tile>(parts);
-    const int step_bytes = bytes_of_step<Tile>(parts);
-    const int ask = max(steps - kStepsAhead, 0) / stage_steps * stage_steps;
-    for (int step = 0; step < steps; step += stage_steps) {
+  /// All steps of a projection or a gradient: copy_step(depth, to, filled) for each. One thread
+  /// asks for the boxes of steps that are soon multiplied, so each instruction counts here.
+  template <int kParts, class CopyStep>
+  __device__ void copy_walk(int steps, const CopyStep& copy_step) {
+    constexpr int kStageSteps = steps_of_stage<Tile>(kParts);
+    const int ask = max(steps - kStepsAhead, 0) / kStageSteps * kStageSteps;
+#pragma unroll 1
+    for (int step = 0; step < steps; step += kStageSteps) {
       if (step == ask) items_.look_ahead();
-      const int here = min(stage_steps, steps - step);
-      const uint32_t filled = begin_filling(here * step_bytes);
-      for (int part = 0; part < here; ++part) {
-        copy_step((step + part) * Tile::kDepth, ring_.left(turn_) + part * step_bytes, filled);
+      if (step + kStageSteps <= steps) {
+        copy_stage<kParts, kStageSteps>(step, copy_step);
+      } else {
+        copy_stage<kParts, 1>(step, copy_step);
       }
-      turn_.advance();
     }
   }
 
+  template <int kParts, int kSteps, class CopyStep>
+  __device__ void copy_stage(int first, const CopyStep& copy_step) {
+    constexpr int kStepBytes = bytes_of_step<Tile>(kParts);
+    const uint32_t filled = begin_filling(kSteps * kStepBytes);
+#pragma unroll
+    for (int step = 0; step < kSteps; ++step) {
+      copy_step((first + step) * Tile::kDepth, ring_.left(turn_) + step * kStepBytes, filled);
+    }
+    turn_.advance();
+  }
+
   /// The rows are this CTA's own; of the factor each CTA brings its share for all.
-  __device__ void copy_projected_step(const ProjectionPlace& at, int depth, uint32_t to,
-                                      uint32_t filled) {
-    const ProjectionTerm& term = p_.projection.terms[at.term];
+  template <int kParts>
+  __device__ void copy_projected_step(const ProjectionTerm& term, const ProjectionPlace& at,
+                                      int depth, uint32_t to, uint32_t filled) {
     constexpr uint16_t kAll = (1 << Tile::kCluster) - 1;
-    const int parts = parts_of(p_.projection.columns);
     ptx::copy_box(to, &term.rows, depth, at.token, at.block, filled);
     to += Tile::kLeftBytes;
     if constexpr (kDepthIsContiguous) {
       constexpr int kDepthShare = Tile::kDepth / Tile::kCluster;
-      for (int part = 0; part < parts; ++part) {
+#pragma unroll
+      for (int part = 0; part < kParts; ++part) {
         ptx::copy_box_to_blocks(to + part * kPartBytes + rank_ * kPartBytes / Tile::kCluster,
                                 &term.factor, part * 64, depth + rank_ * kDepthShare, at.block,
                                 filled, kAll);
       }
     } else {
-      ptx::copy_box_to_blocks(to + rank_ * parts * kPartBytes / Tile::kCluster, &term.factor, depth,
-                              rank_ * parts * 64 / Tile::kCluster, at.block, filled, kAll);
+      ptx::copy_box_to_blocks(to + rank_ * kParts * kPartBytes / Tile::kCluster, &term.factor,
+                              depth, rank_ * kParts * 64 / Tile::kCluster, at.block, filled, kAll);
     }
   }
 
   /// The columns of the activation are this CTA's own; of the latent's tokens each CTA brings its
   /// share for all.
-  __device__ void copy_summed_step(const GradientPlace& at, int token, uint32_t to,
-                                   uint32_t filled) {
+  template <int kParts>
+  __device__ void copy_summed_step(const Gradient& gradient, const GradientPlace& at, int token,
+                                   uint32_t to, uint32_t filled) {
     constexpr uint16_t kAll = (1 << Tile::kCluster) - 1;
     constexpr int kTokenShare = Tile::kDepth / Tile::kCluster;
-    const Gradient& gradient = p_.gradients[at.gradient];
 #pragma unroll
     for (int part = 0; part < Tile::kRows / 64; ++part) {
       ptx::copy_box(to + part * kPartBytes, &gradient.activation, at.column + part * 64, token,
                     at.block, filled);
     }
     to += Tile::kLeftBytes;
-    const int parts = parts_of(gradient.sum.rank);
-    for (int part = 0; part < parts; ++part) {
+#pragma unroll
+    for (int part = 0; part < kParts; ++part) {
       ptx::copy_box_to_blocks(to + part * kPartBytes + rank_ * kPartBytes / Tile::kCluster,
                               &gradient.latent, part * 64, token + rank_ * kTokenShare, at.block,
                               filled, kAll);

@@ -174,25 +174,32 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
   return projection.columns <= Tile::kColumns ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-/// What the gradients' items need, and their number, those that wait first; false where that is not
-/// possible.
+/// What the gradients' items need, and their number; false where that is not possible.
+///
+/// Those that are ready come first where walks over the tokens are as long as tiles, or longer, and
+/// others wait for latents to be made. Where these are made on the way all come late, those that
+/// are ready before those that wait: nobody waits then, and the last tiles begin while they end.
 template <class Tile>
 bool describe_gradients(ProductGradients& items, Params& params, const ExtendedProductParams& p) {
-  const bool is_made = p.projection.latent != nullptr || params.latent_is_ahead;
+  const bool on_the_way = p.projection.latent != nullptr;
+  const bool is_made = on_the_way || params.latent_is_ahead;
+  enum class Turn { kLateAndReady, kWaits, kEarly };
   int32_t count = 0;
-  for (const bool waits : {true, false}) {
+  for (const Turn turn : {Turn::kLateAndReady, Turn::kWaits, Turn::kEarly}) {
     for (int g = 0; g < p.gradient_count; ++g) {
       const GradientSum& sum = p.gradients[g];
-      if (waits != (is_made && sum.latent == p.latent)) continue;
+      const bool waits = is_made && sum.latent == p.latent;
+      if (turn != (waits ? Turn::kWaits : on_the_way ? Turn::kLateAndReady : Turn::kEarly))
+        continue;
       if (sum.rank < 1 || sum.rank > Tile::kColumns || sum.width < 1 || sum.drops) return false;
-      const int64_t before = int64_t{items.waiting} + items.ready;
+      const int64_t before = int64_t{items.late} + items.early;
       const int64_t here = int64_t{sum.blocks} * count_gradient_items<Tile>(sum.width);
       if (before + here > kMostItems) return false;
       Gradient& gradient = params.gradients[count++];
       gradient.sum = sum;
       gradient.first_item = static_cast<int32_t>(before);
       gradient.waits = waits;
-      (waits ? items.waiting : items.ready) += static_cast<int32_t>(here);
+      (turn == Turn::kEarly ? items.early : items.late) += static_cast<int32_t>(here);
     }
   }
   params.gradient_count = count;

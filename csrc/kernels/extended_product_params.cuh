@@ -5,6 +5,8 @@
 #include <cuda.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "kernels/bulk_sizes.h"
 #include "kernels/extended_product.h"
 #include "kernels/extended_product_tiles.h"
@@ -96,6 +98,22 @@ constexpr int64_t kMostItems = INT32_MAX / 16;
 
 /// Parts of 64 columns that the products of projections and gradients are made in.
 __host__ __device__ constexpr int parts_of(int columns) { return (columns + 63) / 64; }
+
+/// work(a constant) for so many parts, of those that a tile has.
+template <int kMost, class Work>
+__device__ void with_parts(int parts, const Work& work) {
+  constexpr int kThree = kMost < 3 ? kMost : 3;
+  switch (parts) {
+    case 1:
+      return work(std::integral_constant<int, 1>());
+    case 2:
+      return work(std::integral_constant<int, 2>());
+    case 3:
+      return work(std::integral_constant<int, kThree>());
+    default:
+      return work(std::integral_constant<int, kMost>());
+  }
+}
 
 /// Where a CTA's tile begins.
 struct TilePlace {

@@ -2,8 +2,6 @@
 // item, and stores them, or hands them to others to store, while the next item's boxes come.
 #pragma once
 
-#include <type_traits>
-
 #include "kernels/bulk_ring.cuh"
 #include "kernels/extended_product_copies.cuh"
 #include "kernels/extended_product_handover.cuh"
@@ -24,8 +22,9 @@ class Consumer {
   /// The item that the next stage begins, by its note.
   __device__ uint32_t begin_item(uint32_t notes) const {
     ring_.wait_until_filled(turn_);
-    // Read by one lane, whose word the lanes that free the stage have by then.
-    const uint32_t note = threadIdx.x % 32 == 0 ? ptx::load_word(notes + turn_.stage * 4) : 0;
+    // Read by the lanes that free the stage, one for each CTA.
+    const uint32_t note =
+        threadIdx.x % 32 < Tile::kCluster ? ptx::load_word(notes + turn_.stage * 4) : 0;
     return __shfl_sync(~0u, note, 0);
   }
 
@@ -81,21 +80,6 @@ class Consumer {
   int before_ = 0;
   uint32_t rows_;
 };
-
-/// work(a constant) for so many parts, of those that a tile has.
-template <int kMost, class Work>
-__device__ void with_parts(int parts, const Work& work) {
-  switch (parts) {
-    case 1:
-      return work(std::integral_constant<int, 1>());
-    case 2:
-      return work(std::integral_constant<int, 2>());
-    case 3:
-      return work(std::integral_constant < int, kMost<3 ? kMost : 3>());
-    default:
-      return work(std::integral_constant<int, kMost>());
-  }
-}
 
 /// What a warpgroup does with the items that the copying thread brings.
 template <class T, class Tile, bool kDepthIsContiguous>

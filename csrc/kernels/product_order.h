@@ -22,38 +22,35 @@ struct ProductItem {
   int32_t index;
 };
 
-/// Gradients of factors: those whose latents are made by this kernel's projections, or by a kernel
-/// before that may still run, and those that need nothing but what is there.
+/// Gradients of factors: those that come first, and those that come late and may need all latents.
 struct ProductGradients {
-  int32_t waiting = 0, ready = 0;
+  int32_t late = 0, early = 0;
 };
 
 /// Before a group's tiles come the projections of its rows:
 ///
 ///   projections of group 0 | its tiles | projections of group 1 | its tiles | ...
 ///
-/// The gradients that are ready come first: they last longest. Those that need all that is
-/// projected come right after the last projections; where the kernel before makes the latents, they
-/// are the last. So every item only waits for items before it, and whoever draws items in this
-/// order and does one after the other can always go on: of all items that are not done the first
-/// waits for nothing. Tiles need what was projected at the end of their walk alone, so nothing need
-/// come earlier.
+/// Late gradients come right after the last projections; without these they are the last. So every
+/// item only waits for items before it, and whoever draws items in this order and does one after
+/// the other can always go on: of all items that are not done the first waits for nothing. Tiles
+/// need what was projected at the end of their walk alone, so nothing need come earlier.
 struct ProductOrder {
   int32_t projections, tiles;  // in all
   ProductGradients gradients;
-  int32_t waiting_at = 0;  // so many projections and tiles come before the gradients that wait
+  int32_t late_at = 0;  // so many projections and tiles come before the late gradients
   int32_t group_projections = 0, group_tiles = 1;  // of a whole group
 
   GRALORA_EVERYWHERE int32_t items() const {
-    return projections + tiles + gradients.waiting + gradients.ready;
+    return projections + tiles + gradients.late + gradients.early;
   }
 
   GRALORA_EVERYWHERE ProductItem operator[](int32_t item) const {
-    if (item < gradients.ready) return {ProductWork::kGradient, gradients.waiting + item};
-    item -= gradients.ready;
-    if (item >= waiting_at) {
-      if (item < waiting_at + gradients.waiting) return {ProductWork::kGradient, item - waiting_at};
-      item -= gradients.waiting;
+    if (item < gradients.early) return {ProductWork::kGradient, gradients.late + item};
+    item -= gradients.early;
+    if (item >= late_at) {
+      if (item < late_at + gradients.late) return {ProductWork::kGradient, item - late_at};
+      item -= gradients.late;
     }
     if (projections == 0) return {ProductWork::kTile, item};
     const int32_t group = item / (group_projections + group_tiles);
@@ -73,7 +70,7 @@ constexpr ProductOrder order_product(int32_t rows, int32_t columns, int32_t grou
   return {.projections = rows * projections,
           .tiles = rows * columns,
           .gradients = gradients,
-          .waiting_at = rows * projections + tiles_before,
+          .late_at = rows * projections + tiles_before,
           .group_projections = group * projections,
           .group_tiles = group * columns};
 }

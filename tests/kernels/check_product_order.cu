@@ -13,7 +13,7 @@ namespace {
 int64_t count_misplaced(const ProductOrder& order, int rows, int columns, int group, int inner) {
   int64_t wrong = 0;
   std::vector<int> done[3] = {std::vector<int>(order.tiles), std::vector<int>(order.projections),
-                              std::vector<int>(order.gradients.waiting + order.gradients.ready)};
+                              std::vector<int>(order.gradients.late + order.gradients.early)};
   const std::vector<int>& projected = done[static_cast<int>(ProductWork::kProjection)];
   for (int item = 0; item < order.items(); ++item) {
     const ProductItem at = order[item];
@@ -23,7 +23,7 @@ int64_t count_misplaced(const ProductOrder& order, int rows, int columns, int gr
       // The rows of its group have all their projections before it.
       first = at.index / (group * columns) * group;
       last = std::min(first + group, rows);
-    } else if (at.work == ProductWork::kGradient && at.index < order.gradients.waiting) {
+    } else if (at.work == ProductWork::kGradient && at.index < order.gradients.late) {
       last = rows;
     }
     for (int q = first * inner; q < last * inner; ++q) wrong += projected[q] != 1;
@@ -42,10 +42,9 @@ void check_product_order() {
     for (const int columns : {1, 2, 3, 16, 57}) {
       for (const int group : {1, 3, 8}) {
         for (const int inner : {0, 1, 2, 5}) {
-          for (const int waiting : {0, 1, 9}) {
-            for (const int ready : {0, 1, 7}) {
-              const ProductOrder order =
-                  order_product(rows, columns, group, inner, {waiting, ready});
+          for (const int late : {0, 1, 9}) {
+            for (const int early : {0, 1, 7}) {
+              const ProductOrder order = order_product(rows, columns, group, inner, {late, early});
               wrong += count_misplaced(order, rows, columns, group, inner);
               ++orders;
             }

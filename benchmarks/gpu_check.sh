@@ -10,6 +10,7 @@
 #                    quantised moe shared memory model host merge                    (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   WHEEL            of this checkout, built before; the build step installs it     (build)
+#   CHECK_KERNELS    program of tests/kernels, built before                         (build)
 #   GRALORA_COMMIT   recorded in the results where the checkout has no history
 #   TEST_ARGS        arguments of pytest; add --gpu-only where another machine has
 #                    run the rest                                                   (tests)
@@ -17,6 +18,7 @@
 #   TEST_WORKERS     processes that share them, where pytest-xdist is there         (8)
 #   KERNEL_TESTS     arguments of pytest that select the tests of kernels
 #   SANITIZER_TOOLS  of: memcheck racecheck initcheck synccheck                     (all)
+#   SANITIZER_LIMIT  how long each of their processes may take, in seconds           (540)
 #   SHAPES, RK       layers and adapters of the layer step, as run.py takes them
 #   KERNEL_RK        adapters of the kernels_suite step
 #   MODEL            whose layer shapes the model step takes
@@ -45,6 +47,7 @@ rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
 test_seconds=${TEST_SECONDS:-900}
 test_workers=${TEST_WORKERS:-8}
+sanitizer_seconds=${SANITIZER_LIMIT:-540}
 read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_project.py -m cuda_kernels -k exact_one}"
 
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -70,13 +73,13 @@ sanitize() {
   local options=(--tool "$tool" --error-exitcode 102 --report-api-errors no)
   if [ "$tool" = racecheck ]; then mapfile -t parts < <("$check_kernels" --list); fi
   for part in "${parts[@]}"; do
-    timed "$tool-$part" "$work/$tool-$part.log" 540 \
-      compute-sanitizer "${options[@]}" "$check_kernels" ${part/#kernels/} &
+    timed "$tool-$part" "$work/$tool-$part.log" "$sanitizer_seconds" \
+      compute-sanitizer "${options[@]}" "$check_kernels" --briefly ${part/#kernels/} &
   done
   # initcheck must see the kernels that write our inputs, or every read of them looks wrong.
   if [ "$tool" = initcheck ]; then filter=(); fi
   # Without the caching allocator each tensor is an allocation of its own, whose end is checked.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" 240 \
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" "$sanitizer_seconds" \
     compute-sanitizer "${options[@]}" "${filter[@]}" "${pytest[@]}" "${kernel_tests[@]}"
   wait
 }
@@ -141,8 +144,8 @@ python=$work/venv/bin/python
 # -P keeps the working directory, and with it the sources, off the path: the built package is used.
 pytest=("$python" -P -m pytest --import-mode=importlib -p no:cacheprovider -q)
 
-check_kernels=$work/kernels/check_kernels
-if wanted kernels || wanted sanitizers; then
+check_kernels=${CHECK_KERNELS:-$work/kernels/check_kernels}
+if [ -z "${CHECK_KERNELS:-}" ] && { wanted kernels || wanted sanitizers; }; then
   # shellcheck disable=SC2016  # the folder is the inner shell's argument
   timed build-kernels "$work/build-kernels.log" 600 bash -c \
     'cmake -S tests/kernels -B "$1" -G Ninja -DCMAKE_BUILD_TYPE=Release && cmake --build "$1"' \

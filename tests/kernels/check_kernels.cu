@@ -1,7 +1,10 @@
 // Every kernel of the adapter products against a plain loop on the host, without torch: what
 // compute-sanitizer runs over, since library products in the same process get in its way.
 //
-//   check_kernels [PART...]   the parts named, all of them without a name; --list prints the names
+//   check_kernels [--briefly] [PART...]
+//
+// Checks the parts named, all of them without a name; --list prints the names. --briefly leaves out
+// repetitions that only show how launches overlap, since under a sanitizer they do not.
 //
 // Prints one line per case; the exit status is the number of cases that failed, 99 at most, 100
 // where CUDA itself fails and 101 for an unknown part.
@@ -45,6 +48,11 @@ int main(int arguments, char** argument) {
   if (arguments == 2 && std::strcmp(argument[1], "--list") == 0) {
     for (const Part& part : kParts) std::printf("%s\n", part.name);
     return 0;
+  }
+  if (arguments > 1 && std::strcmp(argument[1], "--briefly") == 0) {
+    is_brief = true;
+    --arguments;
+    ++argument;
   }
   for (int i = 1; i < arguments; ++i) {
     if (find_part(argument[i]) == nullptr) {

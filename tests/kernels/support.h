@@ -23,6 +23,7 @@
 namespace gralora::check {
 
 inline int failures = 0;
+inline bool is_brief = false;  // as check_kernels was asked for
 inline std::mt19937 generator(20520355);
 
 /// The name of a 16-bit type, and half a place of it, relative.

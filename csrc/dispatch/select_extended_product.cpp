@@ -26,11 +26,11 @@ constexpr int64_t kLeastTokensOnTheWay = 4096;
 constexpr int64_t kLeastDepthOnTheWay = 2048;
 constexpr int64_t kLeastRoundsOnTheWay = 4;
 
-// Gradients among the tiles. Measured on an H200: a walk over the tokens waits for memory most of
-// the time, all the longer the more latents a step brings. So with a larger rank they are faster
-// apart, save where few tokens make every launch count, or many tokens meet tiles so short that
-// their latents are not made on the way. On the way gradients stand before the last tiles, which
-// begin later by as much: long ones end too late.
+// Gradients among the tiles. Measured on an H200: a walk over the tokens takes the longer, the more
+// latents a step brings. So with a larger rank they are faster apart, save where few tokens make
+// every launch count, or many tokens meet tiles so short that their latents are not made on the
+// way. On the way gradients stand before the last tiles, which begin later by as much: long ones
+// end too late.
 constexpr int64_t kMostGradientTokens = 16384;
 constexpr int64_t kMostGradientRank = 64;
 constexpr int64_t kFewestTokens = 1024;

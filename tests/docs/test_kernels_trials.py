@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import re
+from typing import Any
 
 import pytest
 from docs_readers import ROOT
 
 TEXT = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
-TRIALS = json.loads(
-    (ROOT / "benchmarks" / "results" / "trials" / "h200_early_products.json").read_text()
-)
+FOLDER = ROOT / "benchmarks" / "results" / "trials"
+TRIALS = json.loads((FOLDER / "h200_early_products.json").read_text())
+COPIES = json.loads((FOLDER / "h200_issued_copies.json").read_text())
 SQUARE, NARROW = (4096, 4096, 64), (4096, 1024, 64)
 
 # By the first words of a row: what it compares, and the layer.
@@ -32,10 +33,12 @@ LINES = re.findall(
 )
 
 
-def _ratios(name: str, tokens: int, layer: tuple[int, int, int]) -> list[str]:
+def _ratios(
+    name: str, tokens: int, layer: tuple[int, int, int], trials: dict[str, Any] = TRIALS
+) -> list[str]:
     found = {
         row["pass"]: f"{row['ratio']:.2f}"
-        for row in TRIALS[name]
+        for row in trials[name]
         if (row["in_features"], row["out_features"], row["rank"]) == layer
         and row["tokens"] == tokens
     }
@@ -59,3 +62,54 @@ def test_rows_of_trials_are_those_of_the_file() -> None:
 @pytest.mark.parametrize("key", ROWS)
 def test_every_trial_is_on_the_page(key: str) -> None:
     assert f"| {key}" in TEXT
+
+
+def _cells(heading: str, first: str) -> list[list[str]]:
+    """The rows of the table below `heading` whose head has `first` in its first cell."""
+    chapter = TEXT.split(f"### {heading}\n")[1].split("\n### ")[0]
+    table = chapter.split(f"\n| {first} |")[1].split("\n\n")[0]
+    return [
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
+    ]
+
+
+def test_cycles_of_the_copying_thread_are_those_of_the_file() -> None:
+    keys = ("copier", "waits_for_room", "multiplier", "waits_for_boxes", "waits_for_products")
+    of_file = [
+        [f"{row['items']}, {row['copies']}", *(str(row[key]) for key in keys)]
+        for row in COPIES["walks"]
+        if row["tiles"] == "beside"
+    ]
+    assert of_file == _cells("The thread that asks for boxes", "walk")
+    assert of_file
+
+
+def test_what_an_elected_thread_gains_is_that_of_the_file() -> None:
+    rows = _cells("The thread that asks for boxes", "layer")
+    assert len(rows) == 8
+    for layer, tokens, rank, *shown in rows:
+        n, m = map(int, layer.split("→"))
+        case = int(tokens), (n, m, int(rank))
+        of_file = [" / ".join(_ratios(name, *case, COPIES)) for name in ("before", "elected")]
+        assert shown == of_file, layer
+
+
+def test_passes_with_parts_left_out_are_those_of_the_file() -> None:
+    names = {"the frozen layer (cuBLAS)": "frozen layer, cuBLAS", "ours": "nothing"}
+    shown = [
+        [names.get(name, name.removeprefix("ours without ")), *rest]
+        for name, *rest in _cells("What bounds 8192 tokens", "work")
+    ]
+    of_file = [
+        [
+            row["without"],
+            row["pass"],
+            f"{row['sustained_us']:.0f}",
+            str(row["nvidia_smi_mhz"]),
+            str(row["watts"]),
+        ]
+        for row in COPIES["left_out"]
+        if row["sustained_us"]
+    ]
+    assert shown == of_file
+    assert shown

@@ -18,7 +18,7 @@
 #   TEST_WORKERS     processes that share them, where pytest-xdist is there         (8)
 #   KERNEL_TESTS     arguments of pytest that select the tests of kernels
 #   SANITIZER_TOOLS  of: memcheck racecheck initcheck synccheck                     (all)
-#   SANITIZER_LIMIT  how long each of their processes may take, in seconds           (540)
+#   SANITIZER_LIMIT  how long each of their processes may take, in seconds          (540)
 #   SHAPES, RK       layers and adapters of the layer step, as run.py takes them
 #   KERNEL_RK        adapters of the kernels_suite step
 #   MODEL            whose layer shapes the model step takes

@@ -53,9 +53,9 @@ class BulkRing {
   __device__ uint32_t right(const Turn& turn) const { return left(turn) + Tile::kLeftBytes; }
 
   /// Waits for the stage and announces its bytes; the barrier that the copies report to.
-  __device__ uint32_t begin_filling(const Turn& turn, int bytes = Tile::kStageBytes) const {
+  __device__ uint32_t begin_filling(const Turn& turn) const {
     wait_until_free(turn);
-    return announce(turn, bytes);
+    return announce(turn, Tile::kStageBytes);
   }
   __device__ void wait_until_free(const Turn& turn) const {
     ptx::wait(freed(turn.stage), turn.round ^ 1);  // a fresh barrier lets the first round pass

@@ -2,8 +2,6 @@
 // ring has stages.
 #pragma once
 
-#include <type_traits>
-
 #include "kernels/bulk_ring.cuh"
 #include "kernels/cluster_items.cuh"
 #include "kernels/extended_product_handover.cuh"

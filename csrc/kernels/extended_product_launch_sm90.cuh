@@ -176,21 +176,23 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
 
 /// What the gradients' items need, and their number; false where that is not possible.
 ///
-/// Those that are ready come first where walks over the tokens are as long as tiles, or longer, and
-/// others wait for latents to be made. Where these are made on the way all come late, those that
-/// are ready before those that wait: nobody waits then, and the last tiles begin while they end.
+/// Where no latents are made on the way, those that are ready come first, since a walk over the
+/// tokens may last longer than a tile, and those that wait come last. On the way all come late,
+/// those that are ready before those that wait, and the last tiles begin while they end.
 template <class Tile>
 bool describe_gradients(ProductGradients& items, Params& params, const ExtendedProductParams& p) {
   const bool on_the_way = p.projection.latent != nullptr;
   const bool is_made = on_the_way || params.latent_is_ahead;
-  enum class Turn { kLateAndReady, kWaits, kEarly };
+  enum class Place { kLateAndReady, kWaits, kEarly };
+  const auto place_of = [&](const GradientSum& sum) {
+    if (is_made && sum.latent == p.latent) return Place::kWaits;
+    return on_the_way ? Place::kLateAndReady : Place::kEarly;
+  };
   int32_t count = 0;
-  for (const Turn turn : {Turn::kLateAndReady, Turn::kWaits, Turn::kEarly}) {
+  for (const Place place : {Place::kLateAndReady, Place::kWaits, Place::kEarly}) {
     for (int g = 0; g < p.gradient_count; ++g) {
       const GradientSum& sum = p.gradients[g];
-      const bool waits = is_made && sum.latent == p.latent;
-      if (turn != (waits ? Turn::kWaits : on_the_way ? Turn::kLateAndReady : Turn::kEarly))
-        continue;
+      if (place_of(sum) != place) continue;
       if (sum.rank < 1 || sum.rank > Tile::kColumns || sum.width < 1 || sum.drops) return false;
       const int64_t before = int64_t{items.late} + items.early;
       const int64_t here = int64_t{sum.blocks} * count_gradient_items<Tile>(sum.width);
@@ -198,8 +200,8 @@ bool describe_gradients(ProductGradients& items, Params& params, const ExtendedP
       Gradient& gradient = params.gradients[count++];
       gradient.sum = sum;
       gradient.first_item = static_cast<int32_t>(before);
-      gradient.waits = waits;
-      (turn == Turn::kEarly ? items.early : items.late) += static_cast<int32_t>(here);
+      gradient.waits = place == Place::kWaits;
+      (place == Place::kEarly ? items.early : items.late) += static_cast<int32_t>(here);
     }
   }
   params.gradient_count = count;

@@ -126,7 +126,7 @@ class Storer {
       const int line = kRankFirst ? task % kMostLines : task / kEights;
       const int first = (kRankFirst ? task / kMostLines : task % kEights) * 8;
       if (line >= lines || first >= length) continue;
-      float values[8];
+      alignas(16) float values[8];
       if constexpr (kRankFirst) {
 #pragma unroll
         for (int e = 0; e < 8; ++e) values[e] = *number(first + e, line);

@@ -72,6 +72,20 @@ def test_the_table_of_aims_has_rows() -> None:
     assert len(AIMS) == 12
 
 
+def test_what_others_add_over_what_the_layer_adds_is_what_was_measured() -> None:
+    chapter = TEXT.split("| r | PEFT GraLoRA | library calls |\n")[1].split("\n\n")[0]
+    layers = _timings("h200_layer")
+    rows = chapter.splitlines()[1:]
+    for row in rows:
+        rank, *shown = (cell.strip() for cell in row.strip("|").split("|"))
+        found = layers[4096, 4096, 8192, int(rank)]
+        added = {key: timing["ratio"]["base"]["median"] - 1 for key, timing in found.items()}
+        for cell, variant in zip(shown, ("peft_gralora", "cublas"), strict=True):
+            times = [added[variant, name] / added["gralora", name] for name in PASSES]
+            assert cell == " / ".join(f"{ratio:.1f}" for ratio in times)
+    assert len(rows) == 3
+
+
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(#([^)]+)\)", TEXT))))
 def test_links_within_the_page_lead_to_headings(link: str) -> None:
     assert link in anchors(TEXT)

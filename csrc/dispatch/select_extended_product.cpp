@@ -29,10 +29,12 @@ constexpr int64_t kLeastRoundsOnTheWay = 4;
 // Gradients among the tiles. Measured on an H200: a walk over the tokens takes the longer, the more
 // latents a step brings. So with a larger rank they are faster apart, save where few tokens make
 // every launch count, or many tokens meet tiles so short that their latents are not made on the
-// way. On the way gradients stand before the last tiles, which begin later by as much: long ones
-// end too late.
+// way; with a few more tokens, beside deep tiles that hide them, twice the rank goes along. On the
+// way gradients stand before the last tiles, which begin later by as much: long ones end too late.
 constexpr int64_t kMostGradientTokens = 16384;
 constexpr int64_t kMostGradientRank = 64;
+constexpr int64_t kMostGradientRankOfDeepTiles = 128;
+constexpr int64_t kLeastDepthOfDeepTiles = 4096;
 constexpr int64_t kFewestTokens = 1024;
 constexpr int64_t kManyTokens = 4096;
 constexpr int64_t kMostDepthBeforeLast = 8192;
@@ -114,7 +116,10 @@ bool hides_projection(const ExtendedProductProblem& problem, ProductTile tile) {
 
 int64_t most_gradient_rank(const ExtendedProductProblem& problem, ProductTile tile) {
   const bool any = problem.T <= kFewestTokens || (problem.inner == 0 && problem.T >= kManyTokens);
-  return any ? size_of(tile).columns : kMostGradientRank;
+  if (any) return size_of(tile).columns;
+  return problem.T <= kFewTokens && problem.depth >= kLeastDepthOfDeepTiles
+             ? kMostGradientRankOfDeepTiles
+             : kMostGradientRank;
 }
 
 Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,

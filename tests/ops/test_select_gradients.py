@@ -69,7 +69,9 @@ def test_gradients_that_cannot_go_along(change: dict[str, Any], reason: str) -> 
     [
         ({"gradients": [(4, 1024, 64), (4, 1024, 72)], "inner": 4}, TOO_MANY_LATENTS),
         ({"T": 4088, "gradients": [(4, 1024, 72)]}, TOO_MANY_LATENTS),
-        ({"T": 1025, "width": 2048, "gradients": [(4, 1024, 72)]}, TOO_MANY_LATENTS),
+        ({"T": 2049, "gradients": [(4, 1024, 72)]}, TOO_MANY_LATENTS),
+        ({"T": 2048, "gradients": [(4, 1024, 136)]}, TOO_MANY_LATENTS),
+        ({"T": 2048, "depth": 4088, "gradients": [(4, 1024, 72)]}, TOO_MANY_LATENTS),
         ({"T": 16385}, "long walks end unevenly"),
         ({"depth": 8200, "inner": 4}, "the last tiles are too long to come after gradients"),
     ],
@@ -78,6 +80,13 @@ def test_gradients_that_cannot_go_along(change: dict[str, Any], reason: str) -> 
 def test_gradients_that_are_better_apart(change: dict[str, Any], reason: str) -> None:
     gradients = _C.select_extended_product(**{**BACKWARD, **change})["gradients"]
     assert gradients == {"path": "library", "possible": True, "reason": reason, "counters": False}
+
+
+@pytest.mark.parametrize("depth", [4096, 14336])
+def test_beside_deep_tiles_of_few_tokens_twice_the_rank_goes_along(depth: int) -> None:
+    change = {"T": 2048, "depth": depth, "gradients": [(4, 1024, 128)] * 2}
+    choice = _C.select_extended_product(**{**BACKWARD, **change})
+    assert (choice["path"], choice["gradients"]["path"]) == ("kernel", "kernel")
 
 
 @pytest.mark.parametrize(("T", "rank"), [(512, 128), (1024, 256)])

@@ -47,7 +47,7 @@ rounds=${ROUNDS:-15}
 read -r -a test_args <<<"${TEST_ARGS:-tests}"
 test_seconds=${TEST_SECONDS:-900}
 test_workers=${TEST_WORKERS:-8}
-sanitizer_seconds=${SANITIZER_LIMIT:-540}
+sanitizer_limit=${SANITIZER_LIMIT:-540}
 read -r -a kernel_tests <<<"${KERNEL_TESTS:-tests/ops/test_project.py -m cuda_kernels -k exact_one}"
 
 export PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
@@ -73,13 +73,13 @@ sanitize() {
   local options=(--tool "$tool" --error-exitcode 102 --report-api-errors no)
   if [ "$tool" = racecheck ]; then mapfile -t parts < <("$check_kernels" --list); fi
   for part in "${parts[@]}"; do
-    timed "$tool-$part" "$work/$tool-$part.log" "$sanitizer_seconds" \
+    timed "$tool-$part" "$work/$tool-$part.log" "$sanitizer_limit" \
       compute-sanitizer "${options[@]}" "$check_kernels" --briefly ${part/#kernels/} &
   done
   # initcheck must see the kernels that write our inputs, or every read of them looks wrong.
   if [ "$tool" = initcheck ]; then filter=(); fi
   # Without the caching allocator each tensor is an allocation of its own, whose end is checked.
-  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" "$sanitizer_seconds" \
+  PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" "$sanitizer_limit" \
     compute-sanitizer "${options[@]}" "${filter[@]}" "${pytest[@]}" "${kernel_tests[@]}"
   wait
 }

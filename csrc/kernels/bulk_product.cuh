@@ -59,7 +59,7 @@ __device__ void accumulate_boxes(Sums<Tile>& sums, const BulkRing<Tile>& ring,
     return;
   }
   constexpr int kPartColumns = Tile::kColumns / Tile::kRightParts;
-  const int group = static_cast<int>(threadIdx.x) / 128;
+  const int group = ptx::of_warp(static_cast<int>(threadIdx.x) / 128);
   for (int step = 0; step < steps; ++step, turn.advance()) {
     ring.wait_until_filled(turn);
     ptx::begin_products();

@@ -142,32 +142,24 @@ class Copier {
     });
   }
 
-  /// All steps of a projection or a gradient: copy_step(depth, to, filled) for each. One thread
+  /// All steps of a projection or a gradient: copy_step(depth, to, filled) for each, and for one
+  /// beyond the last where that fills its stage up: with zeros, which nobody multiplies. One thread
   /// asks for the boxes of steps that are soon multiplied, so each instruction counts here.
   template <int kParts, class CopyStep>
   __device__ void copy_walk(int steps, const CopyStep& copy_step) {
     constexpr int kStageSteps = steps_of_stage<Tile>(kParts);
+    constexpr int kStepBytes = bytes_of_step<Tile>(kParts);
     const int ask = max(steps - kStepsAhead, 0) / kStageSteps * kStageSteps;
 #pragma unroll 1
     for (int step = 0; step < steps; step += kStageSteps) {
       if (step == ask) items_.look_ahead();
-      if (step + kStageSteps <= steps) {
-        copy_stage<kParts, kStageSteps>(step, copy_step);
-      } else {
-        copy_stage<kParts, 1>(step, copy_step);
-      }
-    }
-  }
-
-  template <int kParts, int kSteps, class CopyStep>
-  __device__ void copy_stage(int first, const CopyStep& copy_step) {
-    constexpr int kStepBytes = bytes_of_step<Tile>(kParts);
-    const uint32_t filled = begin_filling(kSteps * kStepBytes);
+      const uint32_t filled = begin_filling(kStageSteps * kStepBytes);
 #pragma unroll
-    for (int step = 0; step < kSteps; ++step) {
-      copy_step((first + step) * Tile::kDepth, ring_.left(turn_) + step * kStepBytes, filled);
+      for (int part = 0; part < kStageSteps; ++part) {
+        copy_step((step + part) * Tile::kDepth, ring_.left(turn_) + part * kStepBytes, filled);
+      }
+      turn_.advance();
     }
-    turn_.advance();
   }
 
   /// The rows are this CTA's own; of the factor each CTA brings its share for all.

@@ -20,13 +20,11 @@ class Consumer {
       : ring_(ring), rows_(group * kPartBytes) {}
 
   /// The item that the next stage begins, by its note.
-  __device__ uint32_t begin_item(uint32_t notes) const {
+  __device__ uint32_t begin_item(uint32_t notes, int rank) const {
     ring_.wait_until_filled(turn_);
-    // Read by the lanes that free the stage, one for each CTA; all take the first one's word, which
-    // has come before any lane goes on.
-    const uint32_t note =
-        threadIdx.x % 32 < Tile::kCluster ? ptx::load_word(notes + turn_.stage * 4) : 0;
-    return __shfl_sync(~0u, note, 0);
+    // Read by the lane that lets this CTA's copies have the stage again (BulkRing::free).
+    const bool reads = static_cast<int>(threadIdx.x) % 32 == rank;
+    return __shfl_sync(~0u, reads ? ptx::load_word(notes + turn_.stage * 4) : 0, rank);
   }
 
   /// kProducts steps of 16 along the depth from the next stage, whose operands begin `offset` bytes
@@ -89,7 +87,7 @@ class Multiplier {
   __device__ Multiplier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes,
                         const Handover<Tile>& handover, unsigned char* boxes, int rank)
       : p_(p),
-        consumer_(ring, warp() / 4),
+        consumer_(ring, ptx::of_warp(warp() / 4)),
         notes_(notes),
         handover_(handover),
         staging_(reinterpret_cast<float*>(boxes + warp() * kBoxes * kBoxBytes)),
@@ -97,8 +95,8 @@ class Multiplier {
         rank_(rank) {}
 
   __device__ void multiply_items() {
-    for (uint32_t note = consumer_.begin_item(notes_); note != kNoItem;
-         note = consumer_.begin_item(notes_)) {
+    for (uint32_t note = consumer_.begin_item(notes_, rank_); note != kNoItem;
+         note = consumer_.begin_item(notes_, rank_)) {
       const ProductItem item = item_of(note);
       switch (item.work) {
         case ProductWork::kTile:

@@ -209,9 +209,16 @@ __device__ inline void hold(float (&sum)[4]) {
 /// along the 128 bytes; else the next part, of 64 more columns, lies 8192 bytes further.
 template <bool kDepthIsContiguous>
 __device__ uint64_t describe_part(uint32_t part, int depth) {
-  constexpr uint64_t kGroupStride = 1024 / 16, kPartStride = 8192 / 16, kSwizzle128 = 1;
-  const uint32_t at = part + depth * (kDepthIsContiguous ? 2 : 128);
-  return uint64_t{(at & 0x3ffff) / 16} | kPartStride << 16 | kGroupStride << 32 | kSwizzle128 << 62;
+  constexpr uint64_t kGroupStride = 1024 / 16, kSwizzle128 = 1;
+  constexpr uint32_t kPartStride = 8192 / 16;
+  // Shared memory ends below the 14 bits that count 16 bytes, so this is a sum of what all products
+  // of a stage share and a constant: one instruction for each.
+  const uint32_t at = part / 16 + depth * (kDepthIsContiguous ? 2 : 128) / 16;
+  return uint64_t{at + (kPartStride << 16)} | kGroupStride << 32 | kSwizzle128 << 62;
 }
+
+/// The same number, the warp's first thread's: what is computed from it is then known to be one for
+/// all its threads, as products and bulk copies want their operands.
+__device__ inline int of_warp(int number) { return __shfl_sync(~0u, number, 0); }
 
 }  // namespace gralora::ptx

@@ -71,6 +71,8 @@ inline void copy_box(emulator::Block& block, uint32_t to, const CUtensorMap* map
 
 }  // namespace detail
 
+inline int of_warp(int number) { return __shfl_sync(~0u, number, 0); }
+
 inline bool is_elected() { return emulator::current().lane == 0; }
 
 inline void make_barrier(uint32_t barrier, uint32_t arrivals) {

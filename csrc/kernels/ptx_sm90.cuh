@@ -5,6 +5,7 @@
 
 #include <cuda.h>
 
+#include "kernels/operand_descriptor.cuh"
 #include "kernels/ptx.cuh"
 
 namespace gralora::ptx {
@@ -202,19 +203,6 @@ __device__ void wait_for_products() {
 /// Keeps what reads the sums from moving above the wait before it.
 __device__ inline void hold(float (&sum)[4]) {
   asm volatile("" : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])::"memory");
-}
-
-/// A product's view of an operand from its part of 64 x 64 elements on, at `depth`: rows of 128
-/// bytes, swizzled in groups of eight, 1024 bytes apart. Where the depth is contiguous it lies
-/// along the 128 bytes; else the next part, of 64 more columns, lies 8192 bytes further.
-template <bool kDepthIsContiguous>
-__device__ uint64_t describe_part(uint32_t part, int depth) {
-  constexpr uint64_t kGroupStride = 1024 / 16, kSwizzle128 = 1;
-  constexpr uint32_t kPartStride = 8192 / 16;
-  // Shared memory ends below the 14 bits that count 16 bytes, so this is a sum of what all products
-  // of a stage share and a constant: one instruction for each.
-  const uint32_t at = part / 16 + depth * (kDepthIsContiguous ? 2 : 128) / 16;
-  return uint64_t{at + (kPartStride << 16)} | kGroupStride << 32 | kSwizzle128 << 62;
 }
 
 /// The same number, the warp's first thread's: what is computed from it is then known to be one for

@@ -19,8 +19,15 @@ namespace detail {
   std::abort();
 }
 
+/// An address in shared memory names the block of the cluster, as on a GPU.
+constexpr int kRankBit = 24;
+inline uint32_t offset_of(uint32_t address) {
+  if (address >> kRankBit != emulator::current().block->rank) fail("an address of another block");
+  return address & ((1u << kRankBit) - 1);
+}
+
 inline unsigned char* at(uint32_t address) {
-  return emulator::memory_of(*emulator::current().block) + address;
+  return emulator::memory_of(*emulator::current().block) + offset_of(address);
 }
 
 /// What all lanes show of a matrix instruction, and a place to show one's own.
@@ -78,8 +85,8 @@ inline unsigned char* dynamic_shared_memory() {
 }
 
 inline uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(static_cast<const unsigned char*>(pointer) -
-                               dynamic_shared_memory());
+  const auto offset = static_cast<const unsigned char*>(pointer) - dynamic_shared_memory();
+  return emulator::current().block->rank << detail::kRankBit | static_cast<uint32_t>(offset);
 }
 
 inline void copy_16_bytes_async(uint32_t to, const void* from, int bytes) {
@@ -156,7 +163,7 @@ inline void synchronize_cluster() {
 inline float2 load_pair_of_block(uint32_t address, uint32_t rank) {
   emulator::Block& block = emulator::current().cluster->blocks[rank];
   float2 pair;
-  std::memcpy(&pair, emulator::memory_of(block) + address, 8);
+  std::memcpy(&pair, emulator::memory_of(block) + detail::offset_of(address), 8);
   return pair;
 }
 

@@ -10,17 +10,34 @@ namespace detail {
 
 constexpr int kDepth = 16;
 
-/// Row or column `extent` of an operand: rows of 128 bytes, swizzled, groups of eight 1024 bytes
-/// apart; parts of 64 columns 8192 bytes apart.
+/// An operand's view, read back from its descriptor.
+struct View {
+  uint32_t address, part_stride, group_stride;
+
+  explicit View(uint64_t descriptor)
+      : address(units(descriptor)),
+        part_stride(units(descriptor >> 16)),
+        group_stride(units(descriptor >> 32)) {
+    if (descriptor >> 62 != 1) fail("an operand whose rows are not swizzled by 128 bytes");
+  }
+
+ private:
+  /// 14 bits that count 16 bytes.
+  static uint32_t units(uint64_t bits) { return static_cast<uint32_t>(bits & 0x3fff) * 16; }
+};
+
+/// Row or column `extent` of an operand: rows of 128 bytes, in groups of eight.
 template <class T, bool kDepthIsContiguous>
-void read_operand(float (&to)[kDepth], const unsigned char* memory, uint64_t operand, int extent) {
+void read_operand(float (&to)[kDepth], const unsigned char* memory, const View& view,
+                  uint32_t extent) {
   T elements[kDepth];
-  for (int depth = 0; depth < kDepth; depth += kDepthIsContiguous ? 8 : 1) {
-    const int bytes = kDepthIsContiguous ? extent / 8 * 1024 + extent % 8 * 128 + depth * 2
-                                         : extent / 64 * 8192 + depth / 8 * 1024 + depth % 8 * 128 +
-                                               extent % 64 * 2;
+  for (uint32_t depth = 0; depth < kDepth; depth += kDepthIsContiguous ? 8 : 1) {
+    const uint32_t bytes = kDepthIsContiguous
+                               ? extent / 8 * view.group_stride + extent % 8 * 128 + depth * 2
+                               : extent / 64 * view.part_stride + depth / 8 * view.group_stride +
+                                     depth % 8 * 128 + extent % 64 * 2;
     // The swizzle keeps 16 bytes together.
-    std::memcpy(&elements[depth], memory + swizzle(static_cast<uint32_t>(operand) + bytes),
+    std::memcpy(&elements[depth], memory + swizzle(view.address + bytes),
                 kDepthIsContiguous ? 16 : 2);
   }
   for (int depth = 0; depth < kDepth; ++depth) to[depth] = static_cast<float>(elements[depth]);
@@ -38,8 +55,10 @@ inline float multiply(const float (&row)[kDepth], const float (&column)[kDepth])
 }  // namespace detail
 
 template <class T, int kColumns, bool kLeftDepth, bool kRightDepth>
-void multiply_add_parts(float (*sum)[4], uint64_t left, uint64_t right, int adds = 1) {
+void multiply_add_parts(float (*sum)[4], uint64_t left_descriptor, uint64_t right_descriptor,
+                        int adds = 1) {
   emulator::Thread& thread = emulator::current();
+  const detail::View left(left_descriptor), right(right_descriptor);
   const unsigned char* const memory = dynamic_shared_memory();
   const int warp = static_cast<int>(thread.index.x) / 32 % 4, lane = thread.lane;
   thread.products.back().push_back([=] {

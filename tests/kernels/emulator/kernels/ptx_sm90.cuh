@@ -4,6 +4,7 @@
 
 #include <cuda.h>
 
+#include "kernels/operand_descriptor.cuh"
 #include "kernels/ptx.cuh"
 
 namespace gralora::ptx {
@@ -11,7 +12,7 @@ namespace gralora::ptx {
 namespace detail {
 
 inline emulator::ByteBarrier& barrier_at(emulator::Block& block, uint32_t address) {
-  const auto found = block.byte_barriers.find(address);
+  const auto found = block.byte_barriers.find(offset_of(address));
   if (found == block.byte_barriers.end()) fail("a barrier that nobody made");
   return found->second;
 }
@@ -51,8 +52,9 @@ inline void copy_box(emulator::Block& block, uint32_t to, const CUtensorMap* map
                      int middle, int outer, uint32_t barrier_address) {
   emulator::ByteBarrier& barrier = barrier_at(block, barrier_address);
   unsigned char* const memory = emulator::memory_of(block);
-  const auto arrive = [&barrier, memory, to, map, inner, middle, outer] {
-    for_each_chunk(to, *map, inner, middle, outer,
+  const uint32_t box = offset_of(to);
+  const auto arrive = [&barrier, memory, box, map, inner, middle, outer] {
+    for_each_chunk(box, *map, inner, middle, outer,
                    [&](uint32_t address, const unsigned char* from, int bytes) {
                      std::memset(memory + address, 0, 16);
                      if (bytes > 0) std::memcpy(memory + address, from, static_cast<size_t>(bytes));
@@ -77,7 +79,8 @@ inline bool is_elected() { return emulator::current().lane == 0; }
 
 inline void make_barrier(uint32_t barrier, uint32_t arrivals) {
   const auto expected = static_cast<int>(arrivals);
-  emulator::current().block->byte_barriers[barrier] = {expected, expected, 0, 0, {}};
+  emulator::current().block->byte_barriers[detail::offset_of(barrier)] = {
+      expected, expected, 0, 0, {}};
 }
 
 inline void publish_barriers() {}
@@ -95,7 +98,7 @@ inline void arrive_and_expect(uint32_t barrier, uint32_t bytes) {
 
 inline void send_word_to_block(uint32_t to, uint32_t word, uint32_t barrier, uint32_t rank) {
   emulator::Block& block = emulator::current().cluster->blocks[rank];
-  std::memcpy(emulator::memory_of(block) + to, &word, 4);
+  std::memcpy(emulator::memory_of(block) + detail::offset_of(to), &word, 4);
   emulator::ByteBarrier& there = detail::barrier_at(block, barrier);
   there.bytes -= 4;
   there.settle();
@@ -139,8 +142,9 @@ inline void copy_box_to_blocks(uint32_t to, const CUtensorMap* map, int inner, i
 
 inline void store_box(const CUtensorMap* map, int inner, int middle, int outer, uint32_t from) {
   const unsigned char* const memory = dynamic_shared_memory();
+  const uint32_t box = detail::offset_of(from);
   emulator::current().boxes.push_back([=] {
-    detail::for_each_chunk(from, *map, inner, middle, outer,
+    detail::for_each_chunk(box, *map, inner, middle, outer,
                            [&](uint32_t address, unsigned char* to, int bytes) {
                              if (bytes > 0) {
                                std::memcpy(to, memory + address, static_cast<size_t>(bytes));
@@ -205,11 +209,5 @@ void wait_for_products() {
 }
 
 inline void hold(float (&)[4]) {}
-
-/// Where an operand lies: the first part's address and whether its depth is contiguous.
-template <bool kDepthIsContiguous>
-uint64_t describe_part(uint32_t part, int depth) {
-  return part + static_cast<uint32_t>(depth * (kDepthIsContiguous ? 2 : 128));
-}
 
 }  // namespace gralora::ptx

@@ -100,7 +100,6 @@ def select_extended_product(
     aligned: bool = True,
     matched: bool = True,
     by_depth: bool = False,
-    plain: bool = False,
     drops: bool = False,
     inner: int = 0,
     more: Sequence[tuple[int, int]] = (),

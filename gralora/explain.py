@@ -125,14 +125,16 @@ def explain(
         choices |= {"y = x W^T + H B": y} if y["path"] == "kernel" else {"y = H B": expand_y()}
     G_and_dx = with_base(M, n, drops=dropout, projects=True, sums=("dA", "dB"))
     if G_and_dx["path"] == "kernel":
-        choices |= _along("G = dy B^T, dx = dy W + G A^T", G_and_dx, gradients)
+        choices |= _along("G = dy B^T, dx = dy W + G A^T", G_and_dx, gradients, tuple(gradients))
     else:
         choices |= _pair("G = dy B^T", of_output["project"], "dB", of_output["together"])
         if of_output["together"]:
             del gradients["dB"]
-        dx = with_base(M, n, drops=dropout, projects=False, sums=tuple(gradients))
+        # What reads the dropped input stays apart.
+        sums = tuple(name for name in gradients if not (dropout and name == "dA"))
+        dx = with_base(M, n, drops=dropout, projects=False, sums=sums)
         if dx["path"] == "kernel":
-            choices |= _along("dx = dy W + G A^T", dx, gradients)
+            choices |= _along("dx = dy W + G A^T", dx, gradients, sums)
         else:
             choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])
             if of_input["together"]:
@@ -167,14 +169,18 @@ def _pair(step: str, choice: _C.Choice, gradient: str, together: bool) -> dict[s
 
 
 def _along(
-    step: str, choice: _C.ProductSelection, gradients: dict[str, tuple[int, int, int]]
+    step: str,
+    choice: _C.ProductSelection,
+    gradients: dict[str, tuple[int, int, int]],
+    sums: tuple[str, ...],
 ) -> dict[str, _C.Choice]:
-    """A base product; takes those gradients away that are summed among its tiles."""
+    """A base product; takes those `sums` away from `gradients` that go among its tiles."""
     along = choice.get("gradients")
     if along is None or along["path"] != "kernel":
         return {step: choice}
-    names = ", ".join([step, *gradients])
-    gradients.clear()
+    names = ", ".join([step, *sums])
+    for name in sums:
+        del gradients[name]
     reason = f"{choice['reason']}; gradients {along['reason']}"
     return {names: {"path": choice["path"], "possible": choice["possible"], "reason": reason}}
 

@@ -85,11 +85,13 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
   TokenSums output_sums = sum_outputs(gradients, mask, adapter, sizes, dy_rows, forward);
   TokenSums input_sums = sum_inputs(gradients, mask, adapter, sizes, input);
   Latents latents;
-  // The base product may take sums along, which are then done.
+  // The base product may take sums along, which are then done; none of an input that is dropped.
   const auto multiply = [&](const auto& product) {
-    TokenSums sums = join(output_sums, input_sums);
+    TokenSums apart;
+    TokenSums& along = input.dropout().drops() ? apart : input_sums;
+    TokenSums sums = join(output_sums, along);
     if (!product(sums)) return false;
-    if (!any_asked_for(sums)) output_sums = input_sums = {};
+    if (!any_asked_for(sums)) output_sums = along = {};
     return true;
   };
   bool has_dx = mask.dx && weight && multiply([&](TokenSums& sums) {
@@ -102,9 +104,9 @@ AdapterGradients adapter_backward(const char* op, const Adapter& adapter, const 
   add_latents(input_sums, latents);
   if (!has_dx && mask.dx) {
     gradients.dx = at::empty({dy_rows.size(0), sizes.N}, dy_rows.options());
-    has_dx = weight && !input.dropout().drops() && multiply([&](TokenSums& sums) {
+    has_dx = weight && multiply([&](TokenSums& sums) {
                return expand_input_with_base(gradients.dx, {{{dy_rows, *weight}}, {}}, latents,
-                                             factors, sums, steps);
+                                             factors, input.dropout(), sums, steps);
              });
   }
   const auto expand = [&] {

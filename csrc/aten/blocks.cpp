@@ -143,7 +143,7 @@ void expand_output_and_base(at::Tensor& rows, const BaseProduct& base, const Lat
   const auto& [x, weight] = base.terms.front();
   // Adapter term first: the compute-bound base product then hides the second visit to y.
   TokenSums no_sums;
-  if (steps.expand_with_base(rows, base, latents, factors.B, plain_factor, no_sums)) {
+  if (steps.expand_with_base(rows, base, latents, factors.B, plain_factor, {}, no_sums)) {
     // One pass for both.
   } else if (!base.bias) {
     steps.expand(rows, latents, factors.B, plain_factor, /*overwrite=*/true);
@@ -174,9 +174,10 @@ bool project_and_expand_input(at::Tensor& rows, const BaseProduct& base, Latents
 }
 
 bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
-                            const ComputeFactors& factors, TokenSums& sums, const Steps& steps) {
+                            const ComputeFactors& factors, const Dropout& dropout, TokenSums& sums,
+                            const Steps& steps) {
   return steps.expand_with_base(rows, base, latents, transpose_factor(factors.A), factors.lora_A,
-                                sums);
+                                dropout, sums);
 }
 
 void expand_input(at::Tensor& rows, const Latents& latents, const ComputeFactors& factors,

@@ -66,11 +66,12 @@ bool project_and_expand_output(at::Tensor& rows, const BaseProduct& base, Latent
                                const AdapterInput& input, const ComputeFactors& factors,
                                double scaling, const Steps& steps);
 
-/// dx = dy W + G A^T + lora_G lora_A into `rows` [T, N] at once; false, with nothing done, where
-/// the base product and the adapter's term are better apart. Does `sums`, none of which drops,
-/// along with them, and empties it, where that is better.
+/// dx = dy W + drop(G A^T + lora_G lora_A) into `rows` [T, N] at once; false, with nothing done,
+/// where the base product and the adapter's term are better apart. Does `sums`, none of which
+/// drops, along with them, and empties it, where that is better.
 bool expand_input_with_base(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
-                            const ComputeFactors& factors, TokenSums& sums, const Steps& steps);
+                            const ComputeFactors& factors, const Dropout& dropout, TokenSums& sums,
+                            const Steps& steps);
 
 /// The same with G, which becomes `latents` and is what a sum's undefined latent stands for: G and
 /// dx at once. `rows` is made where it is undefined.

@@ -121,7 +121,7 @@ class GroupBackward {
   /// dx in one product with `sums`, which is then empty, where that is better.
   bool expand_with_base(at::Tensor& dx, TokenSums& sums) const {
     dx = at::empty({dy_rows_[0].size(0), weights_[0].size(1)}, dy_rows_[0].options());
-    return steps_.expand_with_base(dx, base(), G_, transpose_factor(factors_.A), at::Tensor(),
+    return steps_.expand_with_base(dx, base(), G_, transpose_factor(factors_.A), at::Tensor(), {},
                                    sums);
   }
 

@@ -69,7 +69,7 @@ bool expand_onto_bias(at::Tensor&, const Latents&, const at::Tensor&, const at::
 }
 
 bool expand_with_base(at::Tensor&, const BaseProduct&, const Latents&, const at::Tensor&,
-                      const at::Tensor&, TokenSums&) {
+                      const at::Tensor&, const Dropout&, TokenSums&) {
   return false;
 }
 

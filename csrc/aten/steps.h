@@ -120,12 +120,12 @@ struct Steps {
   bool (*expand_onto_bias)(at::Tensor& rows, const Latents& latents, const at::Tensor& grid_factor,
                            const at::Tensor& plain_factor, const at::Tensor& bias);
 
-  /// rows = the base product + what expand writes, at once; false, with nothing done, where they
-  /// are better apart. Does `sums` along with them, and empties it, where that is better; none of
-  /// them drops.
+  /// rows = the base product + what expand writes, or with `dropout` what expand_dropped writes, at
+  /// once; false, with nothing done, where they are better apart. Does `sums` along with them, and
+  /// empties it, where that is better; none of them drops.
   bool (*expand_with_base)(at::Tensor& rows, const BaseProduct& base, const Latents& latents,
                            const at::Tensor& grid_factor, const at::Tensor& plain_factor,
-                           TokenSums& sums);
+                           const Dropout& dropout, TokenSums& sums);
 
   /// latent = what project makes of the base product's inputs, a new tensor, and rows = the base
   /// product + what expand writes of it, at once; false, with nothing done, where they are better

@@ -34,25 +34,42 @@ struct Product {
   Tensors rows;     // may be undefined yet
   c10::SmallVector<OptionalTensor, kMaxProducts> biases;
   // Weights' depth is contiguous where they are transposed [columns, depth].
-  bool by_depth = false;
+  bool by_depth;
+  DropoutArgument dropout{{}};  // of the latent's term and of so many others, the first ones
+  int32_t dropped_terms = 0;
 
   /// One output of all of a base product's terms.
-  Product(const aten::BaseProduct& base, const at::Tensor& result, const at::Tensor& grid_factor) {
-    for (const auto& [input, weight] : base.terms) {
-      inputs.push_back(input);
-      weights.push_back(weight);
-    }
+  Product(const aten::BaseProduct& base, const at::Tensor& result, const at::Tensor& grid_factor)
+      : by_depth(is_mappable(base.terms.front().weight, 0)) {
+    for (const auto& [input, weight] : base.terms) add_term(input, weight);
     add_output(result, grid_factor, base.bias);
-    by_depth = is_mappable(weights.front(), 0);
+  }
+
+  /// The same with a plain part, whose factor has the same axis contiguous as a frozen layer's
+  /// weight: its latent is one more term's input. What is dropped comes first.
+  Product(const aten::BaseProduct& base, const at::Tensor& result, const at::Tensor& grid_factor,
+          const at::Tensor& plain, const at::Tensor& plain_factor, const aten::Dropout& dropout)
+      : by_depth(is_mappable(base.terms.front().weight, 0)), dropout(dropout) {
+    const bool has_plain = plain_factor.defined(), drops = dropout.drops();
+    if (has_plain && drops) add_term(plain, plain_factor);
+    dropped_terms = static_cast<int32_t>(inputs.size());
+    for (const auto& [input, weight] : base.terms) add_term(input, weight);
+    if (has_plain && !drops) add_term(plain, plain_factor);
+    add_output(result, grid_factor, base.bias);
   }
 
   /// Several outputs of one input.
-  Product(c10::ArrayRef<aten::LayerOutput> outputs, const at::Tensor& input) : inputs{input} {
+  Product(c10::ArrayRef<aten::LayerOutput> outputs, const at::Tensor& input)
+      : inputs{input}, by_depth(is_mappable(outputs.front().weight, 0)) {
     for (const aten::LayerOutput& output : outputs) {
       weights.push_back(output.weight);
       add_output(output.rows, output.grid_factor, output.bias);
     }
-    by_depth = is_mappable(weights.front(), 0);
+  }
+
+  void add_term(const at::Tensor& input, const at::Tensor& weight) {
+    inputs.push_back(input);
+    weights.push_back(weight);
   }
 
   void add_output(const at::Tensor& result, const at::Tensor& factor, const OptionalTensor& bias) {
@@ -79,8 +96,7 @@ struct Product {
                                    .aligned = inputs.size() <= kMaxProducts,
                                    .matched = true,
                                    .by_depth = by_depth,
-                                   .plain = false,
-                                   .drops = false,
+                                   .drops = dropout.source.rng_state != nullptr,
                                    .chip = current_chip(),
                                    .forced = forced_path()};
     for (size_t t = 0; t < inputs.size(); ++t) {
@@ -140,6 +156,8 @@ struct Product {
     params.type = element_type(inputs.front());
     params.tile = tile;
     params.processors = current_chip().processors;
+    params.dropout = dropout.source;
+    params.dropped_terms = dropped_terms;
     return params;
   }
 
@@ -214,11 +232,10 @@ bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList pro
 /// The results from a latent that is there, or that a projection of this call has just been started
 /// for. A projection to several blocks ends with a kernel of ours, which lets the next one begin
 /// when all before it is done; so what else the product reads is there by then.
-bool expand(const Product& product, const at::Tensor& latent, bool projected_here, bool has_plain,
+bool expand(const Product& product, const at::Tensor& latent, bool projected_here,
             aten::TokenSums& sums) {
   ExtendedProductProblem problem = product.problem();
   problem.aligned = problem.aligned && is_mappable(latent);
-  problem.plain = has_plain;
   const ExtendedProductSelection selection = select_extended_product(problem);
   if (!selection.choice.kernel) return false;
   ExtendedProductParams params = product.describe(selection.tile, latent);
@@ -231,9 +248,12 @@ bool expand(const Product& product, const at::Tensor& latent, bool projected_her
 
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor,
-                      aten::TokenSums& sums) {
-  return grid_factor.defined() && expand(Product(base, rows, grid_factor), latents.grid,
-                                         latents.projected_here, plain_factor.defined(), sums);
+                      const aten::Dropout& dropout, aten::TokenSums& sums) {
+  if (!grid_factor.defined()) return false;
+  const Product product(base, rows, grid_factor, latents.plain, plain_factor, dropout);
+  // A plain part's latent is made after the grid's, and read before it.
+  const bool is_ahead = latents.projected_here && !plain_factor.defined();
+  return expand(product, latents.grid, is_ahead, sums);
 }
 
 bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
@@ -249,9 +269,8 @@ bool expand_layers_with_base(c10::ArrayRef<aten::LayerOutput> outputs, const at:
                              at::Tensor& latent, const at::Tensor& factor, double scaling) {
   Product product(outputs, input);
   aten::TokenSums no_sums;
-  return factor.defined()
-             ? project_on_the_way(product, latent, factor, scaling, no_sums)
-             : expand(product, latent, /*projected_here=*/true, /*has_plain=*/false, no_sums);
+  return factor.defined() ? project_on_the_way(product, latent, factor, scaling, no_sums)
+                          : expand(product, latent, /*projected_here=*/true, no_sums);
 }
 
 }  // namespace gralora::cuda

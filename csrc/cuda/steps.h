@@ -22,7 +22,7 @@ bool expand_onto_bias(at::Tensor& rows, const aten::Latents& latents, const at::
 
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor,
-                      aten::TokenSums& sums);
+                      const aten::Dropout& dropout, aten::TokenSums& sums);
 
 bool project_with_base(at::Tensor& rows, const aten::BaseProduct& base, at::Tensor& latent,
                        at::TensorList factors, double scaling, const at::Tensor& grid_factor,

@@ -131,7 +131,6 @@ Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,
     return Choice::impossible("rows are not 16-byte aligned");
   }
   if (!gradients.narrow) return Choice::impossible("a gradient is fp64");
-  if (gradients.drops) return Choice::impossible("the adapter's input goes through dropout");
   if (largest_rank(gradients) > size_of(tile).columns) {
     return Choice::impossible("a rank is larger than the tile has columns");
   }
@@ -153,8 +152,9 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
     return Choice::impossible("two blocks cannot form a cluster there");
   }
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
-  if (problem.plain) return Choice::impossible("the adapter has a plain part");
-  if (problem.drops) return Choice::impossible("dropout acts on the adapter's part alone");
+  if (problem.drops && (problem.by_depth || problem.inner > 0)) {
+    return Choice::impossible("dropout lies before the projection");
+  }
   const bool in_groups =
       std::all_of(problem.outputs.begin(), problem.outputs.end(),
                   [](const ProductColumns& output) { return output.width % kGroup == 0; });
@@ -175,6 +175,8 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
     if (!obstacle.empty()) return Choice::impossible(obstacle);
   }
   if (!is_worthwhile(problem, tile)) return Choice::library("its tiles leave processors idle");
+  if (problem.drops)
+    return Choice::own("the adapter's term after dropout in the base product's sums");
   if (problem.inner == 0) return Choice::own("the adapter's term in the base product's sums");
   return hides_projection(problem, tile)
              ? Choice::own("the adapter's products among and in the base product's")

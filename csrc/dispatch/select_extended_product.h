@@ -18,8 +18,8 @@ struct ProductColumns {
   int64_t blocks = 0, width = 0;
 };
 
-/// [T, depth] times [depth, blocks*width] of each output, extended by [blocks, T, rank] times
-/// [blocks, rank, width].
+/// [T, depth] times [depth, blocks*width] of each output, the depths of all terms together,
+/// extended by [blocks, T, rank] times [blocks, rank, width].
 struct ExtendedProductProblem {
   int64_t T, depth;
   std::array<ProductColumns, kMaxProducts> outputs;  // of those beyond the last the columns are 0
@@ -29,7 +29,6 @@ struct ExtendedProductProblem {
   bool matched;  // the weight and the factor have opposite axes contiguous, the projection's factor
                  // the same one as the factor
   bool by_depth;      // the weight's depth is contiguous
-  bool plain;         // the adapter has a plain part
   bool drops;         // what the adapter adds goes through dropout
   int64_t inner = 0;  // blocks of the depth that the latent is projected from, were it made on the
                       // way; 0: it is there

@@ -23,13 +23,21 @@ struct ChunkDropout {
         first(row * groups_per_row + column / philox::kGroup),
         threshold(source.rule.threshold) {}
 
+  /// What decides on the chunk that lies `rows` and `columns` (a multiple of eight) beyond the
+  /// first.
+  __device__ philox::Words numbers(int64_t rows, int64_t columns) const {
+    const int64_t group = first + rows * groups_per_row + columns / philox::kGroup;
+    return philox::generate(seed, offset, static_cast<uint64_t>(group));
+  }
+
   /// The chunk that lies `rows` and `columns` (a multiple of eight) beyond the first.
   __device__ uint4 operator()(uint4 chunk, int64_t rows, int64_t columns) const {
-    const int64_t group = first + rows * groups_per_row + columns / philox::kGroup;
-    const philox::Words words = philox::generate(seed, offset, static_cast<uint64_t>(group));
+    const philox::Words words = numbers(rows, columns);
     return {keep(chunk.x, words.word[0]), keep(chunk.y, words.word[1]),
             keep(chunk.z, words.word[2]), keep(chunk.w, words.word[3])};
   }
+
+  __device__ bool keeps(uint32_t number) const { return number >= threshold; }
 
   uint64_t seed, offset;
   int64_t groups_per_row, first;
@@ -38,8 +46,8 @@ struct ChunkDropout {
  private:
   /// Two elements and their two numbers.
   __device__ uint32_t keep(uint32_t pair, uint32_t numbers) const {
-    const uint32_t low = (numbers & 0xffff) >= threshold ? 0xffffu : 0u;
-    const uint32_t high = (numbers >> 16) >= threshold ? 0xffff0000u : 0u;
+    const uint32_t low = keeps(numbers & 0xffff) ? 0xffffu : 0u;
+    const uint32_t high = keeps(numbers >> 16) ? 0xffff0000u : 0u;
     return pair & (low | high);
   }
 };

@@ -20,28 +20,12 @@
 #include "kernels/block_product.cuh"
 #include "kernels/expand.h"
 #include "kernels/launch.cuh"
+#include "kernels/quad.cuh"
 
 namespace gralora::expand {
 
 using SmallTile = Tile<64, 64, 32, 4, 2, 1, 3>;
 using LargeTile = Tile<128, 128, 32, 2, 4, 1, 3>;
-inline constexpr int kLanes = 4;  // that hold the columns of a fragment
-
-/// Piece i of lane j becomes piece j of lane i, among four neighbouring lanes.
-__device__ inline void transpose_pieces(uint32_t (&piece)[kLanes], int lane) {
-#pragma unroll
-  for (int step = 1; step < kLanes; step *= 2) {
-    const bool upper = (lane & step) != 0;
-#pragma unroll
-    for (int low = 0; low < kLanes; ++low) {
-      if (low & step) continue;
-      const uint32_t taken =
-          __shfl_xor_sync(0xffffffffu, upper ? piece[low] : piece[low + step], step);
-      piece[low] = upper ? taken : piece[low];
-      piece[low + step] = upper ? piece[low + step] : taken;
-    }
-  }
-}
 
 /// The latents come from the kernel ahead, the factors do not.
 struct WaitForLatents {
@@ -80,7 +64,7 @@ template <class T, class Tile_, bool kDrops>
 struct Expansion {
   using Params = ExpandParams;
   using Tile = Tile_;
-  static_assert(Tile::kWarpColumns == kLanes * 8, "a lane takes one of four fragments whole");
+  static_assert(Tile::kWarpColumns == kQuad * 8, "a lane takes one of four fragments whole");
   static constexpr int kThreads = Tile::kThreads;
   static constexpr int kSharedBytes = Tile::kSharedBytes;
   // Four small CTAs share a processor: with as few steps as a rank has, more of them hide more
@@ -104,14 +88,14 @@ struct Expansion {
 
     const WarpPlace<Tile> place;
     const int64_t pitch = int64_t{p.blocks} * p.width;
-    const int column = place.column + place.lane % kLanes * 8;  // of the fragment this lane takes
+    const int column = place.column + place.lane % kQuad * 8;  // of the fragment this lane takes
     const int64_t out_column = block * p.width + column0 + column;
     T* const out = static_cast<T*>(p.out) + token0 * pitch + out_column;
-    float bias[kLanes][2] = {};  // of the columns that this lane holds
+    float bias[kQuad][2] = {};  // of the columns that this lane holds
     if (p.bias != nullptr) {
 #pragma unroll
-      for (int v = 0; v < kLanes; ++v) {
-        const int held = place.column + v * 8 + place.lane % kLanes * 2;
+      for (int v = 0; v < kQuad; ++v) {
+        const int held = place.column + v * 8 + place.lane % kQuad * 2;
         if (held >= columns) continue;
         const Pair<T> pair = *reinterpret_cast<const Pair<T>*>(static_cast<const T*>(p.bias) +
                                                                block * p.width + column0 + held);
@@ -129,17 +113,17 @@ struct Expansion {
     }();
 #pragma unroll
     for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
-      const int row = place.row + half * 8 + place.lane / kLanes;
+      const int row = place.row + half * 8 + place.lane / kQuad;
       uint4* const to = reinterpret_cast<uint4*>(out + row * pitch);
       const bool inside = row < tokens && column < columns;
-      alignas(16) uint32_t before[kLanes] = {};
+      alignas(16) uint32_t before[kQuad] = {};
       if (p.accumulate) {
         if (inside) *reinterpret_cast<uint4*>(before) = *to;
         transpose_pieces(before, place.lane);
       }
-      alignas(16) uint32_t after[kLanes];
+      alignas(16) uint32_t after[kQuad];
 #pragma unroll
-      for (int v = 0; v < kLanes; ++v) {
+      for (int v = 0; v < kQuad; ++v) {
         float first = sums.value[half / 2][v][half % 2 * 2] * scale + bias[v][0];
         float second = sums.value[half / 2][v][half % 2 * 2 + 1] * scale + bias[v][1];
         if (p.accumulate) {

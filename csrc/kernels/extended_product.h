@@ -7,6 +7,7 @@
 
 #include <cstdint>
 
+#include "kernels/dropout.h"
 #include "kernels/element_type.h"
 #include "kernels/extended_product_tiles.h"
 #include "kernels/weight_gradient.h"
@@ -54,6 +55,7 @@ struct ProductProjection {
 /// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)], summed over the terms,
 ///                  + sum_q latent[b, t, q] * factor[b, q, w] + bias[(b, w)]
 ///
+/// or, with dropout, what the first `dropped_terms` terms and the latent make goes through that.
 /// y from x, W transposed, H and B; dx from dy, W, G and A transposed. Several layers that share x
 /// have several outputs of one term, and one output of several terms. Rounded once. Strides in
 /// elements, multiples of 8 and not 0; pointers are 16-byte aligned.
@@ -76,6 +78,9 @@ struct ExtendedProductParams {
   int32_t processors;           // of the current device
   int32_t* counters = nullptr;  // [count_product_counters()], written before they are read; or null
   ProductProjection projection;
+  DropoutSource dropout;  // of a single output, where the weights' depth is not contiguous, and
+                          // with a term that is not dropped; not with a projection
+  int32_t dropped_terms = 0;
   // Gradients of factors that are summed among the tiles, over the T tokens, where the weights'
   // depth is not contiguous: without dropout, of at most the tile's columns of rank, T > 0. Their
   // latents are the product's, by the same pointer, or there before.

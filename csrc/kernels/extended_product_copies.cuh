@@ -18,7 +18,7 @@ __device__ inline ProductItem item_of(uint32_t note) {
   return {static_cast<ProductWork>(note & 3), static_cast<int32_t>(note >> 2)};
 }
 
-template <class Tile, bool kDepthIsContiguous>
+template <class Tile, bool kDepthIsContiguous, bool kDrops>
 class Copier {
  public:
   __device__ Copier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes,
@@ -38,7 +38,7 @@ class Copier {
           copy_tile(place_tile<Tile>(p_, item.index, rank_));
           break;
         case ProductWork::kProjection:
-          copy_projection(place_projection<Tile>(p_, item.index, rank_));
+          if constexpr (!kDrops) copy_projection(place_projection<Tile>(p_, item.index, rank_));
           break;
         case ProductWork::kGradient:
           // Backward passes alone have them.
@@ -66,6 +66,7 @@ class Copier {
   }
 
   __device__ void copy_tile(const TilePlace& at) {
+    if constexpr (kDrops) copy_latents(at);
     int until_ask = max(p_.base_steps - kStepsAhead, 0);
     for (int t = 0; t < p_.term_count; ++t) {
       const Term& term = p_.terms[t];
@@ -76,6 +77,10 @@ class Copier {
                                       0, at);
       }
     }
+    if constexpr (!kDrops) copy_latents(at);
+  }
+
+  __device__ void copy_latents(const TilePlace& at) {
     if (p_.order.projections > 0) {
       ptx::wait_for_counter(p_.projected + at.token / Tile::kRows,
                             p_.projection.inner * kStoreWarps);

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <algorithm>
+#include <type_traits>
 
 #include "kernels/extended_product.h"
 #include "kernels/extended_product_sm90.cuh"
@@ -215,6 +216,10 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
       std::max(p.term_count, p.output_count) > kMaxProducts) {
     return cudaErrorInvalidValue;
   }
+  const bool drops = p.dropout.rng_state != nullptr;
+  const bool can_drop = !kDepthIsContiguous && p.output_count == 1 && p.rank > 0 &&
+                        p.dropped_terms < p.term_count && p.projection.latent == nullptr;
+  if (drops && !can_drop) return cudaErrorInvalidValue;
   Params params{};
   Maps<Tile, kDepthIsContiguous> maps(params, p);
   cudaError_t status = maps.make();
@@ -224,7 +229,9 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   for (int t = 0; t < p.term_count; ++t) {
     params.terms[t].steps = divide_up(p.terms[t].depth, Tile::kDepth);
     params.base_steps += params.terms[t].steps;
+    if (drops && t < p.dropped_terms) params.dropped_steps += params.terms[t].steps;
   }
+  params.dropout = p.dropout;
   params.output_count = p.output_count;
   int64_t columns = 0;
   int32_t blocks = 0;
@@ -237,6 +244,7 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
     output.first_block = blocks;
     columns += int64_t{output.column_tiles} * p.outputs[o].blocks;
     blocks += p.outputs[o].blocks;
+    params.row_width = p.outputs[o].blocks * p.outputs[o].width;
   }
   if (p.projection.latent != nullptr) {
     status = describe_projection<Tile>(params.projection, p);
@@ -270,8 +278,14 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
     if (status != cudaSuccess) return status;
   }
   const int64_t clusters = std::min<int64_t>(params.order.items(), places);
-  return start_work<ExtendedProduct<T, Tile, kDepthIsContiguous>>(clusters * Tile::kCluster, params,
-                                                                  stream, Tile::kCluster);
+  const auto start = [&](auto dropping) {
+    using Work = ExtendedProduct<T, Tile, kDepthIsContiguous, dropping>;
+    return start_work<Work>(clusters * Tile::kCluster, params, stream, Tile::kCluster);
+  };
+  if constexpr (!kDepthIsContiguous) {
+    if (drops) return start(std::true_type());
+  }
+  return start(std::false_type());
 }
 
 template <class T, bool kDepthIsContiguous>

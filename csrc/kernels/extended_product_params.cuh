@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "kernels/bulk_sizes.h"
+#include "kernels/dropout.h"
 #include "kernels/extended_product.h"
 #include "kernels/extended_product_tiles.h"
 #include "kernels/product_order.h"
@@ -91,6 +92,11 @@ struct Params {
   int32_t* all_projected;  // times that a warp has stored its share of latents: of all rows,
   int32_t* projected;      // and of each CTA's rows: [row_tiles * cluster]
   bool latent_is_ahead;    // and all else is there when the kernel begins
+  // With it the latents come before the terms, and after so many steps of these the sums are
+  // dropped.
+  DropoutSource dropout;
+  int32_t dropped_steps;
+  int32_t row_width;  // of the result
 };
 
 // Two bits of a note say what an item is, and half of all numbers are beyond the last one.

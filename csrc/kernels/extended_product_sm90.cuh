@@ -27,7 +27,7 @@
 
 namespace gralora::extended_product {
 
-template <class T, class Tile_, bool kDepthIsContiguous>
+template <class T, class Tile_, bool kDepthIsContiguous, bool kDrops>
 struct ExtendedProduct {
   using Params = extended_product::Params;
   using Tile = Tile_;
@@ -63,15 +63,15 @@ struct ExtendedProduct {
              {&p.terms[0].rows, &p.weights[0], &p.latent, &p.outputs[0].factor}) {
           ptx::prefetch_map(map);
         }
-        Copier<Tile, kDepthIsContiguous>(p, ring, shared + kNotesAt,
-                                         ClusterItems(p.next_item, shared + kItemsAt, rank), rank)
+        Copier<Tile, kDepthIsContiguous, kDrops>(
+            p, ring, shared + kNotesAt, ClusterItems(p.next_item, shared + kItemsAt, rank), rank)
             .copy_items();
         ptx::release_next_kernel();
       }
     } else {
       ptx::take_registers<kMultiplyRegisters>();
-      Multiplier<T, Tile, kDepthIsContiguous>(p, ring, shared + kNotesAt, handover,
-                                              memory + kBoxesAt, rank)
+      Multiplier<T, Tile, kDepthIsContiguous, kDrops>(p, ring, shared + kNotesAt, handover,
+                                                      memory + kBoxesAt, rank)
           .multiply_items();
     }
     __syncwarp();

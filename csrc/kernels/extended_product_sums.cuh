@@ -4,6 +4,7 @@
 
 #include "kernels/bulk_ring.cuh"
 #include "kernels/extended_product_copies.cuh"
+#include "kernels/extended_product_dropout.cuh"
 #include "kernels/extended_product_handover.cuh"
 #include "kernels/extended_product_params.cuh"
 #include "kernels/extended_product_storer.cuh"
@@ -81,7 +82,7 @@ class Consumer {
 };
 
 /// What a warpgroup does with the items that the copying thread brings.
-template <class T, class Tile, bool kDepthIsContiguous>
+template <class T, class Tile, bool kDepthIsContiguous, bool kDrops>
 class Multiplier {
  public:
   __device__ Multiplier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes,
@@ -103,7 +104,7 @@ class Multiplier {
           multiply_tile(item.index);
           break;
         case ProductWork::kProjection:
-          project(item);
+          if constexpr (!kDrops) project(item);
           break;
         case ProductWork::kGradient:
           // Backward passes alone have them.
@@ -119,32 +120,65 @@ class Multiplier {
   __device__ static int warp() { return static_cast<int>(threadIdx.x - 128) / 32; }
 
   template <int kProducts>
-  __device__ void multiply_rank() {
-    consumer_.template multiply<Tile::kColumns, true, !kDepthIsContiguous, kProducts>(true);
+  __device__ void multiply_rank(bool adds) {
+    consumer_.template multiply<Tile::kColumns, true, !kDepthIsContiguous, kProducts>(adds);
   }
 
-  __device__ void multiply_tile(int index) {
+  /// All steps over the latent and the factor, onto what the sums hold or as a tile's first.
+  __device__ void multiply_latents(bool adds) {
+    // The rank's last stage has zeros beyond it: only the products that it needs.
+    for (int rest = p_.rank; rest > 0; rest -= Tile::kDepth, adds = true) {
+      if (rest > 48) {
+        multiply_rank<4>(adds);
+      } else if (rest > 32) {
+        multiply_rank<3>(adds);
+      } else if (rest > 16) {
+        multiply_rank<2>(adds);
+      } else {
+        multiply_rank<1>(adds);
+      }
+      consumer_.move_on(adds);
+    }
+  }
+
+  /// Steps over rows and weights, onto what the sums hold.
+  __device__ void multiply_terms(int steps) {
+    for (int step = 0; step < steps; ++step) {
+      consumer_.template multiply<Tile::kColumns, true, kDepthIsContiguous, 4>(true);
+      consumer_.move_on(true);
+    }
+  }
+
+  __device__ TilePlace multiply_base_first(int index) {
     consumer_.template multiply<Tile::kColumns, true, kDepthIsContiguous, 4>(false);
     // Its divisions take place under the products.
     const TilePlace at = place_tile<Tile>(p_, index, rank_);
     consumer_.move_on(false);
-    for (int step = 1; step < p_.base_steps; ++step) {
-      consumer_.template multiply<Tile::kColumns, true, kDepthIsContiguous, 4>(true);
-      consumer_.move_on(true);
-    }
-    // The rank's last stage has zeros beyond it: only the products that it needs.
-    for (int rest = p_.rank; rest > 0; rest -= Tile::kDepth) {
-      if (rest > 48) {
-        multiply_rank<4>();
-      } else if (rest > 32) {
-        multiply_rank<3>();
-      } else if (rest > 16) {
-        multiply_rank<2>();
+    multiply_terms(p_.base_steps - 1);
+    multiply_latents(true);
+    return at;
+  }
+
+  __device__ TilePlace multiply_dropped_first(int index) {
+    const TilePlace at = place_tile<Tile>(p_, index, rank_);
+    multiply_latents(false);
+    multiply_terms(p_.dropped_steps);
+    consumer_.finish();
+    drop_sums<Tile>(p_, consumer_.sums, at, warp());
+    consumer_.template multiply<Tile::kColumns, true, kDepthIsContiguous, 4>(true);
+    consumer_.move_on(false);
+    multiply_terms(p_.base_steps - p_.dropped_steps - 1);
+    return at;
+  }
+
+  __device__ void multiply_tile(int index) {
+    const TilePlace at = [&] {
+      if constexpr (kDrops) {
+        return multiply_dropped_first(index);
       } else {
-        multiply_rank<1>();
+        return multiply_base_first(index);
       }
-      consumer_.move_on(true);
-    }
+    }();
     consumer_.finish();
     handover_.wait_until_taken();
     store_rows<T, Tile>(p_, consumer_.sums, at, warp(), boxes_);

@@ -83,7 +83,7 @@ def test_with_few_tokens_the_base_product_brings_the_bias():
 def test_dropout_takes_the_kernels_where_it_acts():
     steps = {step["step"]: step for step in explain(8192, 4096, 4096, 64, 4, "bf16", dropout=True)}
     dropped = {name for name, step in steps.items() if "dropout" in step["reason"]}
-    assert dropped == {"H = x A", "dx = G A^T", "dA, dB"}
+    assert dropped == {"H = x A", "dx = dy W + G A^T, dB", "dA"}
 
 
 def test_options_reach_the_explanation():

@@ -1,6 +1,7 @@
 // kernels/extended_product.h: both tiles, both layouts of weight and factor, with and without a
 // bias, ranks beyond a stage and below a product, tails on every axis, more tiles than places,
-// several products in one sum; with the projection among the tiles; and with gradients there.
+// several products in one sum; with the projection among the tiles; with gradients there; and with
+// dropout of the adapter's part.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -8,6 +9,7 @@
 #include <vector>
 
 #include "kernels/extended_product.h"
+#include "mask.h"
 #include "support.h"
 
 namespace gralora::check {
@@ -39,6 +41,8 @@ struct ProductCase {
   std::vector<GradientCase> gradients = {};
   bool draws = false;     // its items, also without projections
   bool is_ahead = false;  // the latent, as if the kernel before made it
+  bool drops = false;     // the latent's term, and so many of the terms
+  int dropped_terms = 0;
 };
 
 /// A matrix whose rows lie further apart than they are long, with one axis contiguous or the other.
@@ -226,6 +230,8 @@ class CheckedProduct {
     p.latent_plane = c_.T * latent_pitch_;
     p.latent_pitch = latent_pitch_;
     p.latent_is_ahead = c_.is_ahead;
+    if (c_.drops) p.dropout = mask_.source();
+    p.dropped_terms = c_.dropped_terms;
     p.depth_is_contiguous = by_depth_;
     p.type = Traits<T>::kType;
     p.tile = tile_;
@@ -268,6 +274,11 @@ class CheckedProduct {
     return latent_[(static_cast<int64_t>(block) * c_.T + t) * latent_pitch_ + q];
   }
 
+  /// By dropout, of what the adapter adds to an element of the result.
+  double left_of(int64_t element) const {
+    return !c_.drops ? 1 : mask_.keeps(element) ? mask_.rule.scale : 0;
+  }
+
   static bool matches(double actual, const Exact& exact) {
     return std::isnan(exact.value) ? std::isnan(actual)
                                    : is_close(actual, exact, Traits<T>::kHalfPlace);
@@ -298,14 +309,18 @@ class CheckedProduct {
     int64_t wrong = 0;
     for (int column = t % 3; column < output.columns; column += 3) {
       const int block = column / output.width, w = column % output.width;
+      const double left = left_of(int64_t{t} * output.columns + column);
       Exact exact;
       for (size_t k = 0; k < terms_.size(); ++k) {
+        const double scale = static_cast<int>(k) < c_.dropped_terms ? left : 1;
         for (int d = 0; d < terms_[k]->depth; ++d) {
-          exact.add(terms_[k]->rows[t * terms_[k]->row_pitch + d] * weights_[k + o]->at(d, column));
+          const double row = terms_[k]->rows[t * terms_[k]->row_pitch + d];
+          exact.add(scale * row * weights_[k + o]->at(d, column));
         }
       }
       for (int q = 0; q < c_.rank; ++q) {
-        exact.add(latent_at(first_block + block, t, q) * output.factor_at(block, q, w, by_depth_));
+        exact.add(left * latent_at(first_block + block, t, q) *
+                  output.factor_at(block, q, w, by_depth_));
       }
       if (c_.has_bias) exact.add(output.bias[column]);
       wrong += !matches(output.out[static_cast<int64_t>(t) * output.columns + column], exact);
@@ -350,7 +365,8 @@ class CheckedProduct {
     }
     return name + " rank " + std::to_string(c_.rank) + (c_.projects ? " made on the way" : "") +
            (gradients_.empty() ? "" : " " + std::to_string(gradients_.size()) + " gradients") +
-           (by_depth_ ? " depth contiguous" : "") + (c_.has_bias ? " bias" : "");
+           (c_.drops ? " dropped" : "") + (by_depth_ ? " depth contiguous" : "") +
+           (c_.has_bias ? " bias" : "");
   }
 
   const ProductCase& c_;
@@ -358,6 +374,7 @@ class CheckedProduct {
   bool by_depth_;
   int inner_, blocks_, s_;
   int64_t latent_pitch_;
+  const Mask mask_{0.3};
   Array<T> latent_;
   std::vector<std::unique_ptr<TermArrays<T>>> terms_;
   std::vector<std::unique_ptr<OutputArrays<T>>> outputs_;
@@ -423,6 +440,17 @@ void check_type() {
           c.draws = draws;
           check(c, places);
         };
+        const auto check_dropped = [&](ProductCase c, int places, int dropped_terms = 0) {
+          c.drops = true;
+          c.dropped_terms = dropped_terms;
+          check(c, places);
+        };
+        check_dropped({1, {{1, 64}}, {{1, 64}}, 8}, processors);
+        check_dropped({300, {{1, 520}}, {{2, 264}}, 136, false}, 4);
+        check_dropped({257, {{1, 72}}, {{3, 48}}, 40}, processors);
+        check_dropped({1100, {{1, 24}, {1, 200}}, {{2, 136}}, 24, false}, 4, 1);
+        check_dropped({300, {{1, 200}}, {{2, 136}}, 64, true, false, {}, false, true}, 2);
+        check_dropped({700, {{1, 136}}, {{3, 48}}, 40, false, false, {{3, 48, 40, true, true}}}, 4);
         const GradientCase one{1, 64, 8}, narrow{2, 72, 16, false, true, false};
         check_summed({1, {{1, 64}}, {{1, 64}}, 8}, processors, {one});
         check_summed({300, {{1, 72}}, {{2, 136}}, 24}, 4, {{2, 264, 24, true}, narrow});

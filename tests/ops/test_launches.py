@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from ops_cases import Grid, make_operands
@@ -15,10 +17,10 @@ GRID = Grid(k_in=4, k_out=4, n=256, m=256, s=16)
 ROUNDING = {torch.bfloat16: 0, torch.float32: 1}
 
 
-def _count(profiler: profile) -> int:
+def _count(profiler: profile, name: str = "gralora::") -> int:
     """Launches of the product's own kernels; a base product of the library is none."""
     return sum(
-        event.device_type == torch.autograd.DeviceType.CUDA and "gralora::" in event.name
+        event.device_type == torch.autograd.DeviceType.CUDA and name in event.name
         for event in profiler.events() or ()
     )
 
@@ -77,19 +79,43 @@ def test_where_latents_come_first_a_pass_is_two_kernels(cuda: torch.device) -> N
     assert _count_passes(wide, 512, cuda) == (2, 2)
 
 
+@pytest.mark.cuda_kernels
+@pytest.mark.parametrize("dropout_p", [0.0, 0.1], ids=["", "dropout"])
+@pytest.mark.parametrize("r0", [0, 16], ids=["", "hybrid"])
+def test_the_base_products_take_along_what_is_dropped_and_a_plain_part(
+    r0: int, dropout_p: float, cuda: torch.device
+) -> None:
+    if not runs_sm90():
+        pytest.skip("no kernels of compute capability 9.0a run on this GPU")
+    grid = replace(GRID, r0=r0)
+    with gralora.kernels.forced("sm90"):
+        forward, backward = _profile_passes(grid, 600, cuda, dropout_p=dropout_p)
+    for pass_profile in (forward, backward):
+        assert _count(pass_profile, "::ExtendedProduct") == 1
+        assert _count(pass_profile, "::Expansion") == 0
+
+
 def _count_passes(grid: Grid, T: int, cuda: torch.device) -> tuple[int, int]:
     """Launches of the product's kernels in a forward and a backward pass."""
     if not runs_sm90():
         pytest.skip("no kernels of compute capability 9.0a run on this GPU")
+    forward, backward = _profile_passes(grid, T, cuda)
+    return _count(forward), _count(backward)
+
+
+def _profile_passes(
+    grid: Grid, T: int, cuda: torch.device, dropout_p: float = 0.0
+) -> tuple[profile, profile]:
     operands = make_operands(grid, (T,), dtype=torch.bfloat16, device=cuda, bias=True)
-    leaves = (operands.x, operands.A, operands.B)
+    factors = (operands.A, operands.B, operands.lora_A, operands.lora_B)
+    leaves = [tensor for tensor in (operands.x, *factors) if tensor is not None]
     for tensor in leaves:
         tensor.requires_grad_()
 
     def forward() -> torch.Tensor:
         return torch.ops.gralora.linear(
-            operands.x, operands.weight, operands.bias, operands.A, operands.B, None, None,
-            scaling=0.5, dropout_p=0.0,
+            operands.x, operands.weight, operands.bias, *factors,
+            scaling=0.5, dropout_p=dropout_p,
         )  # fmt: skip
 
     y = forward()
@@ -102,4 +128,4 @@ def _count_passes(grid: Grid, T: int, cuda: torch.device) -> tuple[int, int]:
     with profile(activities=[ProfilerActivity.CUDA]) as backward_profile:
         torch.autograd.grad(y, leaves, dy)
         torch.cuda.synchronize()
-    return _count(forward_profile), _count(backward_profile)
+    return forward_profile, backward_profile

@@ -51,7 +51,6 @@ def test_the_product_takes_gradients_along(change: dict[str, Any], inner: int) -
         ({"by_depth": True}, "the weight's depth is contiguous"),
         ({"half": False}, "operands are not of 16 bits"),
         ({"aligned": False}, "rows are not 16-byte aligned"),
-        ({"drops": True}, "the adapter's input goes through dropout"),
         ({"gradients": [(4, 1024, 257)]}, "a rank is larger than the tile has columns"),
         # The narrow tile.
         ({"T": 512, "gradients": [(4, 1024, 129)]}, "a rank is larger than the tile has columns"),

@@ -114,6 +114,8 @@ PRODUCT: dict[str, Any] = {"T": 8192, "depth": 4096, "width": 1024, "rank": 64, 
         # 32 clusters of wide tiles, for 66 places; 64 of narrow ones.
         ({"T": 512}, (128, 128)),
         ({"T": 2048, "width": 256}, (128, 128)),
+        # The term of dx in the same sums, dropped there.
+        ({"drops": True}, (128, 256)),
         # Half of a wide tile would be empty.
         ({"T": 2048, "width": 128, "blocks": 8}, (128, 128)),
         # Two rounds, of which the second is not full.
@@ -144,8 +146,7 @@ def test_the_base_product_takes_the_tile_that_keeps_processors_at_work(
         ({"cluster": 1}, False, "two blocks cannot form a cluster there"),
         ({"processors": 1}, False, "two blocks cannot form a cluster there"),
         ({"half": False}, False, "operands are not of 16 bits"),
-        ({"plain": True}, False, "the adapter has a plain part"),
-        ({"drops": True}, False, "dropout acts on the adapter's part alone"),
+        ({"drops": True, "by_depth": True}, False, "dropout lies before the projection"),
         ({"depth": 4092}, False, "a width is not a multiple of 8"),
         ({"width": 1020}, False, "a width is not a multiple of 8"),
         ({"T": 2**30 + 1}, False, "an axis is longer than 2^30"),
@@ -218,8 +219,7 @@ def test_the_base_product_projects_on_the_way_where_tiles_hide_it(change: dict[s
             False,
             "a block has more latents than the tile has columns",
         ),
-        ({"plain": True}, False, "the adapter has a plain part"),
-        ({"drops": True}, False, "dropout acts on the adapter's part alone"),
+        ({"drops": True}, False, "dropout lies before the projection"),
         ({"matched": False}, False, "weight and factor have the same axis contiguous"),
         ({"sm90": False}, False, NO_CODE),
     ],
@@ -250,8 +250,8 @@ def test_explain_names_the_base_product_that_takes_the_term_along() -> None:
         "H = x A", "y = x W^T + H B", "G = dy B^T", "dx = dy W + G A^T, dA, dB",
     ]  # fmt: skip
     dropped = explain(8192, 4096, 4096, 64, 4, processors=132, cluster=8, sm90=True, dropout=True)
-    assert [step["step"] for step in dropped][1:4] == [
-        "y = x W^T + H B", "G = dy B^T", "dx = G A^T",
+    assert [step["step"] for step in dropped] == [
+        "H = x A", "y = x W^T + H B", "G = dy B^T", "dx = dy W + G A^T, dB", "dA",
     ]  # fmt: skip
 
 

@@ -139,6 +139,11 @@ Choice choose_way(const ProjectProblem& problem, bool width_is_contiguous) {
   return Choice::own("aligned 16-bit operands");
 }
 
+/// The widest tile leaves no registers for threads that drop.
+bool can_drop(const ProjectProblem& problem) {
+  return !problem.drops || problem.columns <= size_of(ProjectTile::kBulk128x128).columns;
+}
+
 bool prefers_sm90(const ProjectProblem& problem) {
   if (problem.T < kLeastBulkTokens || problem.columns > kMostBulkColumns) return false;
   const ProjectTile tile = choose_bulk_tile(problem);
@@ -155,13 +160,14 @@ ProjectSelection select_project(const ProjectProblem& problem) {
   const bool width_is_contiguous = problem.factor_width_stride == 1 &&
                                    (problem.factor_column_stride != 1 || problem.columns == 1);
   Choice choice = choose_way(problem, width_is_contiguous);
-  // Bulk copies cannot drop.
-  if (choice.possible && !problem.drops && problem.forced != ForcedPath::kSm80) {
+  if (choice.possible && can_drop(problem) && problem.forced != ForcedPath::kSm80) {
     const bool forced = problem.forced == ForcedPath::kSm90;
     const std::string_view obstacle = why_not_sm90(problem, width_is_contiguous);
     if (obstacle.empty() && (forced || prefers_sm90(problem))) {
-      return {Choice::own("aligned 16-bit operands, bulk copies"), choose_bulk_tile(problem), 1,
-              width_is_contiguous};
+      const std::string_view reason = problem.drops
+                                          ? "dropout where bulk copies have brought the input"
+                                          : "aligned 16-bit operands, bulk copies";
+      return {Choice::own(reason), choose_bulk_tile(problem), 1, width_is_contiguous};
     }
     if (forced) choice = Choice::impossible(obstacle);
   }

@@ -82,12 +82,13 @@ GradientTile choose_bulk_tile(int64_t rank) {
   return GradientTile::kBulk128x128;
 }
 
-// Measured on an H100: up to so many latents the kernel of 8.0 ends as early or earlier.
+// Measured on an H100: up to so many latents the kernel of 8.0 ends as early or earlier, unless it
+// has to drop.
 constexpr int64_t kNarrowRank = 32;
 
 bool prefers_sm90(const WeightGradientProblem& problem) {
   const int64_t rank = largest_rank(problem);
-  return !is_short(problem) && rank > kNarrowRank &&
+  return !is_short(problem) && (rank > kNarrowRank || problem.drops) &&
          rank <= size_of(GradientTile::kBulk128x128).latents;
 }
 
@@ -101,14 +102,15 @@ int64_t largest_rank(const WeightGradientProblem& problem) {
 
 WeightGradientSelection select_weight_gradient(const WeightGradientProblem& problem) {
   Choice choice = choose_way(problem);
-  // Bulk copies cannot drop.
-  if (choice.possible && !problem.drops && problem.forced != ForcedPath::kSm80) {
+  if (choice.possible && problem.forced != ForcedPath::kSm80) {
     const bool forced = problem.forced == ForcedPath::kSm90;
     const std::string_view obstacle = why_not_sm90(problem);
     if (obstacle.empty() && (forced || prefers_sm90(problem))) {
       const GradientTile tile = choose_bulk_tile(largest_rank(problem));
-      return {Choice::own("aligned 16-bit operands, bulk copies"), tile,
-              choose_splits(problem, tile)};
+      const std::string_view reason = problem.drops
+                                          ? "dropout where bulk copies have brought the input"
+                                          : "aligned 16-bit operands, bulk copies";
+      return {Choice::own(reason), tile, choose_splits(problem, tile)};
     }
     if (forced) choice = Choice::impossible(obstacle);
   }

@@ -9,14 +9,17 @@
 // along the depth: an Inf or NaN reaches only its own row or column.
 #pragma once
 
+#include "kernels/bulk_dropout.cuh"
 #include "kernels/bulk_ring.cuh"
 #include "kernels/bulk_tile.cuh"
 #include "kernels/ptx_products_sm90.cuh"
 
 namespace gralora {
 
-template <int kWarpgroups, int kColumns, bool kLeftDepth, bool kRightDepth, int kBlocks>
-__device__ void BulkTile<kWarpgroups, kColumns, kLeftDepth, kRightDepth, kBlocks>::synchronize() {
+template <int kWarpgroups, int kColumns, bool kLeftDepth, bool kRightDepth, int kBlocks,
+          bool kDrops>
+__device__ void
+BulkTile<kWarpgroups, kColumns, kLeftDepth, kRightDepth, kBlocks, kDrops>::synchronize() {
   ptx::synchronize_threads<kThreads>();
 }
 
@@ -41,12 +44,30 @@ __device__ void copy_boxes(uint32_t to, const BoxedOperand& operand, int done, u
   }
 }
 
-/// sums += left right over `steps` times Tile::kDepth, on the threads that hold them; the last warp
-/// copies. All threads of the CTA come here together, after the kernels before.
+/// A CTA's ring, with the barriers of what is dropped. Every thread of the CTA makes one, before
+/// anything else.
+template <class Tile>
+struct BulkStages {
+  DroppedStages<Tile> dropped;
+  BulkRing<Tile> ring;
+
+  __device__ explicit BulkStages(const unsigned char* memory)
+      : dropped(memory + Tile::kDroppedAt), ring(memory, memory + Tile::kBarriersAt) {}
+};
+
+/// sums += drop(left) right over `steps` times Tile::kDepth, on the threads that hold them; the
+/// warp behind them copies, those behind it drop where the tile can. All threads of the CTA come
+/// here together, after the kernels before.
 template <class T, class Tile>
-__device__ void accumulate_boxes(Sums<Tile>& sums, const BulkRing<Tile>& ring,
-                                 const BoxedOperand& left, const BoxedOperand& right, int steps) {
+__device__ void accumulate_boxes(Sums<Tile>& sums, const BulkStages<Tile>& stages,
+                                 const BoxedOperand& left, const BoxedOperand& right, int steps,
+                                 const BoxedDropout& dropout) {
+  const BulkRing<Tile>& ring = stages.ring;
   typename BulkRing<Tile>::Turn turn;
+  if (Tile::kDrops && threadIdx.x >= Tile::kThreads + 32) {
+    if (dropout.acts) stages.dropped.drop(ring, dropout, steps);
+    return;
+  }
   if (threadIdx.x >= Tile::kThreads) {
     if (!ptx::is_elected()) return;  // one thread copies
     for (int step = 0; step < steps; ++step, turn.advance()) {
@@ -62,6 +83,7 @@ __device__ void accumulate_boxes(Sums<Tile>& sums, const BulkRing<Tile>& ring,
   const int group = ptx::of_warp(static_cast<int>(threadIdx.x) / 128);
   for (int step = 0; step < steps; ++step, turn.advance()) {
     ring.wait_until_filled(turn);
+    if (Tile::kDrops && dropout.acts) stages.dropped.wait(turn);
     ptx::begin_products();
 #pragma unroll
     for (int k = 0; k < Tile::kDepth; k += 16) {

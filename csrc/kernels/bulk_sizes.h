@@ -10,4 +10,7 @@ inline constexpr int kPartBytes = 64 * 64 * 2;
 /// Of a stage of the ring: the barriers that say that it is filled, and free again.
 inline constexpr int kBarrierBytes = 16;
 
+/// And the one that says that its left operand has been dropped.
+inline constexpr int kDroppedBytes = 8;
+
 }  // namespace gralora

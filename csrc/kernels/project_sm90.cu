@@ -35,7 +35,7 @@ struct BoxedProjection {
       ptx::prefetch_map(&params.x);
       ptx::prefetch_map(&params.factor);
     }
-    const BulkRing<Tile> ring(memory, memory + Tile::kBarriersAt);
+    const BulkStages<Tile> stages(memory);
     ptx::wait_for_earlier_kernels();
     if (p.T <= kOverlappingTokens) ptx::release_next_kernel();
     const int columns = p.outer * p.s;
@@ -52,9 +52,11 @@ struct BoxedProjection {
     const int step0 = min(static_cast<int>(index % splits) * split_steps, steps);
     const int width0 = step0 * Tile::kDepth;
     Sums<Tile> sums;
-    accumulate_boxes<T, Tile>(sums, ring, {&params.x, block, token0, width0},
-                              {&params.factor, block, column0, width0},
-                              min(steps - step0, split_steps));
+    const int64_t x_column = int64_t{block} * p.width + width0;
+    accumulate_boxes<T, Tile>(
+        sums, stages, {&params.x, block, token0, width0}, {&params.factor, block, column0, width0},
+        min(steps - step0, split_steps),
+        {p.dropout, int64_t{p.inner} * p.width, token0, x_column, Tile::kDrops});
     T* const latent = static_cast<T*>(p.latent) + token0 * p.latent_pitch + block * p.s;
     const LatentStore<T, Tile> store{p, latent, tokens, column0, columns};
     if (p.splits > 1) {
@@ -97,16 +99,23 @@ cudaError_t launch_tile(const ProjectParams& p, cudaStream_t stream) {
                                               static_cast<unsigned>(p.splits));
 }
 
+template <class T, class Tile>
+cudaError_t launch_dropping(const ProjectParams& p, cudaStream_t stream) {
+  return p.dropout.rng_state != nullptr ? launch_tile<T, typename Tile::Dropping>(p, stream)
+                                        : launch_tile<T, Tile>(p, stream);
+}
+
 template <class T, bool kWidthIsContiguous>
 cudaError_t launch(const ProjectParams& p, cudaStream_t stream) {
   switch (p.tile) {
     case ProjectTile::kBulk64x32:
-      return launch_tile<T, BulkTile<1, 32, true, kWidthIsContiguous, 2>>(p, stream);
+      return launch_dropping<T, BulkTile<1, 32, true, kWidthIsContiguous, 2>>(p, stream);
     case ProjectTile::kBulk64x64:
-      return launch_tile<T, BulkTile<1, 64, true, kWidthIsContiguous, 2>>(p, stream);
+      return launch_dropping<T, BulkTile<1, 64, true, kWidthIsContiguous, 2>>(p, stream);
     case ProjectTile::kBulk128x128:
-      return launch_tile<T, BulkTile<2, 128, true, kWidthIsContiguous, 1>>(p, stream);
+      return launch_dropping<T, BulkTile<2, 128, true, kWidthIsContiguous, 1>>(p, stream);
     case ProjectTile::kBulk128x256:
+      if (p.dropout.rng_state != nullptr) return cudaErrorInvalidValue;
       return launch_tile<T, BulkTile<2, 256, true, kWidthIsContiguous, 1>>(p, stream);
     default:
       return cudaErrorInvalidValue;

@@ -27,7 +27,7 @@ struct BoxedGradients {
 
   __device__ static void run(const Params& params, uint32_t index, unsigned char* memory) {
     const WeightGradientParams& p = params.gradients;
-    const BulkRing<Tile> ring(memory, memory + Tile::kBarriersAt);
+    const BulkStages<Tile> stages(memory);
     ptx::wait_for_earlier_kernels();
     if (p.T <= kOverlappingTokens) ptx::release_next_kernel();
     const Walk<Tile> walk(p, index);
@@ -35,10 +35,13 @@ struct BoxedGradients {
     const auto block = static_cast<int>(walk.at.block);
     const auto token0 = static_cast<int>(walk.token0);
     Sums<Tile> sums;
-    accumulate_boxes<T, Tile>(sums, ring,
-                              {&params.activation[which], block, walk.at.width0, token0},
-                              {&params.latent[which], block, walk.at.rank0, token0},
-                              (walk.tokens + Tile::kDepth - 1) / Tile::kDepth);
+    const GradientSum& sum = p.sums[which];
+    accumulate_boxes<T, Tile>(
+        sums, stages, {&params.activation[which], block, walk.at.width0, token0},
+        {&params.latent[which], block, walk.at.rank0, token0},
+        (walk.tokens + Tile::kDepth - 1) / Tile::kDepth,
+        {p.dropout, int64_t{sum.blocks} * sum.width, token0,
+         int64_t{block} * sum.width + walk.at.width0, Tile::kDrops && sum.drops});
     if (threadIdx.x >= Tile::kThreads) return;
     ptx::release_next_kernel();
     store_sums<Tile>(sums, memory, p, walk.at, index);
@@ -76,15 +79,22 @@ cudaError_t launch_tile(const WeightGradientParams& p, cudaStream_t stream) {
   return start_work<BoxedGradients<T, Tile>>(blocks, params, stream);
 }
 
+template <class T, GradientTile tile>
+cudaError_t launch_dropping(const WeightGradientParams& p, cudaStream_t stream) {
+  using Tile = typename TileOf<tile>::type;
+  return p.dropout.rng_state != nullptr ? launch_tile<T, typename Tile::Dropping>(p, stream)
+                                        : launch_tile<T, Tile>(p, stream);
+}
+
 template <class T>
 cudaError_t launch_bulk(const WeightGradientParams& p, cudaStream_t stream) {
   switch (p.tile) {
     case GradientTile::kBulk128x32:
-      return launch_tile<T, typename TileOf<GradientTile::kBulk128x32>::type>(p, stream);
+      return launch_dropping<T, GradientTile::kBulk128x32>(p, stream);
     case GradientTile::kBulk128x64:
-      return launch_tile<T, typename TileOf<GradientTile::kBulk128x64>::type>(p, stream);
+      return launch_dropping<T, GradientTile::kBulk128x64>(p, stream);
     case GradientTile::kBulk128x128:
-      return launch_tile<T, typename TileOf<GradientTile::kBulk128x128>::type>(p, stream);
+      return launch_dropping<T, GradientTile::kBulk128x128>(p, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -89,6 +89,11 @@ void check_bulk_tile(ProjectTile tile, int splits) {
           ProjectCase{130, 1, 1024, 4, 72}}) {
       check_case<T>(c, tile, splits, width_is_contiguous, false);
     }
+    if (tile == ProjectTile::kBulk128x256) continue;
+    for (const ProjectCase& c : {ProjectCase{67, 4, 48, 2, 8}, ProjectCase{130, 3, 72, 8, 3},
+                                 ProjectCase{5, 2, 1096, 2, 8}, ProjectCase{300, 2, 1288, 2, 8}}) {
+      check_case<T>(c, tile, splits, width_is_contiguous, true);
+    }
   }
 }
 

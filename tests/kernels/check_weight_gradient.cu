@@ -145,6 +145,8 @@ void check_type() {
                     {{2, 288, 16}, {4, 48, 16}, {1, 576, 8}, {1, 192, 8}});
       // Longer walks than the ring, more than one tile of latents.
       check_case<T>(tile, splits, false, 1500, {{2, 136, 24}, {1, 128, 136}});
+      check_case<T>(tile, splits, true, 129, {{2, 288, 16}, {4, 48, 16}, {1, 576, 8}});
+      check_case<T>(tile, splits, true, 1500, {{2, 136, 24}, {1, 128, 136}});
     }
   }
 }

@@ -117,6 +117,7 @@ Cluster make_cluster(dim3 first, unsigned size, unsigned threads, size_t shared_
     block.warps.resize((threads + kWarpSize - 1) / kWarpSize);
     for (unsigned t = 0; t < threads; ++t) ++block.warps[t / kWarpSize].barrier.threads;
     block.shared.reset(new unsigned char[shared_bytes + kAlignment]);
+    block.shared_bytes = shared_bytes;
     std::memset(block.shared.get(), 0xff, shared_bytes + kAlignment);  // NaN in every format
   }
   return cluster;

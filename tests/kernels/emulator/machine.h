@@ -60,6 +60,7 @@ struct Block {
   std::map<uint32_t, ByteBarrier> byte_barriers;  // by their addresses
   std::vector<Warp> warps;
   std::unique_ptr<unsigned char[]> shared;
+  size_t shared_bytes = 0;
 };
 
 struct Cluster {

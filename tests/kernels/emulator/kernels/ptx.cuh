@@ -19,15 +19,19 @@ namespace detail {
   std::abort();
 }
 
-/// An address in shared memory names the block of the cluster, as on a GPU.
+/// An address in shared memory names the block of the cluster, as on a GPU; so many bytes from
+/// there on are the block's.
 constexpr int kRankBit = 24;
-inline uint32_t offset_of(uint32_t address) {
-  if (address >> kRankBit != emulator::current().block->rank) fail("an address of another block");
-  return address & ((1u << kRankBit) - 1);
+inline uint32_t offset_of(uint32_t address, size_t bytes = 1) {
+  const emulator::Block& block = *emulator::current().block;
+  if (address >> kRankBit != block.rank) fail("an address of another block");
+  const uint32_t offset = address & ((1u << kRankBit) - 1);
+  if (offset + bytes > block.shared_bytes) fail("an address beyond the block's shared memory");
+  return offset;
 }
 
-inline unsigned char* at(uint32_t address) {
-  return emulator::memory_of(*emulator::current().block) + offset_of(address);
+inline unsigned char* at(uint32_t address, size_t bytes = 1) {
+  return emulator::memory_of(*emulator::current().block) + offset_of(address, bytes);
 }
 
 /// What all lanes show of a matrix instruction, and a place to show one's own.
@@ -91,7 +95,7 @@ inline uint32_t shared_address(const void* pointer) {
 
 inline void copy_16_bytes_async(uint32_t to, const void* from, int bytes) {
   if (reinterpret_cast<uintptr_t>(from) % 16 != 0 || to % 16 != 0) detail::fail("unaligned copy");
-  emulator::current().groups.back().push_back({detail::at(to), from, bytes});
+  emulator::current().groups.back().push_back({detail::at(to, 16), from, bytes});
 }
 
 inline void commit_copies() { emulator::current().groups.emplace_back(); }
@@ -108,19 +112,19 @@ void wait_for_copies() {
 
 inline uint4 load_chunk(uint32_t from) {
   uint4 chunk;
-  std::memcpy(&chunk, detail::at(from), 16);
+  std::memcpy(&chunk, detail::at(from, 16), 16);
   return chunk;
 }
 
 inline uint32_t load_word(uint32_t from) {
   uint32_t word = 0;
-  std::memcpy(&word, detail::at(from), 4);
+  std::memcpy(&word, detail::at(from, 4), 4);
   return word;
 }
 
-inline void store_word(uint32_t to, uint32_t word) { std::memcpy(detail::at(to), &word, 4); }
+inline void store_word(uint32_t to, uint32_t word) { std::memcpy(detail::at(to, 4), &word, 4); }
 
-inline void store_chunk(uint32_t to, uint4 chunk) { std::memcpy(detail::at(to), &chunk, 16); }
+inline void store_chunk(uint32_t to, uint4 chunk) { std::memcpy(detail::at(to, 16), &chunk, 16); }
 
 inline void load_matrices(uint32_t (&fragment)[4], uint32_t row_address) {
   detail::load_matrices<false>(fragment, row_address);

@@ -52,7 +52,7 @@ inline void copy_box(emulator::Block& block, uint32_t to, const CUtensorMap* map
                      int middle, int outer, uint32_t barrier_address) {
   emulator::ByteBarrier& barrier = barrier_at(block, barrier_address);
   unsigned char* const memory = emulator::memory_of(block);
-  const uint32_t box = offset_of(to);
+  const uint32_t box = offset_of(to, static_cast<size_t>(map->box[0] * map->box[1] * 2));
   const auto arrive = [&barrier, memory, box, map, inner, middle, outer] {
     for_each_chunk(box, *map, inner, middle, outer,
                    [&](uint32_t address, const unsigned char* from, int bytes) {
@@ -79,7 +79,7 @@ inline bool is_elected() { return emulator::current().lane == 0; }
 
 inline void make_barrier(uint32_t barrier, uint32_t arrivals) {
   const auto expected = static_cast<int>(arrivals);
-  emulator::current().block->byte_barriers[detail::offset_of(barrier)] = {
+  emulator::current().block->byte_barriers[detail::offset_of(barrier, 8)] = {
       expected, expected, 0, 0, {}};
 }
 

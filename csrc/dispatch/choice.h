@@ -25,8 +25,7 @@ struct Choice {
 
 /// The way that all adapter products take while it is forced: library calls, or gralora's kernels.
 /// Rounding and the exchange of blocks are kernels either way. kSm90 stands for the kernels of
-/// compute capability 9.0a where a step has one, which no step with dropout has, and for those of
-/// 8.0 elsewhere.
+/// compute capability 9.0a where a step has one, and for those of 8.0 elsewhere.
 enum class ForcedPath { kNone, kAten, kSm80, kSm90 };
 
 /// From the environment variable GRALORA_KERNEL at first, until it is set.

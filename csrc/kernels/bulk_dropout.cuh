@@ -26,9 +26,11 @@ class DroppedStages {
   /// Before the CTA's ring, which shows the barriers.
   __device__ explicit DroppedStages(const unsigned char* barriers)
       : barriers_(ptx::shared_address(barriers)) {
-    if (!Tile::kDrops || threadIdx.x != 0) return;
-    for (int stage = 0; stage < Tile::kStages; ++stage) {
-      ptx::make_barrier(barrier(stage), Tile::kDropThreads);
+    if constexpr (Tile::kDrops) {
+      if (threadIdx.x != 0) return;
+      for (int stage = 0; stage < Tile::kStages; ++stage) {
+        ptx::make_barrier(barrier(stage), Tile::kDropThreads);
+      }
     }
   }
 

@@ -7,7 +7,6 @@
 // byte of x. Two CTAs of 64 tokens on an SM end more evenly than one of 128; from 128 columns on a
 // ring that is deep enough needs the memory of the whole SM.
 #include "kernels/bulk_product.cuh"
-#include "kernels/cluster.cuh"
 #include "kernels/latent_store.cuh"
 #include "kernels/launch.cuh"
 #include "kernels/project_sm90.h"
@@ -40,33 +39,20 @@ struct BoxedProjection {
     if (p.T <= kOverlappingTokens) ptx::release_next_kernel();
     const int columns = p.outer * p.s;
     const auto slices = static_cast<uint32_t>((columns + Tile::kColumns - 1) / Tile::kColumns);
-    const auto splits = static_cast<uint32_t>(p.splits);
-    const uint32_t tile = index / splits;
-    const int column0 = static_cast<int>(tile % slices) * Tile::kColumns;
-    const auto block = static_cast<int>(tile / slices % static_cast<uint32_t>(p.inner));
+    const int column0 = static_cast<int>(index % slices) * Tile::kColumns;
+    const auto block = static_cast<int>(index / slices % static_cast<uint32_t>(p.inner));
     const int token0 =
-        static_cast<int>(tile / slices / static_cast<uint32_t>(p.inner)) * Tile::kRows;
+        static_cast<int>(index / slices / static_cast<uint32_t>(p.inner)) * Tile::kRows;
     const int tokens = static_cast<int>(min(p.T - token0, int64_t{Tile::kRows}));
-    const int steps = (p.width + Tile::kDepth - 1) / Tile::kDepth;
-    const int split_steps = (steps + p.splits - 1) / p.splits;
-    const int step0 = min(static_cast<int>(index % splits) * split_steps, steps);
-    const int width0 = step0 * Tile::kDepth;
     Sums<Tile> sums;
-    const int64_t x_column = int64_t{block} * p.width + width0;
     accumulate_boxes<T, Tile>(
-        sums, stages, {&params.x, block, token0, width0}, {&params.factor, block, column0, width0},
-        min(steps - step0, split_steps),
-        {p.dropout, int64_t{p.inner} * p.width, token0, x_column, Tile::kDrops});
-    T* const latent = static_cast<T*>(p.latent) + token0 * p.latent_pitch + block * p.s;
-    const LatentStore<T, Tile> store{p, latent, tokens, column0, columns};
-    if (p.splits > 1) {
-      __syncwarp();
-      cluster::add_over_cluster(sums, memory, p.splits, store);
-      return;
-    }
+        sums, stages, {&params.x, block, token0, 0}, {&params.factor, block, column0, 0},
+        (p.width + Tile::kDepth - 1) / Tile::kDepth,
+        {p.dropout, int64_t{p.inner} * p.width, token0, int64_t{block} * p.width, Tile::kDrops});
     if (threadIdx.x >= Tile::kThreads) return;
     ptx::release_next_kernel();
-    store_latent<T, Tile>(sums, /*holds=*/true, memory, store);
+    T* const latent = static_cast<T*>(p.latent) + token0 * p.latent_pitch + block * p.s;
+    store_latent<T, Tile>(sums, /*holds=*/true, memory, {p, latent, tokens, column0, columns});
   }
 };
 
@@ -94,9 +80,8 @@ cudaError_t launch_tile(const ProjectParams& p, cudaStream_t stream) {
                             .box_middle = Tile::kRightDepth ? Tile::kColumns : Tile::kDepth});
   if (status != cudaSuccess) return status;
   const int64_t slices = (columns + Tile::kColumns - 1) / Tile::kColumns;
-  const int64_t blocks = (p.T + Tile::kRows - 1) / Tile::kRows * p.inner * slices * p.splits;
-  return start_work<BoxedProjection<T, Tile>>(blocks, params, stream,
-                                              static_cast<unsigned>(p.splits));
+  const int64_t blocks = (p.T + Tile::kRows - 1) / Tile::kRows * p.inner * slices;
+  return start_work<BoxedProjection<T, Tile>>(blocks, params, stream);
 }
 
 template <class T, class Tile>

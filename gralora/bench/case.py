@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gralora.bench.harness import random_tensor
 from gralora.kernels import Path, forced
@@ -150,7 +150,8 @@ class Variant:
     training step makes gradients of besides x. For GraLoRA they are A and B in the layouts of
     `Factors`, one layer's after another's. ``extra_rank`` is the width of the low-rank products
     that the variant adds to the base's. ``path`` is what its products are forced to take, forward
-    and backward; None where they take the fastest way, or are not gralora's.
+    and backward; None where they take the fastest way, or are not gralora's. ``drops`` where the
+    adapter's input goes through dropout.
     """
 
     name: str
@@ -159,6 +160,21 @@ class Variant:
     extra_rank: int
     is_gralora: bool = field(default=False)
     path: Path | None = None
+    drops: bool = False
+
+    @contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Let a variant that drops drop nothing, so that what it computes can be checked."""
+        dropping = [
+            module for module in self.modules if self.drops and isinstance(module, nn.Module)
+        ]
+        for module in dropping:
+            module.eval()
+        try:
+            yield
+        finally:
+            for module in dropping:
+                module.train()
 
     def on_path(self) -> AbstractContextManager[None]:
         """Hold its path while it runs, or is captured in a graph."""

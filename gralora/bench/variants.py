@@ -14,6 +14,10 @@ from gralora.bench.baselines import ADAPTER, library_gralora, peft_layers
 from gralora.bench.case import PLAIN, SCALING, Case, Factors, Outputs, UnavailableError, Variant
 from gralora.kernels import Path, recomputed_latents
 
+# Of the variants that are named after them.
+DROPOUT = 0.1
+HYBRID_RANK = 16
+
 
 def _base(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
     return Variant("base", list(linears), [()] * len(linears), 0)
@@ -51,21 +55,39 @@ def _peft_lora(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Va
 
 
 def _peft_gralora(
-    case: Case, linears: Sequence[nn.Linear], factors: Factors, *, master_weights: bool = False
+    case: Case,
+    linears: Sequence[nn.Linear],
+    factors: Factors,
+    *,
+    master_weights: bool = False,
+    dropout: float = 0.0,
+    hybrid_r: int = 0,
 ) -> Variant:
+    rank = case.rank + hybrid_r
     config = _peft_config(
         "GraloraConfig",
         r=case.rank,
         gralora_k=case.grid,
-        alpha=SCALING * case.rank,
-        gralora_dropout=0.0,
-        hybrid_r=0,
+        alpha=SCALING * rank,
+        gralora_dropout=dropout,
+        hybrid_r=hybrid_r,
     )
     layers: list[Any] = peft_layers(config, linears, master_weights=master_weights)
-    parameters = [(layer.gralora_A[ADAPTER], layer.gralora_B[ADAPTER]) for layer in layers]
+    parameters: list[tuple[nn.Parameter, ...]] = [
+        (layer.gralora_A[ADAPTER], layer.gralora_B[ADAPTER]) for layer in layers
+    ]
+    if hybrid_r:
+        parameters = [
+            (
+                *pair,
+                layer.gralora_A_general[ADAPTER].weight,
+                layer.gralora_B_general[ADAPTER].weight,
+            )
+            for pair, layer in zip(parameters, layers, strict=True)
+        ]
     _hold_in(torch.float32 if master_weights else case.torch_dtype, parameters)
     _fill(parameters, factors)
-    return Variant("peft_gralora", layers, parameters, case.rank, is_gralora=True)
+    return Variant("peft_gralora", layers, parameters, rank, is_gralora=True, drops=dropout > 0)
 
 
 def _peft_accelerated(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
@@ -107,25 +129,37 @@ def _gralora(
     factors: Factors,
     *,
     adapter_dtype: torch.dtype | None = None,
+    dropout: float = 0.0,
+    hybrid_r: int = 0,
 ) -> Variant:
     try:
         from gralora.nn import GraLoRALinear, GraLoRAWrapper
     except ImportError as error:
         raise UnavailableError(f"gralora cannot be imported: {error}") from error
     adapt = GraLoRALinear.from_linear if case.base == PLAIN else GraLoRAWrapper
+    rank = case.rank + hybrid_r
     layers = [
         adapt(
             linear,
             r=case.rank,
             k=case.grid,
-            alpha=SCALING * case.rank,
+            alpha=SCALING * rank,
+            hybrid_r=hybrid_r,
+            dropout=dropout,
             adapter_dtype=adapter_dtype or case.torch_dtype,
         )
         for linear in linears
     ]
-    parameters = [(layer.gralora_A[ADAPTER], layer.gralora_B[ADAPTER]) for layer in layers]
+    parameters: list[tuple[nn.Parameter, ...]] = [
+        (layer.gralora_A[ADAPTER], layer.gralora_B[ADAPTER]) for layer in layers
+    ]
+    if hybrid_r:
+        parameters = [
+            (*pair, layer.lora_A[ADAPTER], layer.lora_B[ADAPTER])
+            for pair, layer in zip(parameters, layers, strict=True)
+        ]
     _fill(parameters, factors)
-    return Variant("gralora", list(layers), parameters, case.rank, is_gralora=True)
+    return Variant("gralora", list(layers), parameters, rank, is_gralora=True, drops=dropout > 0)
 
 
 def _gralora_functional(case: Case, linears: Sequence[nn.Linear], factors: Factors) -> Variant:
@@ -174,9 +208,11 @@ def _gralora_on_path(
 
 def _fill(parameters: Sequence[tuple[Tensor, ...]], factors: Factors) -> None:
     with torch.no_grad():
-        for A, B in parameters:
+        for A, B, *plain in parameters:
             A.copy_(factors.A)
             B.copy_(factors.B)
+            if plain:
+                plain[1].normal_(std=0.1 * plain[1].shape[1] ** -0.5)
 
 
 def _hold_in(dtype: torch.dtype, parameters: Sequence[tuple[nn.Parameter, ...]]) -> None:
@@ -215,6 +251,11 @@ def _peft_gralora_compiled(case: Case, linears: Sequence[nn.Linear], factors: Fa
     return Variant("peft_gralora_compiled", modules, built.parameters, case.rank, is_gralora=True)
 
 
+def _renamed(name: str, build: Callable[..., Variant], **options: Any) -> Builder:
+    """A variant with other options, under its own name."""
+    return lambda *arguments: replace(build(*arguments, **options), name=name)
+
+
 Builder = Callable[[Case, Sequence[nn.Linear], Factors], Variant]
 
 # In the order of the tables.
@@ -231,13 +272,28 @@ BUILDERS: dict[str, Builder] = {
     "gralora_fp32": _gralora_fp32,
     "gralora_functional": _gralora_functional,
     "gralora_recomputed": _gralora_recomputed,
+    "peft_gralora_dropout": _renamed("peft_gralora_dropout", _peft_gralora, dropout=DROPOUT),
+    "gralora_dropout": _renamed("gralora_dropout", _gralora, dropout=DROPOUT),
+    "peft_gralora_hybrid": _renamed("peft_gralora_hybrid", _peft_gralora, hybrid_r=HYBRID_RANK),
+    "gralora_hybrid": _renamed("gralora_hybrid", _gralora, hybrid_r=HYBRID_RANK),
     **{f"gralora_{path}": partial(_gralora_on_path, path) for path in get_args(Path)},
 }
 
 # The layer with one path forced, which a GPU or a layer may not have.
 ON_PATH = frozenset(f"gralora_{path}" for path in get_args(Path))
 
-# They run only where their names are given: the first is slow to start, the others the same work.
+# They run only where their names are given: the first is slow to start, the others do the same work
+# in another way, or more of it.
 ON_REQUEST = frozenset(
-    {"peft_gralora_compiled", "gralora_functional", "gralora_recomputed", *ON_PATH}
+    {
+        "peft_gralora_compiled",
+        "gralora_functional",
+        "gralora_recomputed",
+        *(
+            f"{layer}_{what}"
+            for layer in ("peft_gralora", "gralora")
+            for what in ("dropout", "hybrid")
+        ),
+        *ON_PATH,
+    }
 )

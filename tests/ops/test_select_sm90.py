@@ -53,7 +53,9 @@ def test_a_projection_of_few_tokens_takes_small_tiles_that_fill_the_chip(
         ({"columns": 264}, "sm80"),
         # 16 CTAs of the wide tile, or 32 of the narrow one.
         ({"T": 256, "columns": 128}, "sm80"),
-        ({"drops": True}, "sm80"),
+        ({"drops": True}, "sm90"),
+        ({"drops": True, "columns": 128}, "sm90"),
+        ({"drops": True, "columns": 136}, "sm80"),
         ({"sm90": False}, "sm80"),
         ({"x_row_stride": 0}, "sm80"),
         ({"factor_block_stride": 0}, "sm80"),
@@ -93,10 +95,12 @@ def test_weight_gradients_take_the_tile_that_holds_all_latents(
         ({"T": 1024}, "sm80", "kernel"),
         ({"gradients": [(4, 1024, 136)]}, "sm80", "library"),
         ({"gradients": [(4, 1024, 32)]}, "sm80", "kernel"),
-        ({"drops": True}, "sm80", "kernel"),
         ({"sm90": False}, "sm80", "kernel"),
+        # A short walk, too many latents.
+        ({"drops": True, "T": 1024}, "sm80", "kernel"),
+        ({"drops": True, "gradients": [(4, 1024, 136)]}, "sm80", "kernel"),
     ],
-    ids=["short_walk", "rank", "narrow", "drops", "chip"],
+    ids=["short_walk", "rank", "narrow", "chip", "dropped_short_walk", "dropped_rank"],
 )
 def test_weight_gradients_that_do_not(change: dict[str, Any], kernel: str, path: str) -> None:
     choice = _C.select_weight_gradient(**{**GRADIENTS, **change})
@@ -275,9 +279,16 @@ def test_forced_on_another_chip_it_is_impossible() -> None:
         assert (choice["possible"], choice["reason"]) == (False, NO_CODE)
 
 
-def test_forced_a_step_with_dropout_takes_the_portable_kernel() -> None:
+@pytest.mark.parametrize("rank", [8, 32, 128])
+def test_gradients_of_a_dropped_input_take_it_at_any_rank_that_fits(rank: int) -> None:
+    choice = _C.select_weight_gradient(T=8192, gradients=[(4, 1024, rank)], drops=True)
+    assert (choice["kernel"], choice["path"]) == ("sm90", "kernel")
+    assert choice["reason"] == "dropout where bulk copies have brought the input"
+
+
+def test_forced_a_wide_projection_with_dropout_takes_the_portable_kernel() -> None:
     with gralora.kernels.forced("sm90"):
-        project = _C.select_project(**PROJECT, drops=True)
-        sums = _C.select_weight_gradient(**GRADIENTS, drops=True)
-    for choice in (project, sums):
-        assert (choice["kernel"], choice["path"]) == ("sm80", "kernel")
+        few = _C.select_project(**{**PROJECT, "T": 1}, drops=True)
+        wide = _C.select_project(**{**PROJECT, "columns": 136}, drops=True)
+    assert (few["kernel"], few["path"]) == ("sm90", "kernel")
+    assert (wide["kernel"], wide["path"]) == ("sm80", "kernel")

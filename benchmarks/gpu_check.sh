@@ -7,7 +7,7 @@
 # passed. OUT_DIR gets the suites' results, the logs, and check.json, which says how each step ended.
 # The environment decides what runs and with what:
 #   STEPS            of: build info kernels tests sanitizers kernels_suite layer cold eager
-#                    quantised moe shared memory model host merge                    (all)
+#                    dropout quantised moe shared memory model host merge            (all)
 #   PYTHON           interpreter that has torch, and peft for the comparisons       (python3)
 #   WHEEL            of this checkout, built before; the build step installs it     (build)
 #   CHECK_KERNELS    program of tests/kernels, built before                         (build)
@@ -36,7 +36,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 steps=" ${STEPS:-build info kernels tests sanitizers kernels_suite layer cold \
-eager quantised moe shared memory model host merge} "
+eager dropout quantised moe shared memory model host merge} "
 python=${PYTHON:-python3}
 read -r -a tools <<<"${SANITIZER_TOOLS:-memcheck racecheck initcheck synccheck}"
 shapes=${SHAPES:-4096x4096,4096x14336,14336x4096,4096x1024}
@@ -132,7 +132,7 @@ environment_over() {
     >"$("$2/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/parent.pth"
 }
 
-suites=(kernels_suite layer cold eager quantised moe shared memory model host merge)
+suites=(kernels_suite layer cold eager dropout quantised moe shared memory model host merge)
 failures=0
 cd "$root" || exit 2
 
@@ -195,6 +195,12 @@ fi
 if wanted eager; then
   measure eager layer --mode eager --tokens 1,512,2048 --shapes 4096x4096 --rk 64:4 \
     --rounds "$rounds"
+fi
+# And a hybrid's plain part.
+if wanted dropout; then
+  measure dropout layer --mode graph --tokens 512,2048,8192 --shapes 4096x4096,4096x14336 \
+    --rk 64:4 --rounds "$rounds" --variants "base,peft_gralora,peft_gralora_dropout,\
+peft_gralora_hybrid,gralora,gralora_dropout,gralora_hybrid"
 fi
 # Not as graphs, since bitsandbytes' 8-bit layer waits for the device.
 if wanted quantised; then

@@ -12,7 +12,7 @@ from gralora.bench.baselines import library_gralora
 from gralora.bench.case import SCALING, Case, Factors, UnavailableError, Variant
 from gralora.bench.layer import build_variants
 from gralora.bench.layer_records import Recorder
-from gralora.bench.variants import BUILDERS, ON_PATH, ON_REQUEST
+from gralora.bench.variants import BUILDERS, HYBRID_RANK, ON_PATH, ON_REQUEST
 
 CPU = torch.device("cpu")
 
@@ -36,6 +36,13 @@ def _build(name: str, case: Case) -> tuple[Variant, nn.Linear]:
     return BUILDERS[name](case, [linear], Factors.draw(case, CPU)), linear
 
 
+def _build_or_skip(name: str, case: Case) -> tuple[Variant, nn.Linear]:
+    try:
+        return _build(name, case)
+    except UnavailableError as error:
+        pytest.skip(str(error))
+
+
 @pytest.mark.parametrize("grid", [1, 2, 4], ids="k={}".format)
 def test_library_composition_is_exact(grid: int) -> None:
     case = _case(grid=grid)
@@ -46,11 +53,27 @@ def test_library_composition_is_exact(grid: int) -> None:
 @pytest.mark.parametrize("name", ["peft_gralora", "peft_accelerated", "gralora"])
 def test_layer_agrees_with_a_dense_one(name: str) -> None:
     case = _case(dtype="fp32")
-    try:
-        variant, linear = _build(name, case)
-    except UnavailableError as error:
-        pytest.skip(str(error))
+    variant, linear = _build_or_skip(name, case)
     assert max(relative_errors(case, variant, linear).values()) < 1e-5
+
+
+@pytest.mark.parametrize("layer", ["peft_gralora", "gralora"])
+def test_a_hybrid_agrees_in_its_plain_part_too(layer: str) -> None:
+    case = _case(dtype="fp32")
+    variant, linear = _build_or_skip(f"{layer}_hybrid", case)
+    errors = relative_errors(case, variant, linear)
+    assert set(errors) == {"y", "dx", "dA", "dB", "dlora_A", "dlora_B"}
+    assert max(errors.values()) < 1e-5
+    assert variant.extra_rank == case.rank + HYBRID_RANK
+
+
+@pytest.mark.parametrize("layer", ["peft_gralora", "gralora"])
+def test_a_layer_that_drops_is_checked_without_dropout_and_timed_with_it(layer: str) -> None:
+    case = _case(dtype="fp32")
+    variant, linear = _build_or_skip(f"{layer}_dropout", case)
+    assert max(relative_errors(case, variant, linear).values()) < 1e-5
+    x = torch.ones(50, case.in_features)
+    assert not torch.equal(variant.modules[0](x), variant.modules[0](x))
 
 
 def test_agreement_sees_a_wrong_scale() -> None:

@@ -13,6 +13,11 @@
 // (extended_product_storer.cuh): what counts is that the tensor cores never wait. Columns are cut
 // into tiles within a block, since a block has its own latent and factor.
 //
+// What the adapter adds to dx may go through dropout, which the base product's part does not: then
+// the steps over latents come first, the warpgroups drop their sums (extended_product_dropout.cuh),
+// and the base product is added to what is left. A kernel of its own, so that the others keep
+// theirs.
+//
 // The weight and the factor have opposite axes contiguous, in the forward pass (W by its depth, B
 // by its width) and in the backward pass (W by its width, A by its rank): a step's body is compiled
 // for each, nothing is repacked. The projection's factor lies as the other one does.

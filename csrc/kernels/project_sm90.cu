@@ -5,7 +5,8 @@
 // width. One tile holds all columns up to 256, so that x is read once, save where few tokens are
 // given small tiles that fill the chip; the factor comes from L2, 1.5 to 3 bytes of both for each
 // byte of x. Two CTAs of 64 tokens on an SM end more evenly than one of 128; from 128 columns on a
-// ring that is deep enough needs the memory of the whole SM.
+// ring that is deep enough needs the memory of the whole SM. Of the widest tile's sums no registers
+// are left for warps that drop.
 #include "kernels/bulk_product.cuh"
 #include "kernels/latent_store.cuh"
 #include "kernels/launch.cuh"

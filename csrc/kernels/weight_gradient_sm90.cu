@@ -3,7 +3,8 @@
 //
 // A CTA owns 128 columns of an activation and up to 128 of the latent, and walks along the tokens
 // or a split of them; both operands lie with the tokens along rows. Sums, splits and their order
-// are those of weight_gradient.cuh.
+// are those of weight_gradient.cuh, and so is what is dropped: of one launch's gradients those of
+// the adapter's input.
 #include "kernels/bulk_product.cuh"
 #include "kernels/tensor_map.h"
 #include "kernels/weight_gradient.cuh"

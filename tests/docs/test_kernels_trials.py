@@ -13,6 +13,7 @@ TEXT = (ROOT / "docs" / "kernels.md").read_text(encoding="utf-8")
 FOLDER = ROOT / "benchmarks" / "results" / "trials"
 TRIALS = json.loads((FOLDER / "h200_early_products.json").read_text())
 COPIES = json.loads((FOLDER / "h200_issued_copies.json").read_text())
+SPLITS = json.loads((FOLDER / "h200_descriptors.json").read_text())
 SQUARE, NARROW = (4096, 4096, 64), (4096, 1024, 64)
 
 # By the first words of a row: what it compares, and the layer.
@@ -92,6 +93,51 @@ def test_what_an_elected_thread_gains_is_that_of_the_file() -> None:
         case = int(tokens), (n, m, int(rank))
         of_file = [" / ".join(_ratios(name, *case, COPIES)) for name in ("before", "elected")]
         assert shown == of_file, layer
+
+
+def _suite(*path: str) -> dict[tuple[int, ...], list[str]]:
+    """A result of the suite `layer`: forward and step of the layer with bf16 adapters."""
+    found: dict[tuple[int, ...], dict[str, str]] = {}
+    for row in json.loads(FOLDER.parent.joinpath(*path).read_text())["timings"]:
+        if row["variant"] != "gralora":
+            continue
+        case = row["case"]
+        key = (case["in_features"], case["out_features"], case["tokens"], case["rank"])
+        found.setdefault(key, {})[row["pass"]] = f"{row['ratio']['base']['median']:.2f}"
+    return {key: [ratios["forward"], ratios["step"]] for key, ratios in found.items()}
+
+
+def test_what_descriptors_that_are_sums_gain_is_that_of_the_files() -> None:
+    before = _suite("h200_layer.json") | _suite("h200_cold.json")
+    after = _suite("trials", "h200_descriptors_layer.json")
+    after |= _suite("trials", "h200_descriptors_cold.json")
+    rows = _cells("Descriptors that are sums", "layer")
+    assert len(rows) == 6
+    for layer, tokens, rank, *shown in rows:
+        n, m = map(int, layer.split("→"))
+        case = (n, m, int(tokens), int(rank))
+        assert shown == [" / ".join(before[case]), " / ".join(after[case])], layer
+
+
+def test_projections_that_are_split_are_those_of_the_file() -> None:
+    rows = _cells("Beginning before the latents are there", "kernels of")
+    assert len(rows) == 5
+    tiles = {"8.0": "64x32", "9.0a": "64x64"}
+    for kernels, tokens, rank, *shown in rows:
+        trials = [
+            row
+            for row in SPLITS["portable" if kernels == "8.0" else "bulk"]
+            if (row["tokens"], row["rank"]) == (int(tokens), int(rank))
+        ]
+        for cell, splits in zip(shown, (1, 2, 4), strict=True):
+            # As chosen: by the kernel of 9.0a, whole.
+            kernel = "9.0a" if splits == 1 else kernels
+            found = [
+                f"{row['forward']:.2f} / {row['step']:.2f}"
+                for row in trials
+                if (row["kernel"], row["tile"], row["splits"]) == (kernel, tiles[kernel], splits)
+            ]
+            assert [cell] == (found or [""]), (kernels, tokens, rank, splits)
 
 
 def test_passes_with_parts_left_out_are_those_of_the_file() -> None:

@@ -196,7 +196,7 @@ if wanted eager; then
   measure eager layer --mode eager --tokens 1,512,2048 --shapes 4096x4096 --rk 64:4 \
     --rounds "$rounds"
 fi
-# And a hybrid's plain part.
+# Dropout, and a hybrid's plain part.
 if wanted dropout; then
   measure dropout layer --mode graph --tokens 512,2048,8192 --shapes 4096x4096,4096x14336 \
     --rk 64:4 --rounds "$rounds" --variants "base,peft_gralora,peft_gralora_dropout,\

@@ -21,8 +21,8 @@ def forced(path: Path | None) -> Iterator[None]:
         path: ``"aten"`` for products by library calls (rounding, and bringing the blocks of their
             results in order, stay kernels); ``"sm80"`` for the kernels, with an error where they
             cannot run; ``"sm90"`` for those of compute capability 9.0a in the steps that have one
-            (projections, with dropout of up to 128 columns, the factors' gradients, and the base
-            product that takes the adapter's term along), and the kernels of ``"sm80"`` in the
+            (projections, under dropout of up to 128 columns; the factors' gradients; the base
+            product that takes the adapter's term along) and the kernels of ``"sm80"`` in the
             others; None for the fastest of them.
 
     Raises:

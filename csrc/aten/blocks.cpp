@@ -9,6 +9,12 @@
 namespace gralora::aten {
 namespace {
 
+/// Products of 16-bit numbers on CPUs with matrix units (AMX) read a few numbers past the end of a
+/// row and multiply them by zero: what lies there must be finite, and a NaN reaches the result.
+bool reads_past_rows(const at::Tensor& rows) {
+  return rows.is_cpu() && at::isReducedFloatingType(rows.scalar_type());
+}
+
 /// For project() of a grid factor.
 at::Tensor empty_grid_latent(const AdapterInput& input, const at::Tensor& factor, int64_t outer) {
   return empty_latent(outer, input.rows().size(0), factor.size(0) * (factor.size(2) / outer),
@@ -72,9 +78,9 @@ at::Tensor transpose_factor(const at::Tensor& factor) {
 
 at::Tensor as_rows(const at::Tensor& tensor, int64_t width) {
   at::Tensor rows = tensor.dim() == 2 ? tensor : tensor.reshape({tensor.numel() / width, width});
-  const bool addressable =
-      (rows.stride(1) == 1 || width == 1) && (rows.stride(0) >= width || rows.size(0) <= 1);
-  return addressable ? rows : rows.contiguous();
+  const int64_t pitch = rows.size(0) <= 1 ? width : rows.stride(0);
+  const bool fits = reads_past_rows(rows) ? pitch == width : pitch >= width;
+  return fits && (rows.stride(1) == 1 || width == 1) ? rows : rows.contiguous();
 }
 
 std::vector<int64_t> with_width(at::IntArrayRef sizes, int64_t width) {
@@ -95,8 +101,9 @@ at::Tensor empty_latent(int64_t planes, int64_t T, int64_t rank, const at::Tenso
   // strides are those that ops/meta.cpp promises, also for T = 0.
   const int64_t pitch = latent_pitch(rank).expect_int();
   if (pitch == rank && T > 0) return at::empty({planes, T, rank}, options);
-  return at::empty({planes * T * pitch}, options)
-      .as_strided({planes, T, rank}, {T * pitch, pitch, 1});
+  at::Tensor latent = at::empty({planes * T * pitch}, options);
+  if (reads_past_rows(latent)) latent.zero_();
+  return latent.as_strided({planes, T, rank}, {T * pitch, pitch, 1});
 }
 
 Latents project_input(const AdapterInput& input, const ComputeFactors& factors, const Sizes& sizes,

@@ -251,7 +251,7 @@ bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const ate
                       const aten::Dropout& dropout, aten::TokenSums& sums) {
   if (!grid_factor.defined()) return false;
   const Product product(base, rows, grid_factor, latents.plain, plain_factor, dropout);
-  // A plain part's latent is made after the grid's, and read before it.
+  // A plain part's latent is made after the grid's, and may be read before it.
   const bool is_ahead = latents.projected_here && !plain_factor.defined();
   return expand(product, latents.grid, is_ahead, sums);
 }

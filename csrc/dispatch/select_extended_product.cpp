@@ -152,8 +152,11 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
     return Choice::impossible("two blocks cannot form a cluster there");
   }
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
-  if (problem.drops && (problem.by_depth || problem.inner > 0)) {
-    return Choice::impossible("dropout lies before the projection");
+  if (problem.drops && problem.inner > 0) {
+    return Choice::impossible("dropout acts where latents would be made on the way");
+  }
+  if (problem.drops && problem.by_depth) {
+    return Choice::impossible("dropout acts beside a weight whose depth is contiguous");
   }
   const bool in_groups =
       std::all_of(problem.outputs.begin(), problem.outputs.end(),

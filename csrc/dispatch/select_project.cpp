@@ -144,8 +144,12 @@ bool can_drop(const ProjectProblem& problem) {
   return !problem.drops || problem.columns <= size_of(ProjectTile::kBulk128x128).columns;
 }
 
+// Measured on an H200 with 2048 and 8192 tokens. With fewer, few multiprocessors would drop.
+constexpr int64_t kLeastDroppedTokens = 2048;
+
 bool prefers_sm90(const ProjectProblem& problem) {
-  if (problem.T < kLeastBulkTokens || problem.columns > kMostBulkColumns) return false;
+  const int64_t least = problem.drops ? kLeastDroppedTokens : kLeastBulkTokens;
+  if (problem.T < least || problem.columns > kMostBulkColumns) return false;
   const ProjectTile tile = choose_bulk_tile(problem);
   const int64_t depth = size_of(tile).depth, steps = (problem.width + depth - 1) / depth;
   if (fills_one_of(3, problem, tile)) return true;
@@ -160,16 +164,16 @@ ProjectSelection select_project(const ProjectProblem& problem) {
   const bool width_is_contiguous = problem.factor_width_stride == 1 &&
                                    (problem.factor_column_stride != 1 || problem.columns == 1);
   Choice choice = choose_way(problem, width_is_contiguous);
-  if (choice.possible && can_drop(problem) && problem.forced != ForcedPath::kSm80) {
+  if (choice.possible && problem.forced != ForcedPath::kSm80) {
     const bool forced = problem.forced == ForcedPath::kSm90;
     const std::string_view obstacle = why_not_sm90(problem, width_is_contiguous);
-    if (obstacle.empty() && (forced || prefers_sm90(problem))) {
+    if (obstacle.empty() && can_drop(problem) && (forced || prefers_sm90(problem))) {
       const std::string_view reason = problem.drops
                                           ? "dropout where bulk copies have brought the input"
                                           : "aligned 16-bit operands, bulk copies";
       return {Choice::own(reason), choose_bulk_tile(problem), 1, width_is_contiguous};
     }
-    if (forced) choice = Choice::impossible(obstacle);
+    if (forced && !obstacle.empty()) choice = Choice::impossible(obstacle);
   }
   const Tiling tiling = choose_tiling(problem);
   return {choice, tiling.tile, tiling.splits, width_is_contiguous};

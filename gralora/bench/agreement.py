@@ -50,10 +50,10 @@ def relative_errors(case: Case, variant: Variant, linear: nn.Linear) -> dict[str
     return {
         name: relative_error(got, want)
         for name, got, want in zip(
-            ("y", "dx", "dA", "dB", "dlora_A", "dlora_B"),
+            ("y", "dx", "dA", "dB", "dlora_A", "dlora_B")[: len(operands) + 1],
             (y, *gradients),
             (expected, *expected_gradients),
-            strict=False,
+            strict=True,
         )
         if got is not None and want is not None
     }

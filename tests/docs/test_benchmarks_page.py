@@ -16,9 +16,9 @@ TEXT = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
 RESULTS = ROOT / "benchmarks" / "results"
 FILES = ("h200_layer", "h200_cold")
 NEWEST_FIRST = (
-    "trials/h200_descriptors_layer",
-    "trials/h200_descriptors_cold",
     "h200_dropout",
+    "trials/h200_descriptors_cold",
+    "trials/h200_descriptors_layer",
     *FILES,
 )
 PASSES = ("forward", "step")

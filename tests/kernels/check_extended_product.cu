@@ -451,6 +451,10 @@ void check_type() {
         check_dropped({1100, {{1, 24}, {1, 200}}, {{2, 136}}, 24, false}, 4, 1);
         check_dropped({300, {{1, 200}}, {{2, 136}}, 64, true, false, {}, false, true}, 2);
         check_dropped({700, {{1, 136}}, {{3, 48}}, 40, false, false, {{3, 48, 40, true, true}}}, 4);
+        // The same with items that are drawn, and with a latent that is ahead.
+        check_dropped({700, {{1, 136}}, {{3, 48}}, 40, false, false, {{3, 48, 40}}, true}, 4);
+        check_dropped(
+            {300, {{1, 72}}, {{2, 136}}, 24, true, false, {{2, 264, 24, true}}, false, true}, 4);
         const GradientCase one{1, 64, 8}, narrow{2, 72, 16, false, true, false};
         check_summed({1, {{1, 64}}, {{1, 64}}, 8}, processors, {one});
         check_summed({300, {{1, 72}}, {{2, 136}}, 24}, 4, {{2, 264, 24, true}, narrow});

@@ -91,7 +91,9 @@ void check_bulk_tile(ProjectTile tile) {
     }
     if (tile == ProjectTile::kBulk128x256) continue;
     for (const ProjectCase& c : {ProjectCase{67, 4, 48, 2, 8}, ProjectCase{130, 3, 72, 8, 3},
-                                 ProjectCase{5, 2, 1096, 2, 8}, ProjectCase{300, 2, 1288, 2, 8}}) {
+                                 ProjectCase{5, 2, 1096, 2, 8}, ProjectCase{300, 2, 1288, 2, 8},
+                                 ProjectCase{0, 2, 64, 2, 8}, ProjectCase{1, 2, 64, 2, 8},
+                                 ProjectCase{130, 1, 1024, 4, 24}}) {
       check_case<T>(c, tile, 1, width_is_contiguous, true);
     }
   }

@@ -147,6 +147,9 @@ void check_type() {
       check_case<T>(tile, splits, false, 1500, {{2, 136, 24}, {1, 128, 136}});
       check_case<T>(tile, splits, true, 129, {{2, 288, 16}, {4, 48, 16}, {1, 576, 8}});
       check_case<T>(tile, splits, true, 1500, {{2, 136, 24}, {1, 128, 136}});
+      check_case<T>(tile, splits, true, 200, {{1, 128, 136}});
+      check_case<T>(tile, splits, true, 0, {{2, 64, 16}, {2, 72, 16}});
+      check_case<T>(tile, splits, true, 1, {{2, 64, 16}, {2, 72, 16}});
     }
   }
 }

@@ -4,7 +4,7 @@
 //
 // What it shows: results, indices, barriers that not all threads reach, data that is read before
 // its asynchronous copy was waited for. What it cannot show: time, races within a barrier's
-// interval, and kernels that overlap: each is done before the next begins.
+// interval, fences that are missing, and kernels that overlap: each is done before the next begins.
 #pragma once
 
 #include <cstddef>

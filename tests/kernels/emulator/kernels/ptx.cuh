@@ -59,7 +59,7 @@ void load_matrices(uint32_t (&fragment)[4], uint32_t row_address) {
       const int row = kTransposed ? lane % 4 * 2 + e : lane / 4;
       const int column = kTransposed ? lane / 4 : lane % 4 * 2 + e;
       const auto address = static_cast<uint32_t>(exchange.word(matrix * 8 + row));
-      std::memcpy(&pair[e], at(address) + column * 2, 2);
+      std::memcpy(&pair[e], at(address, 16) + column * 2, 2);
     }
     std::memcpy(&fragment[matrix], pair, 4);
   }
@@ -167,7 +167,7 @@ inline void synchronize_cluster() {
 inline float2 load_pair_of_block(uint32_t address, uint32_t rank) {
   emulator::Block& block = emulator::current().cluster->blocks[rank];
   float2 pair;
-  std::memcpy(&pair, emulator::memory_of(block) + detail::offset_of(address), 8);
+  std::memcpy(&pair, emulator::memory_of(block) + detail::offset_of(address, 8), 8);
   return pair;
 }
 

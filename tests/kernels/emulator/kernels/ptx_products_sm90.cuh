@@ -37,8 +37,10 @@ void read_operand(float (&to)[kDepth], const unsigned char* memory, const View& 
                                : extent / 64 * view.part_stride + depth / 8 * view.group_stride +
                                      depth % 8 * 128 + extent % 64 * 2;
     // The swizzle keeps 16 bytes together.
-    std::memcpy(&elements[depth], memory + swizzle(view.address + bytes),
-                kDepthIsContiguous ? 16 : 2);
+    const size_t size = kDepthIsContiguous ? 16 : 2;
+    const uint32_t at = swizzle(view.address + bytes);
+    if (at + size > emulator::current().block->shared_bytes) fail("an operand beyond the memory");
+    std::memcpy(&elements[depth], memory + at, size);
   }
   for (int depth = 0; depth < kDepth; ++depth) to[depth] = static_cast<float>(elements[depth]);
 }

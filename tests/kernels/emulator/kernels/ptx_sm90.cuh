@@ -98,7 +98,7 @@ inline void arrive_and_expect(uint32_t barrier, uint32_t bytes) {
 
 inline void send_word_to_block(uint32_t to, uint32_t word, uint32_t barrier, uint32_t rank) {
   emulator::Block& block = emulator::current().cluster->blocks[rank];
-  std::memcpy(emulator::memory_of(block) + detail::offset_of(to), &word, 4);
+  std::memcpy(emulator::memory_of(block) + detail::offset_of(to, 4), &word, 4);
   emulator::ByteBarrier& there = detail::barrier_at(block, barrier);
   there.bytes -= 4;
   there.settle();
@@ -142,7 +142,7 @@ inline void copy_box_to_blocks(uint32_t to, const CUtensorMap* map, int inner, i
 
 inline void store_box(const CUtensorMap* map, int inner, int middle, int outer, uint32_t from) {
   const unsigned char* const memory = dynamic_shared_memory();
-  const uint32_t box = detail::offset_of(from);
+  const uint32_t box = detail::offset_of(from, static_cast<size_t>(map->box[0] * map->box[1] * 2));
   emulator::current().boxes.push_back([=] {
     detail::for_each_chunk(box, *map, inner, middle, outer,
                            [&](uint32_t address, unsigned char* to, int bytes) {
@@ -183,7 +183,7 @@ inline void store_matrices(uint32_t row_address, const uint32_t (&fragment)[4]) 
   exchange.wait();
   for (int matrix = 0; matrix < 4; ++matrix) {
     const auto row = static_cast<uint32_t>(exchange.word(matrix * 8 + lane / 4));
-    std::memcpy(detail::at(row) + lane % 4 * 4, &fragment[matrix], 4);
+    std::memcpy(detail::at(row, 16) + lane % 4 * 4, &fragment[matrix], 4);
   }
 }
 

@@ -91,15 +91,6 @@ def explain(
             aligned=n % 8 == 0 and m % 8 == 0, processors=processors, cluster=cluster, sm90=sm90,
         )  # fmt: skip
 
-    def of_few_tokens(
-        depth: int, width: int, *, by_depth: bool, drops: bool, sums: tuple[str, ...] = ()
-    ) -> _C.ThinProductSelection:
-        return _C.select_thin_product(
-            T=T, depth=depth, width=width, blocks=k, by_depth=by_depth, half=half, drops=drops,
-            gradients=[gradients[name] for name in sums], aligned=n % 8 == 0 and m % 8 == 0,
-            processors=processors, cluster=cluster,
-        )  # fmt: skip
-
     def expand_y() -> _C.Choice:
         onto_bias = _C.select_expand(T=T, width=m, blocks=k, half=half, bias=bias)
         if not bias or onto_bias["path"] == "kernel":
@@ -131,9 +122,7 @@ def explain(
         choices["H = x A, y = x W^T + H B"] = H_and_y
     else:
         choices["H = x A"] = H
-        few = of_few_tokens(N, m, by_depth=True, drops=False)
-        with_term = next((choice for choice in (few, y) if choice["path"] == "kernel"), None)
-        choices |= {"y = x W^T + H B": with_term} if with_term else {"y = H B": expand_y()}
+        choices |= {"y = x W^T + H B": y} if y["path"] == "kernel" else {"y = H B": expand_y()}
     G_and_dx = with_base(M, n, drops=dropout, projects=True, sums=("dA", "dB"))
     if G_and_dx["path"] == "kernel":
         choices |= _along("G = dy B^T, dx = dy W + G A^T", G_and_dx, gradients, tuple(gradients))
@@ -144,12 +133,7 @@ def explain(
         # What reads the dropped input stays apart.
         sums = tuple(name for name in gradients if not (dropout and name == "dA"))
         dx = with_base(M, n, drops=dropout, projects=False, sums=sums)
-        few = of_few_tokens(M, n, by_depth=False, drops=dropout, sums=sums)
-        if few["path"] == "kernel":
-            choices |= _pair("dx = dy W + G A^T", few, ", ".join(sums), few.get("together", False))
-            if few.get("together"):
-                gradients.clear()
-        elif dx["path"] == "kernel":
+        if dx["path"] == "kernel":
             choices |= _along("dx = dy W + G A^T", dx, gradients, sums)
         else:
             choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])

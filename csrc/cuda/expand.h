@@ -20,10 +20,9 @@ struct Expansion {
   bool overwrite = true;
 
   ExpandSelection select() const;
-  ExpandParams describe(ExpandTile tile) const;
+  ExpandParams describe(const ExpandSelection& selection) const;
 
-  /// Whether rows of the operands and of the result start on 16-byte boundaries.
-  bool is_aligned() const;
+ private:
   int64_t count_blocks() const { return grid_factor.defined() ? grid_factor.size(0) : 1; }
 };
 

@@ -13,7 +13,6 @@
 #include "aten/blocks.h"
 #include "cuda/launch.h"
 #include "cuda/steps.h"
-#include "cuda/thin_product.h"
 #include "cuda/weight_gradient.h"
 #include "dispatch/select_extended_product.h"
 
@@ -250,9 +249,6 @@ bool expand(const Product& product, const at::Tensor& latent, bool projected_her
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor,
                       const aten::Dropout& dropout, aten::TokenSums& sums) {
-  if (multiply_few_tokens(rows, base, latents, grid_factor, plain_factor, dropout, sums)) {
-    return true;
-  }
   if (!grid_factor.defined()) return false;
   const Product product(base, rows, grid_factor, latents.plain, plain_factor, dropout);
   // A plain part's latent is made after the grid's, and may be read before it.

@@ -93,19 +93,6 @@ struct Sums {
   float value[Tile::kWarpRows / 16][Tile::kWarpColumns / 8][4] = {};
 };
 
-/// finish(v, half, first, second) for every pair of a thread's sums.
-template <class Tile, class Finish>
-__device__ void for_each_pair(const Sums<Tile>& sums, const Finish& finish) {
-#pragma unroll
-  for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
-#pragma unroll
-    for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
-      const float(&e)[4] = sums.value[half / 2][v];
-      finish(v, half, e[half % 2 * 2], e[half % 2 * 2 + 1]);
-    }
-  }
-}
-
 /// Where chunk `chunk` (16 bytes) of row `row` lies in a row of `kChunks` chunks: permuted so that
 /// the eight rows of a fragment's matrix, read at one chunk, lie in different banks.
 template <int kChunks>

@@ -20,5 +20,7 @@ __host__ __device__ constexpr uint64_t describe_part(uint32_t part, int depth) {
   const uint32_t at = (part & 0x3ffff) / 16 + depth * (kDepthIsContiguous ? 2 : 128) / 16;
   return uint64_t{at + (kPartStride << 16)} | kGroupStride << 32 | kSwizzle128 << 62;
 }
+static_assert(describe_part<false>(1u << 24 | 226 * 1024, 48) ==
+              describe_part<false>(226 * 1024, 48));
 
 }  // namespace gralora::ptx

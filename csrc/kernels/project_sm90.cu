@@ -85,8 +85,9 @@ cudaError_t launch_tile(const ProjectParams& p, cudaStream_t stream) {
   return start_work<BoxedProjection<T, Tile>>(blocks, params, stream);
 }
 
+/// With warps that drop, or without.
 template <class T, class Tile>
-cudaError_t launch_dropping(const ProjectParams& p, cudaStream_t stream) {
+cudaError_t launch_either(const ProjectParams& p, cudaStream_t stream) {
   return p.dropout.rng_state != nullptr ? launch_tile<T, typename Tile::Dropping>(p, stream)
                                         : launch_tile<T, Tile>(p, stream);
 }
@@ -95,11 +96,11 @@ template <class T, bool kWidthIsContiguous>
 cudaError_t launch(const ProjectParams& p, cudaStream_t stream) {
   switch (p.tile) {
     case ProjectTile::kBulk64x32:
-      return launch_dropping<T, BulkTile<1, 32, true, kWidthIsContiguous, 2>>(p, stream);
+      return launch_either<T, BulkTile<1, 32, true, kWidthIsContiguous, 2>>(p, stream);
     case ProjectTile::kBulk64x64:
-      return launch_dropping<T, BulkTile<1, 64, true, kWidthIsContiguous, 2>>(p, stream);
+      return launch_either<T, BulkTile<1, 64, true, kWidthIsContiguous, 2>>(p, stream);
     case ProjectTile::kBulk128x128:
-      return launch_dropping<T, BulkTile<2, 128, true, kWidthIsContiguous, 1>>(p, stream);
+      return launch_either<T, BulkTile<2, 128, true, kWidthIsContiguous, 1>>(p, stream);
     case ProjectTile::kBulk128x256:
       if (p.dropout.rng_state != nullptr) return cudaErrorInvalidValue;
       return launch_tile<T, BulkTile<2, 256, true, kWidthIsContiguous, 1>>(p, stream);

@@ -80,8 +80,9 @@ cudaError_t launch_tile(const WeightGradientParams& p, cudaStream_t stream) {
   return start_work<BoxedGradients<T, Tile>>(blocks, params, stream);
 }
 
+/// With warps that drop, or without.
 template <class T, GradientTile tile>
-cudaError_t launch_dropping(const WeightGradientParams& p, cudaStream_t stream) {
+cudaError_t launch_either(const WeightGradientParams& p, cudaStream_t stream) {
   using Tile = typename TileOf<tile>::type;
   return p.dropout.rng_state != nullptr ? launch_tile<T, typename Tile::Dropping>(p, stream)
                                         : launch_tile<T, Tile>(p, stream);
@@ -91,11 +92,11 @@ template <class T>
 cudaError_t launch_bulk(const WeightGradientParams& p, cudaStream_t stream) {
   switch (p.tile) {
     case GradientTile::kBulk128x32:
-      return launch_dropping<T, GradientTile::kBulk128x32>(p, stream);
+      return launch_either<T, GradientTile::kBulk128x32>(p, stream);
     case GradientTile::kBulk128x64:
-      return launch_dropping<T, GradientTile::kBulk128x64>(p, stream);
+      return launch_either<T, GradientTile::kBulk128x64>(p, stream);
     case GradientTile::kBulk128x128:
-      return launch_dropping<T, GradientTile::kBulk128x128>(p, stream);
+      return launch_either<T, GradientTile::kBulk128x128>(p, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -275,7 +275,7 @@ class CheckedProduct {
   }
 
   /// By dropout, of what the adapter adds to an element of the result.
-  double left_of(int64_t element) const {
+  double kept_share(int64_t element) const {
     return !c_.drops ? 1 : mask_.keeps(element) ? mask_.rule.scale : 0;
   }
 
@@ -309,17 +309,17 @@ class CheckedProduct {
     int64_t wrong = 0;
     for (int column = t % 3; column < output.columns; column += 3) {
       const int block = column / output.width, w = column % output.width;
-      const double left = left_of(int64_t{t} * output.columns + column);
+      const double kept = kept_share(int64_t{t} * output.columns + column);
       Exact exact;
       for (size_t k = 0; k < terms_.size(); ++k) {
-        const double scale = static_cast<int>(k) < c_.dropped_terms ? left : 1;
+        const double scale = static_cast<int>(k) < c_.dropped_terms ? kept : 1;
         for (int d = 0; d < terms_[k]->depth; ++d) {
           const double row = terms_[k]->rows[t * terms_[k]->row_pitch + d];
           exact.add(scale * row * weights_[k + o]->at(d, column));
         }
       }
       for (int q = 0; q < c_.rank; ++q) {
-        exact.add(left * latent_at(first_block + block, t, q) *
+        exact.add(kept * latent_at(first_block + block, t, q) *
                   output.factor_at(block, q, w, by_depth_));
       }
       if (c_.has_bias) exact.add(output.bias[column]);

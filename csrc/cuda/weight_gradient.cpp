@@ -6,8 +6,6 @@
 #include <ATen/ops/empty.h>
 #include <c10/cuda/CUDAStream.h>
 
-#include <algorithm>
-
 #include "cuda/steps.h"
 
 namespace gralora::cuda {
@@ -19,14 +17,6 @@ const at::Tensor& activation_of(const aten::TokenSum& entry) {
 }
 const at::Tensor& latent_of(const aten::TokenSum& entry) {
   return entry.latent_is_left ? entry.left : entry.right;
-}
-
-/// Whether one of the sums is of an input that goes through dropout.
-bool drops_any(const aten::TokenSums& sums, const aten::AdapterInput& input) {
-  return input.dropout().drops() &&
-         std::any_of(sums.begin(), sums.end(), [](const aten::TokenSum& entry) {
-           return entry.is_asked_for() && entry.of_input;
-         });
 }
 
 void sum_by_products(const aten::TokenSums& sums, const aten::AdapterInput& input) {
@@ -42,7 +32,7 @@ void sum_by_products(const aten::TokenSums& sums, const aten::AdapterInput& inpu
 }  // namespace
 
 WeightGradientProblem describe_sums(const aten::TokenSums& sums, const aten::AdapterInput& input) {
-  const bool drops = drops_any(sums, input);
+  const bool drops = input.dropout().drops();
   WeightGradientProblem problem{.T = 0,
                                 .gradients = {},
                                 .half = true,
@@ -74,7 +64,7 @@ WeightGradientSelection select_sums(const aten::TokenSums& sums, const aten::Ada
 
 GradientCall::GradientCall(const aten::TokenSums& sums, const aten::AdapterInput& input,
                            const WeightGradientSelection& selection)
-    : dropout_(drops_any(sums, input) ? input.dropout() : aten::Dropout{}) {
+    : dropout_(input.dropout()) {
   at::TensorOptions options;
   for (const aten::TokenSum& entry : sums) {
     if (!entry.is_asked_for()) continue;

@@ -92,7 +92,7 @@ struct Params {
   int32_t* all_projected;  // times that a warp has stored its share of latents: of all rows,
   int32_t* projected;      // and of each CTA's rows: [row_tiles * cluster]
   bool latent_is_ahead;    // and all else is there when the kernel begins
-  // With it the latents come before the terms, and after so many steps of these the sums are
+  // With dropout the latents come before the terms, and after so many steps of these the sums are
   // dropped.
   DropoutSource dropout;
   int32_t dropped_steps;

@@ -119,6 +119,7 @@ PRODUCT: dict[str, Any] = {"T": 8192, "depth": 4096, "width": 1024, "rank": 64, 
         ({"T": 2048, "width": 256}, (128, 128)),
         # The term of dx in the same sums, dropped there.
         ({"drops": True}, (128, 256)),
+        ({"drops": True, "T": 2048}, (128, 256)),
         # Half of a wide tile would be empty.
         ({"T": 2048, "width": 128, "blocks": 8}, (128, 128)),
         # Two rounds, of which the second is not full.
@@ -145,6 +146,11 @@ def test_the_base_product_takes_the_tile_that_keeps_processors_at_work(
         ({"T": 8192, "width": 128, "blocks": 8}, True, "its tiles leave processors idle"),
         # A short walk of narrow tiles.
         ({"T": 512, "depth": 1024}, True, "its tiles leave processors idle"),
+        (
+            {"drops": True, "T": 2047},
+            True,
+            "so few tokens are dropped where the term is written",
+        ),
         ({"sm90": False}, False, NO_CODE),
         ({"cluster": 1}, False, "two blocks cannot form a cluster there"),
         ({"processors": 1}, False, "two blocks cannot form a cluster there"),

@@ -76,8 +76,10 @@ sanitize() {
     timed "$tool-$part" "$work/$tool-$part.log" "$sanitizer_limit" \
       compute-sanitizer "${options[@]}" "$check_kernels" --briefly ${part/#kernels/} &
   done
-  # initcheck must see the kernels that write our inputs, or every read of them looks wrong.
-  if [ "$tool" = initcheck ]; then filter=(); fi
+  # initcheck must see the kernels that write our inputs, or every read of them looks wrong; and
+  # racecheck (of CUDA 13.0, on an H200) ends in an internal error where a filter names the kernels,
+  # whichever, of an adapter over 1,000 tokens.
+  if [ "$tool" = initcheck ] || [ "$tool" = racecheck ]; then filter=(); fi
   # Without the caching allocator each tensor is an allocation of its own, whose end is checked.
   PYTORCH_NO_CUDA_MEMORY_CACHING=1 timed "$tool" "$work/$tool.log" "$sanitizer_limit" \
     compute-sanitizer "${options[@]}" "${filter[@]}" "${pytest[@]}" "${kernel_tests[@]}"

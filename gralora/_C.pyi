@@ -33,7 +33,13 @@ class GradientsSelection(Choice):
     counters: bool
 
 class ProductSelection(ExpandSelection):
+    in_tiles: bool
     gradients: NotRequired[GradientsSelection]
+
+class ThinProductSelection(Choice):
+    tile: tuple[int, int]
+    splits: int
+    together: NotRequired[bool]
 
 class WeightGradientSelection(Choice):
     tile: tuple[int, int]
@@ -147,6 +153,20 @@ def select_input_gradients(
     cluster: int = 8,
     sm90: bool = True,
 ) -> InputGradientsSelection: ...
+def select_thin_product(
+    *,
+    T: int,
+    depth: int,
+    width: int,
+    blocks: int = 2,
+    by_depth: bool = True,
+    half: bool = True,
+    aligned: bool = True,
+    drops: bool = False,
+    gradients: Sequence[tuple[int, int, int]] = (),
+    processors: int = 132,
+    cluster: int = 8,
+) -> ThinProductSelection: ...
 def forced_path() -> str | None: ...
 def force_path(name: str | None) -> None: ...
 def saves_latents() -> bool: ...

@@ -83,12 +83,22 @@ def explain(
     gradients = {"dA": (k, n, columns), "dB": (k, m, columns)}
 
     def with_base(
-        depth: int, width: int, *, drops: bool, projects: bool, sums: tuple[str, ...] = ()
-    ) -> _C.ProductSelection:
+        depth: int, width: int, *, by_depth: bool, drops: bool, projects: bool,
+        sums: tuple[str, ...] = (),
+    ) -> _C.ProductSelection:  # fmt: skip
         return _C.select_extended_product(
-            T=T, depth=depth, width=width, rank=columns, blocks=k, half=half, drops=drops,
-            inner=k if projects else 0, gradients=[gradients[name] for name in sums],
+            T=T, depth=depth, width=width, rank=columns, blocks=k, by_depth=by_depth, half=half,
+            drops=drops, inner=k if projects else 0, gradients=[gradients[name] for name in sums],
             aligned=n % 8 == 0 and m % 8 == 0, processors=processors, cluster=cluster, sm90=sm90,
+        )  # fmt: skip
+
+    def of_few_tokens(
+        depth: int, width: int, *, by_depth: bool, drops: bool, sums: tuple[str, ...] = ()
+    ) -> _C.ThinProductSelection:
+        return _C.select_thin_product(
+            T=T, depth=depth, width=width, blocks=k, by_depth=by_depth, half=half, drops=drops,
+            gradients=[gradients[name] for name in sums], aligned=n % 8 == 0 and m % 8 == 0,
+            processors=processors, cluster=cluster,
         )  # fmt: skip
 
     def expand_y() -> _C.Choice:
@@ -116,14 +126,16 @@ def explain(
         drops=dropout, processors=processors, cluster=cluster, sm90=sm90,
     )  # fmt: skip
     choices: dict[str, _C.Choice] = {}
-    H_and_y = with_base(N, m, drops=dropout, projects=True)
-    y = with_base(N, m, drops=False, projects=False)
+    H_and_y = with_base(N, m, by_depth=True, drops=dropout, projects=True)
+    y = with_base(N, m, by_depth=True, drops=False, projects=False)
     if H_and_y["path"] == "kernel":
         choices["H = x A, y = x W^T + H B"] = H_and_y
     else:
         choices["H = x A"] = H
-        choices |= {"y = x W^T + H B": y} if y["path"] == "kernel" else {"y = H B": expand_y()}
-    G_and_dx = with_base(M, n, drops=dropout, projects=True, sums=("dA", "dB"))
+        few = of_few_tokens(N, m, by_depth=True, drops=False)
+        with_term = next((choice for choice in (few, y) if choice["path"] == "kernel"), None)
+        choices |= {"y = x W^T + H B": with_term} if with_term else {"y = H B": expand_y()}
+    G_and_dx = with_base(M, n, by_depth=False, drops=dropout, projects=True, sums=("dA", "dB"))
     if G_and_dx["path"] == "kernel":
         choices |= _along("G = dy B^T, dx = dy W + G A^T", G_and_dx, gradients, tuple(gradients))
     else:
@@ -132,8 +144,13 @@ def explain(
             del gradients["dB"]
         # What reads the dropped input stays apart.
         sums = tuple(name for name in gradients if not (dropout and name == "dA"))
-        dx = with_base(M, n, drops=dropout, projects=False, sums=sums)
-        if dx["path"] == "kernel":
+        dx = with_base(M, n, by_depth=False, drops=dropout, projects=False, sums=sums)
+        few = of_few_tokens(M, n, by_depth=False, drops=dropout, sums=sums)
+        if few["path"] == "kernel":
+            choices |= _pair("dx = dy W + G A^T", few, ", ".join(sums), few.get("together", False))
+            if few.get("together"):
+                gradients.clear()
+        elif dx["path"] == "kernel":
             choices |= _along("dx = dy W + G A^T", dx, gradients, sums)
         else:
             choices |= _pair("dx = G A^T", of_input["expand"], "dA", of_input["together"])

@@ -44,7 +44,7 @@ bool expand_beside_sums(at::Tensor& rows, const aten::Latents& latents,
   }
   const GradientCall call(sums, input, summing);
   check_launch("input_gradients",
-               launch_input_gradients(expansion.describe(selection), call.params(),
+               launch_input_gradients(expansion.describe(selection.tile), call.params(),
                                       c10::cuda::getCurrentCUDAStream()));
   return true;
 }

@@ -31,30 +31,34 @@ ExpandPart describe_part(const at::Tensor& latent, const at::Tensor& factor) {
 bool expand_by_kernel(const Expansion& expansion) {
   const ExpandSelection selection = expansion.select();
   if (!takes_kernel("expand", selection.choice)) return false;
-  check_launch("expand",
-               launch_expand(expansion.describe(selection), c10::cuda::getCurrentCUDAStream()));
+  check_launch("expand", launch_expand(expansion.describe(selection.tile),
+                                       c10::cuda::getCurrentCUDAStream()));
   return true;
 }
 
 }  // namespace
 
-ExpandSelection Expansion::select() const {
-  const int64_t blocks = count_blocks();
+bool Expansion::is_aligned() const {
   bool aligned = has_aligned_rows(rows) && (bias == nullptr || has_aligned_rows(*bias));
   if (grid_factor.defined()) aligned &= is_addressable(latents.grid, grid_factor);
   if (plain_factor.defined()) {
     aligned &= is_addressable(latents.plain.unsqueeze(0), plain_factor.unsqueeze(0));
   }
+  return aligned;
+}
+
+ExpandSelection Expansion::select() const {
+  const int64_t blocks = count_blocks();
   return select_expand({.T = rows.size(0),
                         .width = rows.size(1) / blocks,
                         .blocks = blocks,
                         .half = is_half(rows),
-                        .aligned = aligned,
+                        .aligned = is_aligned(),
                         .bias = bias != nullptr,
                         .drops = dropout.rng_state != nullptr});
 }
 
-ExpandParams Expansion::describe(const ExpandSelection& selection) const {
+ExpandParams Expansion::describe(ExpandTile tile) const {
   const int64_t blocks = count_blocks();
   const bool has_plain = plain_factor.defined();
   ExpandParams params{};
@@ -72,7 +76,7 @@ ExpandParams Expansion::describe(const ExpandSelection& selection) const {
   // waits for what came before it, the writing of the factors included.
   params.factors_are_ready = latents.projected_here && !has_plain && blocks > 1;
   params.dropout = dropout;
-  params.tile = selection.tile;
+  params.tile = tile;
   params.type = element_type(rows);
   return params;
 }

@@ -20,9 +20,10 @@ struct Expansion {
   bool overwrite = true;
 
   ExpandSelection select() const;
-  ExpandParams describe(const ExpandSelection& selection) const;
+  ExpandParams describe(ExpandTile tile) const;
 
- private:
+  /// Whether rows of the operands and of the result start on 16-byte boundaries.
+  bool is_aligned() const;
   int64_t count_blocks() const { return grid_factor.defined() ? grid_factor.size(0) : 1; }
 };
 

@@ -13,6 +13,7 @@
 #include "aten/blocks.h"
 #include "cuda/launch.h"
 #include "cuda/steps.h"
+#include "cuda/thin_product.h"
 #include "cuda/weight_gradient.h"
 #include "dispatch/select_extended_product.h"
 
@@ -191,7 +192,8 @@ void launch(ExtendedProductParams& params, const ExtendedProductProblem& problem
     params.gradient_count = call->params().count;
     std::copy_n(call->params().sums, params.gradient_count, params.gradients);
   }
-  if (params.projection.latent != nullptr || along.counters) {
+  const bool on_the_way = params.projection.latent != nullptr && !params.projection.in_tiles;
+  if (on_the_way || along.counters) {
     counters =
         at::empty({count_product_counters(params.T)}, at::TensorOptions(at::kCUDA).dtype(at::kInt));
     params.counters = counters.mutable_data_ptr<int32_t>();
@@ -224,6 +226,7 @@ bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList pro
   latent = aten::empty_latent(product.count_blocks(), problem.T, problem.rank, options);
   ExtendedProductParams params = product.describe(selection.tile, latent);
   product.add_projection(params, projecting, latent, scaling);
+  params.projection.in_tiles = selection.in_tiles;
   add_latent(sums, latent);
   launch(params, problem, sums);
   return true;
@@ -249,6 +252,9 @@ bool expand(const Product& product, const at::Tensor& latent, bool projected_her
 bool expand_with_base(at::Tensor& rows, const aten::BaseProduct& base, const aten::Latents& latents,
                       const at::Tensor& grid_factor, const at::Tensor& plain_factor,
                       const aten::Dropout& dropout, aten::TokenSums& sums) {
+  if (multiply_few_tokens(rows, base, latents, grid_factor, plain_factor, dropout, sums)) {
+    return true;
+  }
   if (!grid_factor.defined()) return false;
   const Product product(base, rows, grid_factor, latents.plain, plain_factor, dropout);
   // A plain part's latent is made after the grid's, and may be read before it.

@@ -41,6 +41,7 @@ struct ExtendedProductProblem {
 struct ExtendedProductSelection {
   Choice choice;
   ProductTile tile;
+  bool in_tiles = false;  // is the latent made that the product projects, not on the way
 };
 
 ExtendedProductSelection select_extended_product(const ExtendedProductProblem& problem);

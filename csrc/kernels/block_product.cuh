@@ -93,6 +93,19 @@ struct Sums {
   float value[Tile::kWarpRows / 16][Tile::kWarpColumns / 8][4] = {};
 };
 
+/// finish(v, half, first, second) for every pair of a thread's sums.
+template <class Tile, class Finish>
+__device__ void for_each_pair(const Sums<Tile>& sums, const Finish& finish) {
+#pragma unroll
+  for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
+#pragma unroll
+    for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
+      const float(&e)[4] = sums.value[half / 2][v];
+      finish(v, half, e[half % 2 * 2], e[half % 2 * 2 + 1]);
+    }
+  }
+}
+
 /// Where chunk `chunk` (16 bytes) of row `row` lies in a row of `kChunks` chunks: permuted so that
 /// the eight rows of a fragment's matrix, read at one chunk, lie in different banks.
 template <int kChunks>
@@ -198,37 +211,56 @@ struct NoWait {
   __device__ void operator()() const {}
 };
 
-/// sums += left x right over `depth`. Every thread of the CTA calls it; `ring` is free again when
-/// it returns. kLeftDepth, kRightDepth: whether the operand's depth is its contiguous axis.
-/// `wait_for_left` runs after the first copies of `right` and before those of `left`.
-template <class T, class Tile, bool kLeftDepth, bool kRightDepth, class Dropout = NoDropout,
-          class Wait = NoWait>
-__device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operand<T>& left,
-                                   const Operand<T>& right, int depth, const Dropout& dropout = {},
-                                   const Wait& wait_for_left = {}) {
-  const WarpPlace<Tile> place;
-  const OperandCopy<Tile, Tile::kRows, kLeftDepth, T> copy_left(left);
-  const OperandCopy<Tile, Tile::kColumns, kRightDepth, T> copy_right(right);
-  constexpr int kDepthChunks = Tile::kDepth / kChunk;
-  constexpr int kRowChunks = Tile::kRows / kChunk;
-  constexpr int kColumnChunks = Tile::kColumns / kChunk;
-  constexpr uint32_t kRightOffset = Tile::kRows * Tile::kDepth * 2;
-  const int steps = (depth + Tile::kDepth - 1) / Tile::kDepth;
-  const int lane = place.lane;
+/// One product's way through the ring: what it copies to a stage, and multiplies there. kLeftDepth,
+/// kRightDepth: whether the operand's depth is its contiguous axis.
+template <class T, class Tile, bool kLeftDepth, bool kRightDepth>
+class Walk {
+ public:
+  __device__ Walk(const Operand<T>& left, const Operand<T>& right, int depth)
+      : copy_left_(left), copy_right_(right), depth_(depth) {}
 
-  const auto stage = [&](int step) {
-    return ring + static_cast<uint32_t>(step % Tile::kStages * Tile::kStageBytes);
-  };
-  const auto copy_left_stage = [&](int step) {
-    copy_left(stage(step), step * Tile::kDepth, depth);
-  };
-  const auto copy_right_stage = [&](int step) {
-    copy_right(stage(step) + kRightOffset, step * Tile::kDepth, depth);
-  };
-  const auto address = [](uint32_t tile, int row, int chunk) {
+  __device__ int steps() const { return (depth_ + Tile::kDepth - 1) / Tile::kDepth; }
+  __device__ void copy_left(uint32_t stage, int step) const {
+    copy_left_(stage, step * Tile::kDepth, depth_);
+  }
+  __device__ void copy_right(uint32_t stage, int step) const {
+    copy_right_(stage + kRightOffset, step * Tile::kDepth, depth_);
+  }
+  __device__ void drop_left(uint32_t stage, int step, const ChunkDropout& dropout) const {
+    copy_left_.drop(stage, dropout, step * Tile::kDepth);
+  }
+
+  __device__ void multiply(Sums<Tile>& sums, uint32_t stage) const {
+#pragma unroll
+    for (int turn = 0; turn < Tile::kDepth / 16 / Tile::kWarpsDepth; ++turn) {
+      const int k = (turn * Tile::kWarpsDepth + place_.depth) * 16;
+      uint32_t a[Tile::kWarpRows / 16][4];
+#pragma unroll
+      for (int u = 0; u < Tile::kWarpRows / 16; ++u) load_left(a[u], stage, place_.row + u * 16, k);
+#pragma unroll
+      for (int v = 0; v < Tile::kWarpColumns / 16; ++v) {
+        uint32_t b[4];  // two fragments of 8 columns
+        load_right(b, stage + kRightOffset, place_.column + v * 16, k);
+#pragma unroll
+        for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
+          ptx::multiply_add<T>(sums.value[u][2 * v], a[u], b[0], b[1]);
+          ptx::multiply_add<T>(sums.value[u][2 * v + 1], a[u], b[2], b[3]);
+        }
+      }
+    }
+  }
+
+ private:
+  static constexpr uint32_t kRightOffset = Tile::kRows * Tile::kDepth * 2;
+  static constexpr int kDepthChunks = Tile::kDepth / kChunk;
+  static constexpr int kRowChunks = Tile::kRows / kChunk;
+  static constexpr int kColumnChunks = Tile::kColumns / kChunk;
+
+  __device__ static uint32_t address(uint32_t tile, int row, int chunk) {
     return tile + static_cast<uint32_t>(row + chunk) * 16;
-  };
-  const auto load_left = [&](uint32_t(&a)[4], uint32_t tile, int row, int k) {
+  }
+  __device__ void load_left(uint32_t (&a)[4], uint32_t tile, int row, int k) const {
+    const int lane = place_.lane;
     if constexpr (kLeftDepth) {
       const int r = row + lane % 16;
       const int chunk = swizzle<kDepthChunks>(r, k / kChunk + lane / 16);
@@ -238,8 +270,9 @@ __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operan
       const int chunk = swizzle<kRowChunks>(r, row / kChunk + lane / 8 % 2);
       ptx::load_matrices_transposed(a, address(tile, r * kRowChunks, chunk));
     }
-  };
-  const auto load_right = [&](uint32_t(&b)[4], uint32_t tile, int column, int k) {
+  }
+  __device__ void load_right(uint32_t (&b)[4], uint32_t tile, int column, int k) const {
+    const int lane = place_.lane;
     if constexpr (kRightDepth) {
       const int r = column + lane % 8 + lane / 16 * 8;
       const int chunk = swizzle<kDepthChunks>(r, k / kChunk + lane / 8 % 2);
@@ -249,52 +282,86 @@ __device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operan
       const int chunk = swizzle<kColumnChunks>(r, column / kChunk + lane / 16);
       ptx::load_matrices_transposed(b, address(tile, r * kColumnChunks, chunk));
     }
-  };
-  const auto multiply_stage = [&](int step) {
-#pragma unroll
-    for (int turn = 0; turn < Tile::kDepth / 16 / Tile::kWarpsDepth; ++turn) {
-      const int k = (turn * Tile::kWarpsDepth + place.depth) * 16;
-      uint32_t a[Tile::kWarpRows / 16][4];
-#pragma unroll
-      for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
-        load_left(a[u], stage(step), place.row + u * 16, k);
-      }
-#pragma unroll
-      for (int v = 0; v < Tile::kWarpColumns / 16; ++v) {
-        uint32_t b[4];  // two fragments of 8 columns
-        load_right(b, stage(step) + kRightOffset, place.column + v * 16, k);
-#pragma unroll
-        for (int u = 0; u < Tile::kWarpRows / 16; ++u) {
-          ptx::multiply_add<T>(sums.value[u][2 * v], a[u], b[0], b[1]);
-          ptx::multiply_add<T>(sums.value[u][2 * v + 1], a[u], b[2], b[3]);
-        }
-      }
-    }
-  };
+  }
 
+  WarpPlace<Tile> place_;
+  OperandCopy<Tile, Tile::kRows, kLeftDepth, T> copy_left_;
+  OperandCopy<Tile, Tile::kColumns, kRightDepth, T> copy_right_;
+  int depth_;
+};
+
+/// Where a step's stage begins.
+template <class Tile>
+__device__ uint32_t stage_of(uint32_t ring, int step) {
+  return ring + static_cast<uint32_t>(step % Tile::kStages * Tile::kStageBytes);
+}
+
+/// sums += left x right over `depth`. Every thread of the CTA calls it; `ring` is free again when
+/// it returns. `wait_for_left` runs after the first copies of `right` and before those of `left`.
+template <class T, class Tile, bool kLeftDepth, bool kRightDepth, class Dropout = NoDropout,
+          class Wait = NoWait>
+__device__ void accumulate_product(Sums<Tile>& sums, uint32_t ring, const Operand<T>& left,
+                                   const Operand<T>& right, int depth, const Dropout& dropout = {},
+                                   const Wait& wait_for_left = {}) {
+  const Walk<T, Tile, kLeftDepth, kRightDepth> walk(left, right, depth);
+  const int steps = walk.steps();
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) {
-    if (step < steps) copy_right_stage(step);
+    if (step < steps) walk.copy_right(stage_of<Tile>(ring, step), step);
   }
   wait_for_left();
   // Every step commits one group, an empty one past the end, so the wait counts steps; the first
   // group has all the copies of `right` so far.
 #pragma unroll
   for (int step = 0; step < Tile::kStages - 1; ++step) {
-    if (step < steps) copy_left_stage(step);
+    if (step < steps) walk.copy_left(stage_of<Tile>(ring, step), step);
     ptx::commit_copies();
   }
   for (int step = 0; step < steps; ++step) {
+    const uint32_t stage = stage_of<Tile>(ring, step);
     ptx::wait_for_copies<Tile::kStages - 2>();
-    if constexpr (Dropout::kActive) copy_left.drop(stage(step), dropout, step * Tile::kDepth);
+    if constexpr (Dropout::kActive) walk.drop_left(stage, step, dropout);
     // Makes the copies of all threads visible, and frees the buffer that the next copy overwrites.
     __syncthreads();
-    if (step + Tile::kStages - 1 < steps) {
-      copy_left_stage(step + Tile::kStages - 1);
-      copy_right_stage(step + Tile::kStages - 1);
+    const int next = step + Tile::kStages - 1;
+    if (next < steps) {
+      walk.copy_left(stage_of<Tile>(ring, next), next);
+      walk.copy_right(stage_of<Tile>(ring, next), next);
     }
     ptx::commit_copies();
-    multiply_stage(step);
+    walk.multiply(sums, stage);
+  }
+  __syncthreads();
+}
+
+/// sums += both products, the second's copies right behind the first's. `wait` runs before those.
+template <class First, class Second, class Tile, class Wait>
+__device__ void accumulate_products(Sums<Tile>& sums, uint32_t ring, const First& first,
+                                    const Second& second, const Wait& wait) {
+  const int steps = first.steps(), all = steps + second.steps();
+  const auto copy = [&](int step) {
+    const uint32_t stage = stage_of<Tile>(ring, step);
+    if (step < steps) {
+      first.copy_left(stage, step);
+      first.copy_right(stage, step);
+    } else if (step < all) {
+      if (step == steps) wait();
+      second.copy_left(stage, step - steps);
+      second.copy_right(stage, step - steps);
+    }
+    ptx::commit_copies();
+  };
+  for (int step = 0; step < Tile::kStages - 1; ++step) copy(step);
+  for (int step = 0; step < all; ++step) {
+    ptx::wait_for_copies<Tile::kStages - 2>();
+    __syncthreads();
+    copy(step + Tile::kStages - 1);
+    const uint32_t stage = stage_of<Tile>(ring, step);
+    if (step < steps) {
+      first.multiply(sums, stage);
+    } else {
+      second.multiply(sums, stage);
+    }
   }
   __syncthreads();
 }

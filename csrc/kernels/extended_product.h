@@ -50,6 +50,10 @@ struct ProductProjection {
   void* latent = nullptr;  // the product's; all blocks*s are at most the tile's columns, where s =
                            // rank / all terms' inner is a multiple of 8
   float scaling = 1;
+  // By each tile for itself, without counters: from a single term, where the weights' depth is
+  // contiguous, s is kTileLatents, the rank at most kMostTileLatents and a block of the rows a
+  // multiple of 64 wide.
+  bool in_tiles = false;
 };
 
 /// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)], summed over the terms,

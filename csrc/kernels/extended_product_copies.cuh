@@ -35,10 +35,15 @@ class Copier {
       note_ = note_of(item);
       switch (item.work) {
         case ProductWork::kTile:
-          copy_tile(place_tile<Tile>(p_, item.index, rank_));
+          if constexpr (Tile::kProjects) {
+            copy_projecting_tile(place_tile<Tile>(p_, item.index, rank_));
+          } else {
+            copy_tile(place_tile<Tile>(p_, item.index, rank_));
+          }
           break;
         case ProductWork::kProjection:
-          if constexpr (!kDrops) copy_projection(place_projection<Tile>(p_, item.index, rank_));
+          if constexpr (!kDrops && !Tile::kProjects)
+            copy_projection(place_projection<Tile>(p_, item.index, rank_));
           break;
         case ProductWork::kGradient:
           // Backward passes alone have them.
@@ -78,6 +83,32 @@ class Copier {
       }
     }
     if constexpr (!kDrops) copy_latents(at);
+  }
+
+  /// Of a tile that makes its latents: the columns of the projection's factor come with each step,
+  /// and the steps over the other factor find their left operand there.
+  __device__ void copy_projecting_tile(const TilePlace& at) {
+    constexpr uint16_t kAll = (1 << Tile::kCluster) - 1;
+    constexpr int kShare = Tile::kDepth / Tile::kCluster;
+    const Output& output = p_.outputs[at.output];
+    const ProjectionTerm& term = p_.projection.terms[0];
+    const int block = output.first_block + at.block;
+    int until_ask = max(p_.base_steps - kStepsAhead, 0), depth = 0;
+    for (int inner = 0; inner < term.inner; ++inner) {
+      for (int step = 0; step < term.steps; ++step, depth += Tile::kDepth) {
+        if (until_ask-- == 0) items_.look_ahead();
+        const uint32_t filled = begin_filling(Tile::kStageBytes);
+        ptx::copy_box(ring_.left(turn_), &p_.terms[0].rows, depth, at.token, 0, filled);
+        copy_share<true>(&p_.weights[at.output], depth, at, filled);
+        ptx::copy_box_to_blocks(ring_.right(turn_) + Tile::kRightBytes +
+                                    rank_ * Tile::kProjectingBytes / Tile::kCluster,
+                                &term.factor, block * kTileLatents,
+                                step * Tile::kDepth + rank_ * kShare, inner, filled, kAll);
+        turn_.advance();
+      }
+    }
+    copy_share<false>(&output.factor, 0, at, begin_filling(Tile::kRightBytes));
+    turn_.advance();
   }
 
   __device__ void copy_latents(const TilePlace& at) {

@@ -1,6 +1,6 @@
 // The extended product's launch for operands of one dtype: tensor maps, the order of its items, and
-// as many clusters as fit at once. Instantiated by extended_product_sm90_bf16.cu and
-// extended_product_sm90_fp16.cu, called by extended_product_sm90.cu.
+// as many clusters as fit at once. Instantiated by extended_product_sm90_bf16.cu,
+// projecting_product_sm90_bf16.cu and their twins for float16, called by extended_product_sm90.cu.
 #pragma once
 
 #include <algorithm>
@@ -109,6 +109,11 @@ class Maps {
 
   void make_projection_term(ProjectionTerm& term, const ProductTerm& from, int32_t columns) {
     const int32_t depth = from.depth / from.inner;
+    if constexpr (Tile::kProjects) {
+      map(term.factor, from.factor, columns, depth, from.factor_pitch, from.inner,
+          from.factor_block_stride, Tile::kDepth / Tile::kCluster, kNarrowBoxInner);
+      return;
+    }
     map(term.rows, from.rows, depth, p_.T, from.row_stride, from.inner, depth, Tile::kRows);
     if constexpr (kDepthIsContiguous) {
       map(term.factor, from.factor, columns, depth, from.factor_pitch, from.inner,
@@ -121,7 +126,7 @@ class Maps {
 
   /// Unless one has failed before.
   void map(CUtensorMap& to, const void* data, int64_t inner, int64_t middle, int64_t middle_stride,
-           int64_t outer, int64_t outer_stride, int box) {
+           int64_t outer, int64_t outer_stride, int box, int box_inner = kBoxInner) {
     if (status_ != cudaSuccess) return;
     status_ = make_tensor_map(to, {.data = data,
                                    .type = p_.type,
@@ -130,7 +135,8 @@ class Maps {
                                    .outer = outer,
                                    .middle_stride = middle_stride,
                                    .outer_stride = outer_stride,
-                                   .box_middle = box});
+                                   .box_middle = box,
+                                   .box_inner = box_inner});
   }
 
   Params& params_;
@@ -160,9 +166,7 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
     projection.terms[t].steps = divide_up(term.depth / term.inner, Tile::kDepth);
     projection.inner += term.inner;
   }
-  if (p.counters == nullptr || p.rank % (projection.inner * kChunk) != 0) {
-    return cudaErrorInvalidValue;
-  }
+  if (p.rank % (projection.inner * kChunk) != 0) return cudaErrorInvalidValue;
   projection.latent = asked.latent;
   projection.T = p.T;
   projection.plane = p.latent_plane;
@@ -172,7 +176,14 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
   for (int o = 0; o < p.output_count; ++o) {
     projection.columns += p.outputs[o].blocks * projection.s;
   }
-  return projection.columns <= Tile::kColumns ? cudaSuccess : cudaErrorInvalidValue;
+  if constexpr (Tile::kProjects) {
+    const bool is_possible = p.term_count == 1 && projection.s == kTileLatents &&
+                             p.rank <= kMostTileLatents &&
+                             p.terms[0].depth % (projection.inner * Tile::kDepth) == 0;
+    return is_possible ? cudaSuccess : cudaErrorInvalidValue;
+  }
+  const bool is_possible = p.counters != nullptr && projection.columns <= Tile::kColumns;
+  return is_possible ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 /// What the gradients' items need, and their number; false where that is not possible.
@@ -254,7 +265,7 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   params.row_tiles = static_cast<int32_t>(count_row_tiles<Tile>(p));
   params.columns = static_cast<int32_t>(columns);
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
-  const int32_t projections = params.projection.inner;
+  const int32_t projections = Tile::kProjects ? 0 : params.projection.inner;
   params.latent_is_ahead = p.latent_is_ahead && p.counters == nullptr;
   ProductGradients gradients;
   if (p.gradient_count > 0) {
@@ -288,6 +299,15 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   return start(std::false_type());
 }
 
+/// Whose tiles make their latents.
+template <class T>
+cudaError_t launch_projecting(const ExtendedProductParams& p, cudaStream_t stream) {
+  if (p.projection.latent == nullptr || !p.depth_is_contiguous) return cudaErrorInvalidValue;
+  return p.tile == ProductTile::k128x256
+             ? launch_tile<T, Tile<256, 4, /*kProjects=*/true>, true>(p, stream)
+             : launch_tile<T, Tile<128, 6, /*kProjects=*/true>, true>(p, stream);
+}
+
 template <class T, bool kDepthIsContiguous>
 cudaError_t launch(const ExtendedProductParams& p, cudaStream_t stream) {
   return p.tile == ProductTile::k128x256
@@ -302,5 +322,7 @@ cudaError_t launch(const ExtendedProductParams& p, cudaStream_t stream) {
 
 cudaError_t launch_bf16(const ExtendedProductParams& params, cudaStream_t stream);
 cudaError_t launch_fp16(const ExtendedProductParams& params, cudaStream_t stream);
+cudaError_t launch_projecting_bf16(const ExtendedProductParams& params, cudaStream_t stream);
+cudaError_t launch_projecting_fp16(const ExtendedProductParams& params, cudaStream_t stream);
 
 }  // namespace gralora::extended_product

@@ -15,7 +15,9 @@
 
 namespace gralora::extended_product {
 
-template <int kColumns_, int kStages_>
+/// kProjects_: the tile makes its latents itself (extended_product_latents.cuh). Then a stage
+/// brings columns of the projection's factor as well, for which the results under way leave room.
+template <int kColumns_, int kStages_, bool kProjects_ = false>
 struct Tile {
   static constexpr int kRows = 128, kColumns = kColumns_, kDepth = 64, kStages = kStages_;
   static constexpr int kCluster = kProductCluster;
@@ -23,14 +25,17 @@ struct Tile {
   static constexpr int kWarps = kThreads / 32;
   static constexpr int kLeftBytes = kRows / 64 * kPartBytes;
   static constexpr int kRightParts = kColumns / 64;
-  static constexpr int kStageBytes = kLeftBytes + kRightParts * kPartBytes;
+  static constexpr bool kProjects = kProjects_;
+  static constexpr int kRightBytes = kRightParts * kPartBytes;
+  static constexpr int kProjectingBytes = kProjects ? kDepth * kTileLatents * 2 : 0;
+  static constexpr int kStageBytes = kLeftBytes + kRightBytes + kProjectingBytes;
+  static constexpr int kBoxes = kProjects ? 1 : 2;  // of a warp
   static_assert(kRightParts % kCluster == 0, "each CTA of the cluster brings its share");
 };
 
 /// A warp's results on their way to memory: boxes of 16 rows x 64 columns.
 constexpr int kBoxRows = 16, kBoxColumns = 64;
 constexpr int kBoxBytes = kBoxRows * kBoxColumns * 2;
-constexpr int kBoxes = 2;  // of a warp
 
 /// A projection of one term's rows, by a factor of its own.
 struct ProjectionTerm {

@@ -5,11 +5,14 @@ namespace gralora {
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream) {
   if (params.T == 0) return cudaSuccess;
+  const bool projects = params.projection.in_tiles;
   switch (params.type) {
     case ElementType::kBFloat16:
-      return extended_product::launch_bf16(params, stream);
+      return projects ? extended_product::launch_projecting_bf16(params, stream)
+                      : extended_product::launch_bf16(params, stream);
     case ElementType::kFloat16:
-      return extended_product::launch_fp16(params, stream);
+      return projects ? extended_product::launch_projecting_fp16(params, stream)
+                      : extended_product::launch_fp16(params, stream);
     default:
       return cudaErrorInvalidValue;
   }

@@ -22,7 +22,11 @@
 // by its width) and in the backward pass (W by its width, A by its rank): a step's body is compiled
 // for each, nothing is repacked. The projection's factor lies as the other one does.
 //
-// Shared memory: 224 KiB, four stages of 48 KiB or six of 32, and 32 KiB for the results under way.
+// Few tiles leave nothing to hide a projection under. There each tile may make its latents itself
+// (extended_product_latents.cuh), in a kernel of its own too.
+//
+// Shared memory: 224 KiB, four stages of 48 KiB or six of 32, and 32 KiB for the results under way;
+// or 220 KiB, where stages bring 2 KiB more and half as many results are under way.
 #pragma once
 
 #include "kernels/extended_product_copies.cuh"
@@ -42,7 +46,7 @@ struct ExtendedProduct {
   static constexpr int kThreads = 128 + Tile::kThreads;
   static constexpr int kCopyRegisters = 56, kMultiplyRegisters = 224;
   static constexpr int kBoxesAt = Tile::kStages * Tile::kStageBytes;
-  static constexpr int kBarriersAt = kBoxesAt + Tile::kWarps * kBoxes * kBoxBytes;
+  static constexpr int kBarriersAt = kBoxesAt + Tile::kWarps * Tile::kBoxes * kBoxBytes;
   static constexpr int kHandoverAt = kBarriersAt + Tile::kStages * kBarrierBytes;
   static constexpr int kItemsAt = kHandoverAt + Handover<Tile>::kBytes;
   static constexpr int kNotesAt = kItemsAt + ClusterItems::kBytes;

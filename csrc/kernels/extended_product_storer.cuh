@@ -70,7 +70,8 @@ class Storer {
 #pragma unroll 4
       for (int row = thread() / kChunks; row < Tile::kRows; row += kThreads / kChunks) {
         if (at.token + row >= projection.T) break;
-        const uint32_t from = boxes + row / kBoxRows * kBoxes * kBoxBytes + row % kBoxRows * 128;
+        const uint32_t from =
+            boxes + row / kBoxRows * Tile::kBoxes * kBoxBytes + row % kBoxRows * 128;
         *reinterpret_cast<uint4*>(to + (at.token + row) * projection.pitch) =
             ptx::load_chunk(from + (chunk ^ (row & 7)) * 16);
       }
@@ -149,7 +150,7 @@ class Storer {
 
   __device__ const float* number(int column, int rank) const {
     const auto* box =
-        reinterpret_cast<const float*>(boxes_ + column / kBoxRows * kBoxes * kBoxBytes);
+        reinterpret_cast<const float*>(boxes_ + column / kBoxRows * Tile::kBoxes * kBoxBytes);
     return box + place_in_boxes(column % kBoxRows, rank);
   }
 

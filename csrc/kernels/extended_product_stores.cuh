@@ -1,6 +1,6 @@
 // How a warp's sums of an extended product leave its registers: each warp has boxes in shared
-// memory for it (kBoxes). A tile's rows go on by bulk stores, latents and gradients by the hands of
-// other warps (extended_product_storer.cuh).
+// memory for it (Tile::kBoxes). A tile's rows go on by bulk stores, latents and gradients by the
+// hands of other warps (extended_product_storer.cuh).
 #pragma once
 
 #include "kernels/block_product.cuh"
@@ -32,8 +32,8 @@ __device__ void store_rows(const Params& p, float (&sums)[Tile::kColumns / 8][4]
 #pragma unroll
   for (int box = 0; box < Tile::kColumns / kBoxColumns; ++box) {
     const int column0 = at.column + box * kBoxColumns;
-    const uint32_t to = boxes + box % kBoxes * kBoxBytes;
-    if (ptx::is_elected()) ptx::wait_for_box_reads<kBoxes - 1>();
+    const uint32_t to = boxes + box % Tile::kBoxes * kBoxBytes;
+    if (ptx::is_elected()) ptx::wait_for_box_reads<Tile::kBoxes - 1>();
     __syncwarp();
     if (bias != nullptr) {
 #pragma unroll

@@ -6,6 +6,7 @@
 #include "kernels/extended_product_copies.cuh"
 #include "kernels/extended_product_dropout.cuh"
 #include "kernels/extended_product_handover.cuh"
+#include "kernels/extended_product_latents.cuh"
 #include "kernels/extended_product_params.cuh"
 #include "kernels/extended_product_storer.cuh"
 #include "kernels/extended_product_stores.cuh"
@@ -44,6 +45,45 @@ class Consumer {
     }
     ptx::commit_products();
   }
+  /// A step of a tile that makes its latents: the products for those, onto what they hold or as the
+  /// first, and then those for the tile's columns. `held` is in use until the group has ended.
+  __device__ void project_and_multiply(LatentSums& latents, bool continues, bool adds,
+                                       HeldRows& held) {
+    ring_.wait_until_filled(turn_);
+    const uint32_t left = ring_.left(turn_) + rows_, right = ring_.right(turn_);
+    const int warp = static_cast<int>(threadIdx.x) / 32 % 4;
+    held.load(left + warp * kBoxRows * 128);
+    ptx::begin_products();
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      ptx::multiply_add_narrow<T>(latents, held.fragment[k],
+                                  ptx::describe_narrow(right + Tile::kRightBytes, k * 16),
+                                  k > 0 || continues ? 1 : 0);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      ptx::multiply_add_parts<T, Tile::kColumns, true, true>(
+          sums, ptx::describe_part<true>(left, k * 16), ptx::describe_part<true>(right, k * 16),
+          k > 0 || adds ? 1 : 0);
+    }
+    ptx::commit_products();
+  }
+
+  /// kProducts steps of 16 of `left`, 64 rows that lie elsewhere, and the next stage's other
+  /// operand.
+  template <int kProducts>
+  __device__ void multiply_kept(uint32_t left) {
+    ring_.wait_until_filled(turn_);
+    ptx::begin_products();
+#pragma unroll
+    for (int k = 0; k < kProducts; ++k) {
+      ptx::multiply_add_parts<T, Tile::kColumns, true, false>(
+          sums, ptx::describe_part<true>(left, k * 16),
+          ptx::describe_part<false>(ring_.right(turn_), k * 16));
+    }
+    ptx::commit_products();
+  }
+
   __device__ void move_on(bool frees) {
     ptx::wait_for_products<1>();
     if (frees) ring_.free(before_);
@@ -88,11 +128,12 @@ class Multiplier {
   __device__ Multiplier(const Params& p, const BulkRing<Tile>& ring, uint32_t notes,
                         const Handover<Tile>& handover, unsigned char* boxes, int rank)
       : p_(p),
-        consumer_(ring, ptx::of_warp(warp() / 4)),
+        group_(ptx::of_warp(warp() / 4)),
+        consumer_(ring, group_),
         notes_(notes),
         handover_(handover),
-        staging_(reinterpret_cast<float*>(boxes + warp() * kBoxes * kBoxBytes)),
-        boxes_(ptx::shared_address(boxes) + warp() * kBoxes * kBoxBytes),
+        staging_(reinterpret_cast<float*>(boxes + warp() * Tile::kBoxes * kBoxBytes)),
+        boxes_(ptx::shared_address(boxes) + warp() * Tile::kBoxes * kBoxBytes),
         rank_(rank) {}
 
   __device__ void multiply_items() {
@@ -104,7 +145,7 @@ class Multiplier {
           multiply_tile(item.index);
           break;
         case ProductWork::kProjection:
-          if constexpr (!kDrops) project(item);
+          if constexpr (!kDrops && !Tile::kProjects) project(item);
           break;
         case ProductWork::kGradient:
           // Backward passes alone have them.
@@ -171,15 +212,58 @@ class Multiplier {
     return at;
   }
 
+  __device__ TilePlace multiply_projecting(int index) {
+    const TilePlace at = place_tile<Tile>(p_, index, rank_);
+    TileLatents<T, Tile> latents(p_, boxes_ - warp() % 4 * kBoxBytes, group_);
+    const int inner = p_.projection.inner;
+    for (int block = 0; block < inner; ++block) {
+      // In turns, since products of two steps are under way.
+      HeldRows even, odd;
+      const int steps = p_.projection.terms[0].steps;
+      for (int step = 0; step < steps; step += 2) {
+        const bool adds = block + step > 0;
+        consumer_.project_and_multiply(latents.sums, step > 0, adds, even);
+        consumer_.move_on(adds);
+        if (step + 1 == steps) break;
+        consumer_.project_and_multiply(latents.sums, true, true, odd);
+        consumer_.move_on(true);
+      }
+      // The other warpgroup's products go on meanwhile.
+      consumer_.hold_sums();
+      latents.keep(block, at);
+    }
+    const uint32_t left = latents.show();
+    static_assert(kTileLatents == 16 && kMostTileLatents == 64, "a product each, of one stage");
+    switch (inner) {
+      case 1:
+        consumer_.template multiply_kept<1>(left);
+        break;
+      case 2:
+        consumer_.template multiply_kept<2>(left);
+        break;
+      case 3:
+        consumer_.template multiply_kept<3>(left);
+        break;
+      default:
+        consumer_.template multiply_kept<4>(left);
+    }
+    consumer_.move_on(true);
+    consumer_.finish();
+    latents.release();
+    return at;
+  }
+
   __device__ void multiply_tile(int index) {
     const TilePlace at = [&] {
-      if constexpr (kDrops) {
+      if constexpr (Tile::kProjects) {
+        return multiply_projecting(index);
+      } else if constexpr (kDrops) {
         return multiply_dropped_first(index);
       } else {
         return multiply_base_first(index);
       }
     }();
-    consumer_.finish();
+    if constexpr (!Tile::kProjects) consumer_.finish();
     handover_.wait_until_taken();
     store_rows<T, Tile>(p_, consumer_.sums, at, warp(), boxes_);
   }
@@ -236,6 +320,7 @@ class Multiplier {
   }
 
   const Params& p_;
+  int group_;
   Consumer<T, Tile> consumer_;
   uint32_t notes_;
   Handover<Tile> handover_;

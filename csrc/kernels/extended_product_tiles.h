@@ -11,6 +11,11 @@ struct ProductTileSize {
   int tokens, columns;
 };
 
+// Where tiles make their latents themselves: of one block of the rows, and of all.
+inline constexpr int kTileLatents = 16;
+inline constexpr int kMostTileLatents = 64;
+inline constexpr int kTileDepth = 64;  // a multiple of which a block of the rows then is wide
+
 inline constexpr int kMaxProducts = 3;     // that are added up, or results
 inline constexpr int kProductCluster = 2;  // CTAs that share the columns of their tiles
 

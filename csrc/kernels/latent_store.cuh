@@ -34,19 +34,6 @@ struct LatentStore {
   }
 };
 
-/// finish(v, half, first, second) for every pair of a thread's sums.
-template <class Tile, class Finish>
-__device__ void for_each_pair(const Sums<Tile>& sums, const Finish& finish) {
-#pragma unroll
-  for (int v = 0; v < Tile::kWarpColumns / 8; ++v) {
-#pragma unroll
-    for (int half = 0; half < Tile::kWarpRows / 8; ++half) {
-      const float(&e)[4] = sums.value[half / 2][v];
-      finish(v, half, e[half % 2 * 2], e[half % 2 * 2 + 1]);
-    }
-  }
-}
-
 /// A whole tile of sums, which the threads that `holds` is true for have. Where blocks are whole
 /// chunks, by way of shared memory: a store of 16 bytes per thread leaves no half-written sector of
 /// 32 bytes, and each thread has one column, whose q it works out once. Measured on an H100, 8192

@@ -20,6 +20,13 @@ __host__ __device__ constexpr uint64_t describe_part(uint32_t part, int depth) {
   const uint32_t at = (part & 0x3ffff) / 16 + depth * (kDepthIsContiguous ? 2 : 128) / 16;
   return uint64_t{at + (kPartStride << 16)} | kGroupStride << 32 | kSwizzle128 << 62;
 }
+/// The same of an operand of 16 columns, which lie along rows of 32 bytes, swizzled, one row for
+/// each element of the depth.
+__host__ __device__ constexpr uint64_t describe_narrow(uint32_t part, int depth) {
+  constexpr uint64_t kGroupStride = 256 / 16, kSwizzle32 = 3;
+  const uint32_t at = (part & 0x3ffff) / 16 + depth * 32 / 16;
+  return uint64_t{at} | kGroupStride << 32 | kSwizzle32 << 62;
+}
 static_assert(describe_part<false>(1u << 24 | 226 * 1024, 48) ==
               describe_part<false>(226 * 1024, 48));
 

@@ -117,6 +117,29 @@ __device__ void multiply_add_parts(float (*sum)[4], uint64_t left, uint64_t righ
   }
 }
 
+/// The same for 16 columns, with rows that the warps hold, each its 16 of them as mma.sync's
+/// fragment: read from shared memory by a product so small, they would take longer than it. The
+/// right operand's depth is along its rows (describe_narrow).
+template <class T>
+__device__ void multiply_add_narrow(float (&sum)[2][4], const uint32_t (&rows)[4], uint64_t right,
+                                    int adds) {
+#define GRALORA_MULTIPLY_HELD_16(type)                                                       \
+  asm volatile(                                                                              \
+      "{\n\t.reg .pred adds;\n\tsetp.ne.b32 adds, %13, 0;\n\t"                               \
+      "wgmma.mma_async.sync.aligned.m64n16k16.f32." type "." type                            \
+      " "                                                                                    \
+      "{%0, %1, %2, %3, %4, %5, %6, %7}, {%8, %9, %10, %11}, %12, adds, 1, 1, 1;\n\t}"       \
+      : "+f"(sum[0][0]), "+f"(sum[0][1]), "+f"(sum[0][2]), "+f"(sum[0][3]), "+f"(sum[1][0]), \
+        "+f"(sum[1][1]), "+f"(sum[1][2]), "+f"(sum[1][3])                                    \
+      : "r"(rows[0]), "r"(rows[1]), "r"(rows[2]), "r"(rows[3]), "l"(right), "r"(adds))
+  if constexpr (std::is_same_v<T, __nv_bfloat16>) {
+    GRALORA_MULTIPLY_HELD_16("bf16");
+  } else {
+    GRALORA_MULTIPLY_HELD_16("f16");
+  }
+#undef GRALORA_MULTIPLY_HELD_16
+}
+
 #undef GRALORA_MULTIPLY_256
 #undef GRALORA_MULTIPLY_192
 #undef GRALORA_MULTIPLY_128

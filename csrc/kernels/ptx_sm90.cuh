@@ -83,6 +83,11 @@ __device__ void synchronize_threads() {
   asm volatile("bar.sync 1, %0;" ::"n"(kThreads) : "memory");
 }
 
+/// Waits for the other three warps of the warpgroup, the first or the second of those that do so.
+__device__ inline void synchronize_warpgroup(int group) {
+  asm volatile("bar.sync %0, 128;" ::"r"(group + 2) : "memory");
+}
+
 __device__ inline void prefetch_map(const CUtensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }

@@ -48,15 +48,18 @@ cudaError_t make_tensor_map(CUtensorMap& map, const BoxedTensor& tensor) {
                                  static_cast<cuuint64_t>(tensor.outer)};
   const cuuint64_t strides[2] = {stride_bytes(tensor.middle, tensor.middle_stride),
                                  stride_bytes(tensor.outer, tensor.outer_stride)};
-  const cuuint32_t box[3] = {kBoxInner, static_cast<cuuint32_t>(tensor.box_middle), 1};
+  const cuuint32_t box[3] = {static_cast<cuuint32_t>(tensor.box_inner),
+                             static_cast<cuuint32_t>(tensor.box_middle), 1};
   const cuuint32_t every[3] = {1, 1, 1};
   const auto encode_map = [&] {
-    return encode(&map,
-                  tensor.type == ElementType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
-                                                        : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-                  3, const_cast<void*>(tensor.data), extents, strides, box, every,
-                  CU_TENSOR_MAP_INTERLEAVE_NONE, CU_TENSOR_MAP_SWIZZLE_128B,
-                  CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+    return encode(
+        &map,
+        tensor.type == ElementType::kBFloat16 ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16
+                                              : CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
+        3, const_cast<void*>(tensor.data), extents, strides, box, every,
+        CU_TENSOR_MAP_INTERLEAVE_NONE,
+        tensor.box_inner == kBoxInner ? CU_TENSOR_MAP_SWIZZLE_128B : CU_TENSOR_MAP_SWIZZLE_32B,
+        CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   };
   CUresult result = encode_map();
   if (result != CUDA_SUCCESS) {

@@ -10,6 +10,7 @@
 
 #include "dispatch/select_extended_product.h"
 #include "dispatch/select_merge.h"
+#include "dispatch/select_thin_product.h"
 #include "dispatch/share_launch.h"
 #include "ops/saved_latents.h"
 
@@ -62,6 +63,7 @@ py::dict describe(const ExtendedProductSelection& selection) {
   py::dict result = describe(selection.choice);
   const auto tile = size_of(selection.tile);
   result["tile"] = py::make_tuple(tile.tokens, tile.columns);
+  result["in_tiles"] = selection.in_tiles;
   return result;
 }
 
@@ -237,6 +239,33 @@ py::dict select_input_gradients(int64_t T, int64_t width, int64_t rank, int64_t 
   return describe_pair("expand", T, expand, gralora::select_weight_gradient(problem));
 }
 
+py::dict select_thin_product(int64_t T, int64_t depth, int64_t width, int64_t blocks, bool by_depth,
+                             bool half, bool aligned, bool drops, const GradientShapes& gradients,
+                             int processors, int cluster) {
+  const Chip chip{processors, cluster, /*sm90=*/false};
+  const auto selection = gralora::select_thin_product({.T = T,
+                                                       .depth = depth,
+                                                       .width = width,
+                                                       .blocks = blocks,
+                                                       .by_depth = by_depth,
+                                                       .half = half,
+                                                       .aligned = aligned,
+                                                       .drops = drops,
+                                                       .chip = chip,
+                                                       .forced = gralora::forced_path()});
+  py::dict result = describe(selection.choice);
+  const auto tile = size_of(selection.tile);
+  result["tile"] = py::make_tuple(tile.tokens, tile.columns);
+  result["splits"] = selection.splits;
+  if (gradients.empty()) return result;
+  WeightGradientProblem problem = describe_sums(T, half, aligned, /*drops=*/false, chip);
+  set_gradients(problem, gradients);
+  const auto sums = gralora::select_weight_gradient(problem);
+  result["together"] =
+      selection.choice.kernel && sums.choice.kernel && share_launch(selection, sums);
+  return result;
+}
+
 std::optional<std::string> forced_path() {
   const auto path = gralora::forced_path();
   if (path == ForcedPath::kNone) return std::nullopt;
@@ -312,6 +341,14 @@ void add_choosers(py::module_& m) {
         py::arg("processors") = 132, py::arg("cluster") = 8, py::arg("sm90") = true,
         "How the adapter's part of dx [T, blocks*width] and dA come from G: {'together', 'expand', "
         "'sums'}.");
+  m.def("select_thin_product", &select_thin_product, py::kw_only(), py::arg("T"), py::arg("depth"),
+        py::arg("width"), py::arg("blocks") = 2, py::arg("by_depth") = true, py::arg("half") = true,
+        py::arg("aligned") = true, py::arg("drops") = false,
+        py::arg("gradients") = GradientShapes{}, py::arg("processors") = 132,
+        py::arg("cluster") = 8,
+        "Whether the frozen layer's product of few tokens takes the adapter's term along: {'path', "
+        "'possible', 'reason', 'splits': of the depth}. With `gradients`, each (blocks, width, "
+        "rank), also 'together': whether they share its launch.");
   m.def("forced_path", &forced_path, "The forced path, or None.");
   m.def(
       "force_path", &force_path, py::arg("name"),

@@ -19,9 +19,9 @@ def test_few_tokens_take_the_kernels_throughout():
     steps = explain(16, 4096, 4096, 64, 4, "bf16", processors=132, cluster=8)
     assert [step["step"] for step in steps] == [
         "H = x A",
-        "y = H B",
+        "y = x W^T + H B",
         "G = dy B^T, dB",
-        "dx = G A^T, dA",
+        "dx = dy W + G A^T, dA",
     ]
     assert {step["path"] for step in steps} == {"kernel"}
 
@@ -60,9 +60,9 @@ def test_a_grid_of_ranks_that_are_not_aligned_takes_kernels():
     steps = {step["step"]: step["path"] for step in explain(16, 128, 128, 6, 2, "bf16")}
     assert steps == {
         "H = x A": "kernel",
-        "y = H B": "kernel",
+        "y = x W^T + H B": "kernel",
         "G = dy B^T, dB": "kernel",
-        "dx = G A^T, dA": "kernel",
+        "dx = dy W + G A^T, dA": "kernel",
     }
 
 
@@ -75,7 +75,7 @@ def test_a_bias_is_written_with_the_term_of_many_tokens():
 
 
 def test_with_few_tokens_the_base_product_brings_the_bias():
-    steps = {step["step"]: step for step in explain(16, 4096, 4096, 64, 4, "bf16", bias=True)}
+    steps = {step["step"]: step for step in explain(32, 4096, 4096, 64, 4, "bf16", bias=True)}
     assert steps["y = H B"]["path"] == "kernel"
     assert "onto the base product and its bias" in steps["y = H B"]["reason"]
 

@@ -56,6 +56,19 @@ void check_type() {
       check_made({513, {{1, 72}, {2, 328}}, {{1, 264}}, 72, false}, 2);
       check_made({300, {{2, 136}}, {{2, 136}, {3, 72}}, 16}, 4);
       check_made({2400, {{2, 72}}, {{1, 264}, {1, 72}, {2, 8}}, 48, false}, 6);
+      // Made by tiles themselves: one block to four, a walk as short as a step and longer than the
+      // ring, tails of tokens and columns, several tiles of a block and of a place.
+      if (depth_is_contiguous) {
+        const auto check_in_tiles = [&](ProductCase c, int places) {
+          c.projects = c.in_tiles = true;
+          check(c, places);
+        };
+        check_in_tiles({1, {{1, 64}}, {{1, 64}}, 16}, processors);
+        check_in_tiles({300, {{2, 64}}, {{2, 136}}, 32}, processors);
+        check_in_tiles({257, {{3, 192}}, {{3, 72}}, 48, false}, 4);
+        check_in_tiles({700, {{4, 320}}, {{4, 264}}, 64}, 4);
+        check_in_tiles({300, {{2, 128}}, {{2, 264}, {4, 8}, {1, 72}}, 32, false}, 2);
+      }
       // With gradients, which backward passes alone have.
       if (!depth_is_contiguous) {
         const auto check_summed = [&](ProductCase c, int places,

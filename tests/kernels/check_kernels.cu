@@ -24,6 +24,7 @@ constexpr Part kParts[] = {
     {"project", check_project},
     {"exchange", check_exchange},
     {"expand", check_expand},
+    {"thin_product", check_thin_product},
     {"weight_gradient", check_weight_gradient},
     {"extended_product_bf16", check_extended_product_bf16},
     {"extended_product_fp16", check_extended_product_fp16},

@@ -41,6 +41,7 @@ struct ProductCase {
   bool is_ahead = false;  // the latent, as if the kernel before made it
   bool drops = false;     // the latent's term, and so many of the terms
   int dropped_terms = 0;
+  bool in_tiles = false;  // are the latents made that the product projects
 };
 
 /// A matrix whose rows lie further apart than they are long, with one axis contiguous or the other.
@@ -234,10 +235,11 @@ class CheckedProduct {
     p.type = Traits<T>::kType;
     p.tile = tile_;
     p.processors = processors;
-    if (c_.projects) p.projection = {.latent = latent_.device(), .scaling = 0.5f};
+    if (c_.projects)
+      p.projection = {.latent = latent_.device(), .scaling = 0.5f, .in_tiles = c_.in_tiles};
     for (auto& gradient : gradients_) add_gradient(p, *gradient);
     Array<float> counters(count_product_counters(c_.T));
-    if (c_.projects || c_.draws) {
+    if ((c_.projects && !c_.in_tiles) || c_.draws) {
       p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
     }
     check_cuda(launch_extended_product(p, nullptr), "extended_product");
@@ -361,7 +363,10 @@ class CheckedProduct {
     for (const OutputCase& output : c_.outputs) {
       name += " " + std::to_string(output.blocks) + "x" + std::to_string(output.width);
     }
-    return name + " rank " + std::to_string(c_.rank) + (c_.projects ? " made on the way" : "") +
+    return name + " rank " + std::to_string(c_.rank) +
+           (c_.in_tiles   ? " made in tiles"
+            : c_.projects ? " made on the way"
+                          : "") +
            (gradients_.empty() ? "" : " " + std::to_string(gradients_.size()) + " gradients") +
            (c_.drops ? " dropped" : "") + (by_depth_ ? " depth contiguous" : "") +
            (c_.has_bias ? " bias" : "");

@@ -130,6 +130,7 @@ inline void report(const std::string& name, int64_t wrong) {
 void check_project();
 void check_exchange();
 void check_expand();
+void check_thin_product();
 void check_weight_gradient();
 void check_extended_product_bf16();
 void check_extended_product_fp16();

@@ -245,6 +245,55 @@ def test_latents_that_are_not_made_on_the_way(
     assert (choice["path"], choice["possible"], choice["reason"]) == ("library", possible, reason)
 
 
+# A narrow layer's forward pass, whose tiles make their latents themselves.
+NARROW: dict[str, Any] = {**PROJECTING, "width": 256, "by_depth": True}
+
+
+@pytest.mark.parametrize(
+    ("change", "tile"),
+    [
+        ({}, (128, 256)),
+        ({"T": 2048}, (128, 128)),
+        ({"T": 4096, "width": 512}, (128, 256)),
+        ({"rank": 32, "inner": 2, "blocks": 2, "width": 512}, (128, 256)),
+        ({"more": [(4, 256)], "T": 4096}, (128, 256)),
+    ],
+    ids=str,
+)
+def test_tiles_of_a_narrow_layer_make_their_latents(
+    change: dict[str, Any], tile: tuple[int, int]
+) -> None:
+    choice = _C.select_extended_product(**{**NARROW, **change})
+    assert (choice["path"], choice["in_tiles"], choice["tile"]) == ("kernel", True, tile)
+    assert choice["reason"] == "the latents are made in every tile of the base product"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"T": 2047},
+        # 2080 columns, in tiles that fill the chip.
+        {"width": 520, "T": 2048, "processors": 144},
+        # Ranks that are not 16 a block, or too many; a block that ends within a step.
+        {"rank": 32},
+        {"rank": 80, "inner": 5, "depth": 5120},
+        {"depth": 4 * 1032},
+        {"by_depth": False},
+        # Where the latents are made on the way.
+        {"T": 8192, "width": 512},
+    ],
+    ids=str,
+)
+def test_tiles_that_do_not_make_their_latents(change: dict[str, Any]) -> None:
+    assert not _C.select_extended_product(**{**NARROW, **change})["in_tiles"]
+
+
+@pytest.mark.parametrize("path", ["aten", "sm80"])
+def test_a_forced_path_decides_over_latents_in_tiles(path: Any) -> None:
+    with gralora.kernels.forced(path):
+        assert _C.select_extended_product(**NARROW)["path"] == "library"
+
+
 @pytest.mark.parametrize(
     ("path", "taken"), [("aten", "library"), ("sm80", "library"), ("sm90", "kernel")]
 )
@@ -262,6 +311,9 @@ def test_explain_names_the_base_product_that_takes_the_term_along() -> None:
     assert [step["step"] for step in fewer] == [
         "H = x A", "y = x W^T + H B", "G = dy B^T", "dx = dy W + G A^T, dA, dB",
     ]  # fmt: skip
+    narrow = explain(8192, 4096, 1024, 64, 4, processors=132, cluster=8, sm90=True)
+    assert narrow[0]["step"] == "H = x A, y = x W^T + H B"
+    assert "in every tile" in narrow[0]["reason"]
     dropped = explain(8192, 4096, 4096, 64, 4, processors=132, cluster=8, sm90=True, dropout=True)
     assert [step["step"] for step in dropped] == [
         "H = x A", "y = x W^T + H B", "G = dy B^T", "dx = dy W + G A^T, dB", "dA",

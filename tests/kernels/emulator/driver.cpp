@@ -5,8 +5,8 @@
 CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_t rank, void* data,
                                 const cuuint64_t* extents, const cuuint64_t* strides,
                                 const cuuint32_t* box, const cuuint32_t* every,
-                                CUtensorMapInterleave, CUtensorMapSwizzle, CUtensorMapL2promotion,
-                                CUtensorMapFloatOOBfill) {
+                                CUtensorMapInterleave, CUtensorMapSwizzle swizzle,
+                                CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
   constexpr uint64_t kMostExtent = uint64_t{1} << 32, kMostStride = uint64_t{1} << 40;
   bool is_right = rank == 3 && data != nullptr && reinterpret_cast<uintptr_t>(data) % 16 == 0;
   for (int axis = 0; axis < 3; ++axis) {
@@ -16,8 +16,10 @@ CUresult cuTensorMapEncodeTiled(CUtensorMap* map, CUtensorMapDataType, cuuint32_
   for (int axis = 0; axis < 2; ++axis) {
     is_right &= strides[axis] % 16 == 0 && strides[axis] > 0 && strides[axis] < kMostStride;
   }
-  is_right &= box[0] * 2 <= 128;
+  const cuuint32_t row_bytes = swizzle == CU_TENSOR_MAP_SWIZZLE_128B ? 128 : 32;
+  is_right &= box[0] * 2 == row_bytes;
   if (!is_right) return CUDA_ERROR_INVALID_VALUE;
+  map->row_bytes = row_bytes;
   map->data = static_cast<unsigned char*>(data);
   for (int axis = 0; axis < 3; ++axis) {
     map->extents[axis] = static_cast<int64_t>(extents[axis]);

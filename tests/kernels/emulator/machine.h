@@ -55,8 +55,9 @@ struct ByteBarrier {
 
 struct Block {
   dim3 index;
-  uint32_t rank = 0;                              // in the cluster
-  Barrier barrier, part;                          // of all threads, of the first ones
+  uint32_t rank = 0;      // in the cluster
+  Barrier barrier, part;  // of all threads, of the first ones
+  Barrier warpgroups[8];
   std::map<uint32_t, ByteBarrier> byte_barriers;  // by their addresses
   std::vector<Warp> warps;
   std::unique_ptr<unsigned char[]> shared;

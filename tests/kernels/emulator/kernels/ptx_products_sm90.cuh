@@ -2,6 +2,8 @@
 // from the operands in shared memory.
 #pragma once
 
+#include <array>
+
 #include "kernels/ptx_sm90.cuh"
 
 namespace gralora::ptx {
@@ -13,12 +15,14 @@ constexpr int kDepth = 16;
 /// An operand's view, read back from its descriptor.
 struct View {
   uint32_t address, part_stride, group_stride;
+  uint32_t row_bytes;  // swizzled: 128 or 32
 
   explicit View(uint64_t descriptor)
       : address(units(descriptor)),
         part_stride(units(descriptor >> 16)),
-        group_stride(units(descriptor >> 32)) {
-    if (descriptor >> 62 != 1) fail("an operand whose rows are not swizzled by 128 bytes");
+        group_stride(units(descriptor >> 32)),
+        row_bytes(descriptor >> 62 == 1 ? 128 : 32) {
+    if (descriptor >> 62 != 1 && descriptor >> 62 != 3) fail("an operand swizzled otherwise");
   }
 
  private:
@@ -26,19 +30,20 @@ struct View {
   static uint32_t units(uint64_t bits) { return static_cast<uint32_t>(bits & 0x3fff) * 16; }
 };
 
-/// Row or column `extent` of an operand: rows of 128 bytes, in groups of eight.
+/// Row or column `extent` of an operand: rows of 128 bytes or 32, in groups of eight.
 template <class T, bool kDepthIsContiguous>
 void read_operand(float (&to)[kDepth], const unsigned char* memory, const View& view,
                   uint32_t extent) {
   T elements[kDepth];
+  const uint32_t row = view.row_bytes, columns = row / 2;
   for (uint32_t depth = 0; depth < kDepth; depth += kDepthIsContiguous ? 8 : 1) {
-    const uint32_t bytes = kDepthIsContiguous
-                               ? extent / 8 * view.group_stride + extent % 8 * 128 + depth * 2
-                               : extent / 64 * view.part_stride + depth / 8 * view.group_stride +
-                                     depth % 8 * 128 + extent % 64 * 2;
+    const uint32_t bytes =
+        kDepthIsContiguous ? extent / 8 * view.group_stride + extent % 8 * row + depth * 2
+                           : extent / columns * view.part_stride + depth / 8 * view.group_stride +
+                                 depth % 8 * row + extent % columns * 2;
     // The swizzle keeps 16 bytes together.
     const size_t size = kDepthIsContiguous ? 16 : 2;
-    const uint32_t at = swizzle(view.address + bytes);
+    const uint32_t at = swizzle(view.address + bytes, row);
     if (at + size > emulator::current().block->shared_bytes) fail("an operand beyond the memory");
     std::memcpy(&elements[depth], memory + at, size);
   }
@@ -75,6 +80,36 @@ void multiply_add_parts(float (*sum)[4], uint64_t left_descriptor, uint64_t righ
         for (int half = 0; half < 2; ++half) {
           float& own = sum[v][half * 2 + e];
           own = (adds != 0 ? own : 0.0f) + detail::multiply(rows[half], column);
+        }
+      }
+    }
+  });
+}
+
+template <class T>
+void multiply_add_narrow(float (&sum)[2][4], const uint32_t (&rows)[4], uint64_t right_descriptor,
+                         int adds) {
+  const detail::View right(right_descriptor);
+  const unsigned char* const memory = dynamic_shared_memory();
+  const detail::Exchange exchange;
+  emulator::Thread& thread = exchange.thread;
+  for (int i = 0; i < 4; ++i) detail::unpack<T>(exchange.shown(thread.lane) + 2 * i, rows[i]);
+  exchange.wait();
+  std::array<float[detail::kDepth], 2> held;
+  for (int half = 0; half < 2; ++half) {
+    for (int k = 0; k < detail::kDepth; ++k) {
+      const int lane = thread.lane / 4 * 4 + k % 8 / 2;
+      held[half][k] = exchange.shown(lane)[(k / 8 * 2 + half) * 2 + k % 2];
+    }
+  }
+  thread.products.back().push_back([=, &sum, lane = thread.lane] {
+    float column[detail::kDepth];
+    for (int v = 0; v < 2; ++v) {
+      for (int e = 0; e < 2; ++e) {
+        detail::read_operand<T, false>(column, memory, right, v * 8 + lane % 4 * 2 + e);
+        for (int half = 0; half < 2; ++half) {
+          float& own = sum[v][half * 2 + e];
+          own = (adds != 0 ? own : 0.0f) + detail::multiply(held[half], column);
         }
       }
     }

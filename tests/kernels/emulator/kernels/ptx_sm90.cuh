@@ -25,8 +25,10 @@ inline void arrive(emulator::ByteBarrier& barrier) {
   barrier.settle();
 }
 
-/// Where a byte of swizzled rows of 128 bytes lies.
-inline uint32_t swizzle(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
+/// Where a byte of swizzled rows of so many bytes, 128 or 32, lies.
+inline uint32_t swizzle(uint32_t address, uint32_t row_bytes) {
+  return address ^ (address >> 7 & (row_bytes / 16 - 1)) << 4;
+}
 
 /// visit(shared address, pointer into the tensor or null, bytes) for every 16 bytes of a box.
 template <class Visit>
@@ -42,8 +44,8 @@ void for_each_chunk(uint32_t box, const CUtensorMap& map, int inner, int middle,
           map.data + at * 2 + (middle + row) * map.strides[0] + outer * map.strides[1];
       const int bytes =
           inside ? static_cast<int>(std::min<int64_t>(map.extents[0] - at, 8)) * 2 : 0;
-      visit(swizzle(box + static_cast<uint32_t>(row * 128 + chunk * 16)), inside ? there : nullptr,
-            bytes);
+      const uint32_t place = box + static_cast<uint32_t>(row) * map.row_bytes + chunk * 16;
+      visit(swizzle(place, map.row_bytes), inside ? there : nullptr, bytes);
     }
   }
 }
@@ -122,6 +124,13 @@ void synchronize_threads() {
   emulator::Barrier& part = emulator::current().block->part;
   part.threads = kThreads;
   emulator::arrive_and_wait(part);
+}
+
+inline void synchronize_warpgroup(int) {
+  const emulator::Thread& thread = emulator::current();
+  emulator::Barrier& warpgroup = thread.block->warpgroups[thread.index.x / 128];
+  warpgroup.threads = 128;
+  emulator::arrive_and_wait(warpgroup);
 }
 
 inline void prefetch_map(const CUtensorMap*) {}

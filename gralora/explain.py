@@ -97,7 +97,7 @@ def explain(
     ) -> _C.ThinProductSelection:
         return _C.select_thin_product(
             T=T, depth=depth, width=width, blocks=k, by_depth=by_depth, half=half, drops=drops,
-            gradients=[gradients[name] for name in sums], aligned=n % 8 == 0 and m % 8 == 0,
+            gradients=[gradients[name] for name in sums], aligned=depth % 8 == 0 and width % 8 == 0,
             processors=processors, cluster=cluster,
         )  # fmt: skip
 

@@ -100,6 +100,7 @@ struct Product {
                                    .drops = dropout.source.rng_state != nullptr,
                                    .chip = current_chip(),
                                    .forced = forced_path()};
+    problem.terms = static_cast<int64_t>(inputs.size());
     for (size_t t = 0; t < inputs.size(); ++t) {
       problem.depth += weights[t].size(0);
       problem.aligned &= is_mappable(inputs[t]) && weights[t].size(0) % kGroup == 0;

@@ -121,6 +121,7 @@ std::string_view why_not_on_the_way(const ExtendedProductProblem& problem, Produ
 /// Why tiles cannot make their latents themselves; nothing where they can.
 std::string_view why_not_in_tiles(const ExtendedProductProblem& problem) {
   if (!problem.by_depth) return "the weight's depth is not contiguous";
+  if (problem.terms > 1) return "several products are added up";
   if (problem.rank != problem.inner * kTileLatents || problem.rank > kMostTileLatents) {
     return "a block's share of the rank is not 16, or the rank is more than 64";
   }
@@ -128,14 +129,15 @@ std::string_view why_not_in_tiles(const ExtendedProductProblem& problem) {
   return {};
 }
 
-bool projects_in_tiles(const ExtendedProductProblem& problem, ProductTile tile) {
-  return problem.T >= kLeastTokensInTiles && count_columns(problem) <= kMostColumnsInTiles &&
-         is_worthwhile(problem, tile) && why_not_in_tiles(problem).empty();
-}
-
 bool hides_projection(const ExtendedProductProblem& problem, ProductTile tile) {
   return problem.T >= kLeastTokensOnTheWay && problem.depth >= kLeastDepthOnTheWay &&
          count_rounds(problem, tile) >= kLeastRoundsOnTheWay;
+}
+
+bool projects_in_tiles(const ExtendedProductProblem& problem, ProductTile tile) {
+  return problem.inner > 0 && problem.T >= kLeastTokensInTiles &&
+         count_columns(problem) <= kMostColumnsInTiles && is_worthwhile(problem, tile) &&
+         !hides_projection(problem, tile) && why_not_in_tiles(problem).empty();
 }
 
 int64_t most_gradient_rank(const ExtendedProductProblem& problem, ProductTile tile) {
@@ -168,7 +170,7 @@ Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,
   return Choice::own("among the base product's tiles");
 }
 
-Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
+Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile, bool in_tiles) {
   if (!problem.chip.sm90) {
     return Choice::impossible("no code for compute capability 9.0a runs there");
   }
@@ -197,7 +199,7 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   if (!problem.aligned) return Choice::impossible("rows are not 16-byte aligned");
   if (!problem.matched)
     return Choice::impossible("weight and factor have the same axis contiguous");
-  if (problem.inner > 0) {
+  if (problem.inner > 0 && !in_tiles) {
     const std::string_view obstacle = why_not_on_the_way(problem, tile);
     if (!obstacle.empty()) return Choice::impossible(obstacle);
   }
@@ -208,6 +210,7 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
   if (problem.drops)
     return Choice::own("the adapter's term after dropout in the base product's sums");
   if (problem.inner == 0) return Choice::own("the adapter's term in the base product's sums");
+  if (in_tiles) return Choice::own("the latents are made in every tile of the base product");
   return hides_projection(problem, tile)
              ? Choice::own("the adapter's products among and in the base product's")
              : Choice::library("too few tiles to hide a projection among them");
@@ -217,10 +220,8 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile) {
 
 ExtendedProductSelection select_extended_product(const ExtendedProductProblem& problem) {
   const ProductTile tile = choose_tile(problem);
-  Choice choice = choose_way(problem, tile);
-  const bool in_tiles =
-      problem.inner > 0 && choice.possible && !choice.kernel && projects_in_tiles(problem, tile);
-  if (in_tiles) choice = Choice::own("the latents are made in every tile of the base product");
+  const bool in_tiles = projects_in_tiles(problem, tile);
+  Choice choice = choose_way(problem, tile, in_tiles);
   if (choice.possible && problem.forced == ForcedPath::kSm90) choice.kernel = true;
   if (problem.forced == ForcedPath::kSm80 || problem.forced == ForcedPath::kAten) {
     choice.kernel = false;

@@ -28,10 +28,11 @@ struct ExtendedProductProblem {
   bool aligned;  // rows of all operands start on 16-byte boundaries, none repeats
   bool matched;  // the weight and the factor have opposite axes contiguous, the projection's factor
                  // the same one as the factor
-  bool by_depth;      // the weight's depth is contiguous
-  bool drops;         // what the adapter adds goes through dropout
+  bool by_depth;  // the weight's depth is contiguous
+  bool drops;     // what the adapter adds goes through dropout
+  int64_t terms = 1;
   int64_t inner = 0;  // blocks of the depth that the latent is projected from, were it made on the
-                      // way; 0: it is there
+                      // way or in tiles; 0: it is there
   int64_t block_width = 0;  // of those blocks; of several widths, the greatest that divides all
   Chip chip;
   ForcedPath forced = ForcedPath::kNone;

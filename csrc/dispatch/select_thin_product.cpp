@@ -11,8 +11,8 @@ constexpr int64_t kLeastSteps = 4;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
-// CTAs of the narrow tile that a multiprocessor has at once. More of them follow each other, and
-// each begins with nothing on its way.
+// CTAs of the narrow tile that a multiprocessor of compute capability 9.0 has at once. More of them
+// follow each other, and each begins with nothing on its way. Others were not measured.
 constexpr int64_t kNarrowCtasPerProcessor = 2;
 
 int64_t count_tiles(const ThinProductProblem& problem, ThinTile tile) {
@@ -43,6 +43,7 @@ int choose_splits(const ThinProductProblem& problem, ThinTile tile) {
 }
 
 Choice choose_way(const ThinProductProblem& problem) {
+  if (problem.T < 1) return Choice::impossible("there are no tokens");
   if (!problem.half) return Choice::impossible("operands are not of 16 bits");
   if (problem.drops) return Choice::impossible("dropout acts on the adapter's part alone");
   if (problem.width % kGroup != 0) {

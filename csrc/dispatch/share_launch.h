@@ -1,6 +1,6 @@
 // Which two steps of the backward pass go in one launch: G with the gradients of the output's
-// factors, and dx with those of the input's (kernels/output_gradients.h,
-// kernels/input_gradients.h).
+// factors, and dx, or the adapter's part of it, with those of the input's
+// (kernels/output_gradients.h, kernels/thin_product.h, kernels/input_gradients.h).
 #pragma once
 
 #include "dispatch/select_expand.h"

@@ -47,12 +47,12 @@ struct ProductWeight {
 
 /// The latent made on the way, which takes counters; or without `latent`: it is there, or ahead.
 struct ProductProjection {
-  void* latent = nullptr;  // the product's; all blocks*s are at most the tile's columns, where s =
-                           // rank / all terms' inner is a multiple of 8
+  void* latent = nullptr;  // the product's; s = rank / all terms' inner is a multiple of 8, and
+                           // without in_tiles all blocks*s are at most the tile's columns
   float scaling = 1;
   // By each tile for itself, without counters: from a single term, where the weights' depth is
   // contiguous, s is kTileLatents, the rank at most kMostTileLatents and a block of the rows a
-  // multiple of 64 wide.
+  // multiple of kTileDepth wide.
   bool in_tiles = false;
 };
 

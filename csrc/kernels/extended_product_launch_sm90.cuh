@@ -145,7 +145,8 @@ class Maps {
 };
 
 /// Tokens whose tiles are walked together. Measured on an H100: fewer, where their projections come
-/// right before; yet the weight is read once for each group, and a wide one counts.
+/// right before (tiles that project themselves have been tried with as many alone); yet the weight
+/// is read once for each group, and a wide one counts.
 inline int choose_group_tokens(const ExtendedProductParams& p, int64_t columns) {
   constexpr int kManyColumns = 32;
   return p.projection.latent != nullptr && columns < kManyColumns ? 1024 : 2048;

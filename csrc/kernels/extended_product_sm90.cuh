@@ -26,7 +26,7 @@
 // (extended_product_latents.cuh), in a kernel of its own too.
 //
 // Shared memory: 224 KiB, four stages of 48 KiB or six of 32, and 32 KiB for the results under way;
-// or 220 KiB, where stages bring 2 KiB more and half as many results are under way.
+// or 216 and 220 KiB, where stages bring 2 KiB more and half as many results are under way.
 #pragma once
 
 #include "kernels/extended_product_copies.cuh"

@@ -8,8 +8,8 @@
 // that, or ends without touching memory, and at least one block of a kernel waits. One thread's
 // wait is enough where all that the block touches comes after something that this thread does then.
 // So when a kernel that follows one of these begins, all but that one are done, and what they wrote
-// may be read before the wait. The expansion and the extended product make use of it, where their
-// callers say so.
+// may be read before the wait. The expansion, the thin product and the extended product make use of
+// it, where their callers say so.
 #pragma once
 
 #include <cuda_runtime.h>

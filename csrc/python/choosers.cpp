@@ -318,8 +318,9 @@ void add_choosers(py::module_& m) {
       "Whether the frozen layer's product [T, depth] x [depth, blocks*width] takes the adapter's "
       "term of so many latents per block along, and makes them from `inner` blocks of its input "
       "on the way, where that is not 0; `more` are the (blocks, width) of further layers over the "
-      "same input: {'path', 'possible', 'reason', 'tile': (tokens, "
-      "columns)}. With `gradients`, each (blocks, width, rank), also 'gradients': whether they are "
+      "same input: {'path', 'possible', 'reason', 'tile': (tokens, columns), 'in_tiles': "
+      "whether each tile makes them instead}. With `gradients`, each (blocks, width, rank), also "
+      "'gradients': whether they are "
       "summed among its tiles, were it taken.");
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
         py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
@@ -347,7 +348,8 @@ void add_choosers(py::module_& m) {
         py::arg("gradients") = GradientShapes{}, py::arg("processors") = 132,
         py::arg("cluster") = 8,
         "Whether the frozen layer's product of few tokens takes the adapter's term along: {'path', "
-        "'possible', 'reason', 'splits': of the depth}. With `gradients`, each (blocks, width, "
+        "'possible', 'reason', 'tile': (tokens, columns), 'splits': of the depth}. With "
+        "`gradients`, each (blocks, width, "
         "rank), also 'together': whether they share its launch.");
   m.def("forced_path", &forced_path, "The forced path, or None.");
   m.def(

@@ -9,6 +9,7 @@ namespace {
 struct ThinCase {
   int T, depth, blocks, width, rank, r0;
   bool has_bias = false, is_ahead = false;
+  bool is_unusual = false;  // the other axis of each factor is contiguous than in a layer
 };
 
 /// One gradient beside it, [blocks, width, rank] of its own operands.
@@ -72,7 +73,7 @@ template <class T>
 void check_case(const ThinCase& c, ThinTile tile, int splits, bool has_sums) {
   const bool depth_is_contiguous = tile != ThinTile::k16x128;
   const int N = c.blocks * c.width;
-  const int64_t row_pitch = c.depth + 8;
+  const int64_t row_pitch = padded(c.depth) + 8;
   const int64_t weight_pitch = padded(depth_is_contiguous ? c.depth : N) + 8;
   Array<T> rows(c.T * row_pitch), weight((depth_is_contiguous ? N : c.depth) * weight_pitch);
   Array<T> bias(N), out(static_cast<int64_t>(c.T) * N);
@@ -80,9 +81,9 @@ void check_case(const ThinCase& c, ThinTile tile, int splits, bool has_sums) {
   weight.fill(depth_is_contiguous ? c.depth : N, weight_pitch);
   bias.fill(N, N);
   out.poison();
-  // As in a layer: the grid's factor lies across the weight's depth, the plain part's along it.
-  PartArrays<T> grid(c.rank, !depth_is_contiguous, c.blocks, c.T, c.width);
-  PartArrays<T> plain(c.r0, depth_is_contiguous, 1, c.T, N);
+  // In a layer the grid's factor lies across the weight's depth, the plain part's along it.
+  PartArrays<T> grid(c.rank, depth_is_contiguous == c.is_unusual, c.blocks, c.T, c.width);
+  PartArrays<T> plain(c.r0, depth_is_contiguous != c.is_unusual, 1, c.T, N);
   ThinProductParams p{};
   if (c.rank > 0) p.term.grid = grid.part(c.T, c.width);
   if (c.r0 > 0) p.term.plain = plain.part(c.T, N);
@@ -125,7 +126,8 @@ void check_case(const ThinCase& c, ThinTile tile, int splits, bool has_sums) {
              std::to_string(c.depth) + " blocks " + std::to_string(c.blocks) + " width " +
              std::to_string(c.width) + " rank " + std::to_string(c.rank) + " r0 " +
              std::to_string(c.r0) + " splits " + std::to_string(splits) +
-             (c.has_bias ? " bias" : "") + (has_sums ? " beside sums" : ""),
+             (c.has_bias ? " bias" : "") + (c.is_unusual ? " unusual factors" : "") +
+             (has_sums ? " beside sums" : ""),
          wrong);
 }
 
@@ -138,11 +140,14 @@ void check_type() {
             ThinCase{16, 136, 3, 72, 24, 0}, ThinCase{7, 1288, 2, 136, 40, 16, true, true},
             // More steps than the ring has stages; a plain part alone; more tokens than a tile has.
             ThinCase{16, 2568, 1, 200, 104, 0}, ThinCase{5, 8, 4, 48, 8, 0, false, true},
-            ThinCase{3, 200, 1, 136, 0, 24, true}, ThinCase{35, 264, 2, 40, 16, 8}}) {
+            ThinCase{3, 200, 1, 136, 0, 24, true}, ThinCase{35, 264, 2, 40, 16, 8},
+            ThinCase{9, 133, 2, 72, 21, 13, true, false, true},
+            ThinCase{16, 1285, 1, 136, 43, 0, false, true, true}}) {
         check_case<T>(c, tile, splits, false);
       }
       if (tile != ThinTile::k16x128) continue;
       check_case<T>({13, 520, 2, 136, 24, 0}, tile, splits, true);
+      check_case<T>({0, 520, 2, 136, 24, 0}, tile, splits, true);
     }
   }
 }

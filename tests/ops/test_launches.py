@@ -59,6 +59,15 @@ def test_two_launches_forward_and_two_backward(
 
 
 @pytest.mark.cuda_kernels
+@pytest.mark.parametrize("r0", [0, 16], ids=["", "hybrid"])
+def test_few_tokens_are_multiplied_by_the_weight_where_the_term_is_added(
+    r0: int, cuda: torch.device
+) -> None:
+    for pass_profile in _profile_passes(replace(GRID, r0=r0), 16, cuda):
+        assert _count(pass_profile, "::ThinProduct") == 1
+
+
+@pytest.mark.cuda_kernels
 def test_a_pass_that_projects_on_the_way_is_one_kernel_behind_its_counters(
     cuda: torch.device,
 ) -> None:

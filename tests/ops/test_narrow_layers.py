@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from ops_cases import (
@@ -36,15 +38,18 @@ pytestmark = pytest.mark.cuda_kernels
 
 
 @pytest.fixture(autouse=True)
-def _takes_it(cuda: torch.device) -> None:
-    if not runs_sm90():
-        pytest.skip("no kernels of compute capability 9.0a run on this GPU")
-    for T in (2048, 4090):
-        choice = _C.select_extended_product(
-            T=T, depth=2048, width=256, rank=64, blocks=4, inner=4, by_depth=True, **chip()
-        )
-        if not choice["in_tiles"]:
-            pytest.skip("a GPU whose multiprocessors other products fill better")
+def _is_for_such_a_chip(cuda: torch.device) -> None:
+    """How many tiles fill a chip decides, so the shapes are for one with 132 multiprocessors."""
+    if not runs_sm90() or chip()["processors"] != 132:
+        pytest.skip("not an H100 or H200 with 132 multiprocessors")
+
+
+def _makes_latents_in_tiles(T: int, grid: Grid, more: Sequence[tuple[int, int]] = ()) -> bool:
+    choice = _C.select_extended_product(
+        T=T, depth=grid.N, width=grid.m, rank=grid.k_in * grid.s, blocks=grid.k_out,
+        inner=grid.k_in, by_depth=True, more=more, **chip(),
+    )  # fmt: skip
+    return choice["in_tiles"]
 
 
 def _forward(operands: Operands, x: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -62,6 +67,7 @@ def test_result_and_gradients(
     T: int, grid: Grid, dtypes: tuple[torch.dtype, torch.dtype], cuda: torch.device
 ) -> None:
     dtype, factor_dtype = dtypes
+    assert _makes_latents_in_tiles(T, grid)
     operands = make_operands(grid, (T,), dtype=dtype, factor_dtype=factor_dtype, device=cuda)
     expected, expected_gradients = expected_linear(operands)
     result, gradients = on_poisoned_memory(lambda: run_linear(operands))
@@ -82,6 +88,7 @@ def test_the_latents_are_those_of_a_projection(T: int, grid: Grid, cuda: torch.d
 
 
 def test_layers_over_one_input(cuda: torch.device) -> None:
+    assert _makes_latents_in_tiles(4090, WIDE, more=[(2, 512)])
     shape = GroupShape(4, 512, 16, ((4, 256), (2, 512)), (True, False))
     group = make_group(shape, (4090,), dtype=torch.bfloat16, device=cuda)
     ys, gradients = on_poisoned_memory(lambda: run_group(group))

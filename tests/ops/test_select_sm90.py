@@ -257,6 +257,8 @@ NARROW: dict[str, Any] = {**PROJECTING, "width": 256, "by_depth": True}
         ({"T": 4096, "width": 512}, (128, 256)),
         ({"rank": 32, "inner": 2, "blocks": 2, "width": 512}, (128, 256)),
         ({"more": [(4, 256)], "T": 4096}, (128, 256)),
+        # More latents in a row than a tile has columns, which the way besides could not make.
+        ({"T": 2048, "width": 128, "blocks": 16}, (128, 128)),
     ],
     ids=str,
 )
@@ -272,8 +274,8 @@ def test_tiles_of_a_narrow_layer_make_their_latents(
     "change",
     [
         {"T": 2047},
-        # 2080 columns, in tiles that fill the chip.
-        {"width": 520, "T": 2048, "processors": 144},
+        # 2176 columns, in tiles that fill the chip.
+        {"width": 544, "T": 2048, "processors": 160},
         # Ranks that are not 16 a block, or too many; a block that ends within a step.
         {"rank": 32},
         {"rank": 80, "inner": 5, "depth": 5120},

@@ -66,8 +66,9 @@ def test_every_trial_is_on_the_page(key: str) -> None:
 
 
 def _cells(heading: str, first: str) -> list[list[str]]:
-    """The rows of the table below `heading` whose head has `first` in its first cell."""
-    chapter = TEXT.split(f"### {heading}\n")[1].split("\n### ")[0]
+    """The rows of the table below `heading` whose head begins with the cells `first`."""
+    chapter = re.split(rf"^##+ {re.escape(heading)}$", TEXT, flags=re.MULTILINE)[1]
+    chapter = re.split(r"^##", chapter, flags=re.MULTILINE)[0]
     table = chapter.split(f"\n| {first} |")[1].split("\n\n")[0]
     return [
         [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()[2:]
@@ -108,7 +109,12 @@ def _suite(*path: str) -> dict[tuple[int, ...], list[str]]:
 
 
 def test_what_descriptors_that_are_sums_gain_is_that_of_the_files() -> None:
-    before = _suite("h200_layer.json") | _suite("h200_cold.json")
+    before = {
+        (row["in_features"], row["out_features"], row["tokens"], row["rank"]): [
+            f"{row['forward']:.2f}", f"{row['step']:.2f}"
+        ]
+        for row in SPLITS["before"]
+    }  # fmt: skip
     after = _suite("trials", "h200_descriptors_layer.json")
     after |= _suite("trials", "h200_descriptors_cold.json")
     rows = _cells("Descriptors that are sums", "layer")
@@ -159,3 +165,48 @@ def test_passes_with_parts_left_out_are_those_of_the_file() -> None:
     ]
     assert shown == of_file
     assert shown
+
+
+def _shown(rows: list[dict[str, Any]], **keys: Any) -> str:
+    """Forward and step of the only row with these values."""
+    (row,) = [row for row in rows if all(row.get(key) == keys[key] for key in keys)]
+    return f"{row['forward']:.2f} / {row['step']:.2f}"
+
+
+def _layer(cell: str) -> dict[str, int]:
+    n, m = map(int, cell.split("→"))
+    return {"in_features": n, "out_features": m}
+
+
+def test_what_tiles_that_project_take_is_that_of_the_file() -> None:
+    trials = json.loads((FOLDER / "h200_latents_in_tiles.json").read_text())
+    section = "Narrow layers: latents in every tile"
+    ways = ("in_turns", "held_in_turns", "first", "held_first")
+    rows = _cells(section, "layer | tokens | rows in shared memory, in turns")
+    assert len(rows) == 3
+    for layer, tokens, *shown in rows:
+        case = _layer(layer) | {"tokens": int(tokens), "rank": 64, "way": "in_tiles"}
+        assert shown == [_shown(trials[way], **case) for way in ways], layer
+    rows = _cells(section, "layer | tokens | r")
+    assert len(rows) == 9
+    for layer, tokens, rank, *shown in rows:
+        case = _layer(layer) | {"tokens": int(tokens), "rank": int(rank)}
+        of_file = [_shown(trials["first"], **case, way=way) for way in ("without", "in_tiles")]
+        assert shown == of_file, (layer, tokens, rank)
+
+
+def test_what_few_tokens_take_is_that_of_the_file() -> None:
+    trials = json.loads((FOLDER / "h200_few_tokens.json").read_text())
+    rows = _cells("Few tokens: the weight once", "forward")
+    assert len(rows) == 4
+    for (forward, backward, *shown), name in zip(
+        rows, ("apart", "first", "first", "kept"), strict=True
+    ):
+        case: dict[str, Any] = {"in_features": 4096, "out_features": 4096}
+        if name == "first":
+            for way, cell in (("forward", forward), ("backward", backward)):
+                tile, splits = cell.split(", ")
+                case |= {f"{way}_tile": tile, f"{way}_splits": int(splits)}
+        if name == "kept":
+            case["way"] = "thin"
+        assert shown == [_shown(trials[name], **case, tokens=tokens) for tokens in (1, 16)], forward

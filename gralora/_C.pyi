@@ -107,6 +107,7 @@ def select_extended_product(
     matched: bool = True,
     by_depth: bool = False,
     drops: bool = False,
+    terms: int = 1,
     inner: int = 0,
     more: Sequence[tuple[int, int]] = (),
     gradients: Sequence[tuple[int, int, int]] = (),

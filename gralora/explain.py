@@ -81,6 +81,11 @@ def explain(
     n, m, columns = N // k, M // k, k * s
 
     gradients = {"dA": (k, n, columns), "dB": (k, m, columns)}
+    aligned_blocks = {"dA": n % 8 == 0, "dB": m % 8 == 0}
+
+    def beside(sums: tuple[str, ...]) -> list[tuple[int, int, int]]:
+        """Of these gradients, what a launcher is told that may take all of them along."""
+        return [gradients[name] for name in sums if all(aligned_blocks[each] for each in sums)]
 
     def with_base(
         depth: int, width: int, *, by_depth: bool, drops: bool, projects: bool,
@@ -88,8 +93,9 @@ def explain(
     ) -> _C.ProductSelection:  # fmt: skip
         return _C.select_extended_product(
             T=T, depth=depth, width=width, rank=columns, blocks=k, by_depth=by_depth, half=half,
-            drops=drops, inner=k if projects else 0, gradients=[gradients[name] for name in sums],
-            aligned=n % 8 == 0 and m % 8 == 0, processors=processors, cluster=cluster, sm90=sm90,
+            drops=drops, inner=k if projects else 0, gradients=beside(sums),
+            aligned=depth % 8 == 0 and width % 8 == 0, processors=processors, cluster=cluster,
+            sm90=sm90,
         )  # fmt: skip
 
     def of_few_tokens(
@@ -97,7 +103,7 @@ def explain(
     ) -> _C.ThinProductSelection:
         return _C.select_thin_product(
             T=T, depth=depth, width=width, blocks=k, by_depth=by_depth, half=half, drops=drops,
-            gradients=[gradients[name] for name in sums], aligned=depth % 8 == 0 and width % 8 == 0,
+            gradients=beside(sums), aligned=depth % 8 == 0 and width % 8 == 0,
             processors=processors, cluster=cluster,
         )  # fmt: skip
 

@@ -23,7 +23,8 @@ def forced(path: Path | None) -> Iterator[None]:
             cannot run; ``"sm90"`` for those of compute capability 9.0a in the steps that have one
             (projections, under dropout of up to 128 columns; the factors' gradients; the base
             product that takes the adapter's term along) and the kernels of ``"sm80"`` in the
-            others; None for the fastest of them.
+            others; None for the fastest of them, and up to 16 tokens for a kernel that reads the
+            frozen weight as well, which no path forces.
 
     Raises:
         ValueError: another name.

@@ -226,7 +226,7 @@ ExtendedProductSelection select_extended_product(const ExtendedProductProblem& p
   if (problem.forced == ForcedPath::kSm80 || problem.forced == ForcedPath::kAten) {
     choice.kernel = false;
   }
-  return {choice, tile, in_tiles};
+  return {choice, tile, in_tiles && choice.kernel};
 }
 
 GradientsSelection select_product_gradients(const ExtendedProductProblem& problem, ProductTile tile,

@@ -157,7 +157,7 @@ void set_gradients(WeightGradientProblem& problem, const GradientShapes& gradien
 
 py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_t rank,
                                  int64_t blocks, bool half, bool aligned, bool matched,
-                                 bool by_depth, bool drops, int64_t inner,
+                                 bool by_depth, bool drops, int64_t terms, int64_t inner,
                                  const std::vector<std::pair<int64_t, int64_t>>& more,
                                  const GradientShapes& gradients, int processors, int cluster,
                                  bool sm90) {
@@ -171,6 +171,7 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
       .matched = matched,
       .by_depth = by_depth,
       .drops = drops,
+      .terms = terms,
       .inner = inner,
       .block_width = inner > 0 && depth % inner == 0 ? depth / inner : 0,
       .chip = {.processors = processors, .cluster = cluster, .sm90 = sm90},
@@ -311,8 +312,8 @@ void add_choosers(py::module_& m) {
       "select_extended_product", &select_extended_product, py::kw_only(), py::arg("T"),
       py::arg("depth"), py::arg("width"), py::arg("rank"), py::arg("blocks") = 2,
       py::arg("half") = true, py::arg("aligned") = true, py::arg("matched") = true,
-      py::arg("by_depth") = false, py::arg("drops") = false, py::arg("inner") = 0,
-      py::arg("more") = std::vector<std::pair<int64_t, int64_t>>{},
+      py::arg("by_depth") = false, py::arg("drops") = false, py::arg("terms") = 1,
+      py::arg("inner") = 0, py::arg("more") = std::vector<std::pair<int64_t, int64_t>>{},
       py::arg("gradients") = GradientShapes{}, py::arg("processors") = 132, py::arg("cluster") = 8,
       py::arg("sm90") = true,
       "Whether the frozen layer's product [T, depth] x [depth, blocks*width] takes the adapter's "

@@ -56,6 +56,12 @@ def test_odd_blocks_take_library_calls():
     assert steps["dA"]["path"] == "library"
 
 
+def test_blocks_that_end_between_alignments_leave_their_gradients_to_library_calls():
+    steps = {step["step"]: step["path"] for step in explain(8, 1024, 1032, 16, 2, "bf16")}
+    assert steps["dx = dy W + G A^T"] == "kernel"
+    assert steps["dA, dB"] == "library"
+
+
 def test_a_grid_of_ranks_that_are_not_aligned_takes_kernels():
     steps = {step["step"]: step["path"] for step in explain(16, 128, 128, 6, 2, "bf16")}
     assert steps == {

@@ -281,6 +281,7 @@ def test_tiles_of_a_narrow_layer_make_their_latents(
         {"rank": 80, "inner": 5, "depth": 5120},
         {"depth": 4 * 1032},
         {"by_depth": False},
+        {"terms": 2},
         # Where the latents are made on the way.
         {"T": 8192, "width": 512},
     ],
@@ -293,7 +294,8 @@ def test_tiles_that_do_not_make_their_latents(change: dict[str, Any]) -> None:
 @pytest.mark.parametrize("path", ["aten", "sm80"])
 def test_a_forced_path_decides_over_latents_in_tiles(path: Any) -> None:
     with gralora.kernels.forced(path):
-        assert _C.select_extended_product(**NARROW)["path"] == "library"
+        choice = _C.select_extended_product(**NARROW)
+    assert (choice["path"], choice["in_tiles"]) == ("library", False)
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,7 @@ def test_few_tokens_take_it(change: dict[str, Any], columns: int, splits: int) -
 @pytest.mark.parametrize(
     ("change", "possible", "reason"),
     [
+        ({"T": 0}, False, "there are no tokens"),
         ({"T": 17}, True, "more than 16 tokens"),
         ({"half": False}, False, "operands are not of 16 bits"),
         ({"drops": True}, False, "dropout acts on the adapter's part alone"),

@@ -195,12 +195,8 @@ void launch(ExtendedProductParams& params, const ExtendedProductProblem& problem
   }
   const bool on_the_way = params.projection.latent != nullptr && !params.projection.in_tiles;
   if (on_the_way || along.counters) {
-    int32_t split_inner = 0;
-    if (params.projection.splits > 1) {
-      for (int t = 0; t < params.term_count; ++t) split_inner += params.terms[t].inner;
-    }
-    counters = at::empty({count_product_counters(params.T, split_inner)},
-                         at::TensorOptions(at::kCUDA).dtype(at::kInt));
+    counters =
+        at::empty({count_product_counters(params.T)}, at::TensorOptions(at::kCUDA).dtype(at::kInt));
     params.counters = counters.mutable_data_ptr<int32_t>();
   }
   check_launch("extended_product",
@@ -232,15 +228,6 @@ bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList pro
   ExtendedProductParams params = product.describe(selection.tile, latent);
   product.add_projection(params, projecting, latent, scaling);
   params.projection.in_tiles = selection.in_tiles;
-  at::Tensor partials;
-  if (selection.splits > 1) {
-    const int64_t columns = problem.rank / problem.inner * product.count_blocks();
-    partials = at::empty({count_product_partials(params.T, static_cast<int32_t>(problem.inner),
-                                                 selection.splits, static_cast<int32_t>(columns))},
-                         options.dtype(at::kFloat));
-    params.projection.splits = selection.splits;
-    params.projection.partials = partials.mutable_data_ptr<float>();
-  }
   add_latent(sums, latent);
   launch(params, problem, sums);
   return true;

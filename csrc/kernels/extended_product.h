@@ -54,11 +54,6 @@ struct ProductProjection {
   // contiguous, s is kTileLatents, the rank at most kMostTileLatents and a block of the rows a
   // multiple of kTileDepth wide.
   bool in_tiles = false;
-  // Or on the way in so many parts of a block's width each, that as many clusters begin with one;
-  // no fewer steps than parts. Whoever is the last to end one adds all, in their order, from
-  // `partials`: [count_product_partials()]. Where the weights' depth is contiguous.
-  int32_t splits = 1;
-  float* partials = nullptr;
 };
 
 /// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)], summed over the terms,
@@ -97,21 +92,12 @@ struct ExtendedProductParams {
   int32_t gradient_count = 0;
 };
 
-/// Numbers of the partial sums of latents: rows of both CTAs by whole boxes of columns.
-constexpr int64_t count_product_partials(int64_t T, int32_t inner, int32_t splits,
-                                         int32_t columns) {
-  constexpr int kClusterRows = size_of(ProductTile::k128x256).tokens * kProductCluster;
-  return (T + kClusterRows - 1) / kClusterRows * kClusterRows * inner * splits *
-         ((columns + 63) / 64 * 64);
-}
-
 /// Of a call. With counters whichever CTAs are free do what is next, without them each does its
 /// share: as fast where all items take equally long on a GPU that has nothing else to do, and a
 /// launch less.
-constexpr int64_t count_product_counters(int64_t T, int32_t split_inner = 0) {
+constexpr int64_t count_product_counters(int64_t T) {
   constexpr int kClusterRows = size_of(ProductTile::k128x256).tokens * kProductCluster;  // of both
-  const int64_t row_tiles = (T + kClusterRows - 1) / kClusterRows * kProductCluster;
-  return 2 + row_tiles * (1 + int64_t{split_inner} * kProductStoreWarps);
+  return 2 + (T + kClusterRows - 1) / kClusterRows * kProductCluster;
 }
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream);

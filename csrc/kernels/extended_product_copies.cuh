@@ -158,8 +158,8 @@ class Copier {
   __device__ void copy_projection(const ProjectionPlace& at) {
     const ProjectionTerm& term = p_.projection.terms[at.term];
     with_parts<Tile::kRightParts>(parts_of(p_.projection.columns), [&](auto parts) {
-      copy_walk<parts>(at.steps, [&](int depth, uint32_t to, uint32_t filled) {
-        copy_projected_step<parts>(term, at, at.first_step * Tile::kDepth + depth, to, filled);
+      copy_walk<parts>(term.steps, [&](int depth, uint32_t to, uint32_t filled) {
+        copy_projected_step<parts>(term, at, depth, to, filled);
       });
     });
   }

@@ -168,17 +168,6 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
     projection.inner += term.inner;
   }
   if (p.rank % (projection.inner * kChunk) != 0) return cudaErrorInvalidValue;
-  const int32_t splits = asked.splits;
-  const bool splits_well =
-      splits == 1 || (splits > 1 && asked.partials != nullptr && p.depth_is_contiguous);
-  if (!splits_well) return cudaErrorInvalidValue;
-  for (int t = 0; t < p.term_count; ++t) {
-    // No part without a step.
-    const int32_t steps = projection.terms[t].steps;
-    if (divide_up(steps, splits) * (splits - 1) >= steps) return cudaErrorInvalidValue;
-  }
-  projection.splits = splits;
-  projection.partials = asked.partials;
   projection.latent = asked.latent;
   projection.T = p.T;
   projection.plane = p.latent_plane;
@@ -277,9 +266,7 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   params.row_tiles = static_cast<int32_t>(count_row_tiles<Tile>(p));
   params.columns = static_cast<int32_t>(columns);
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
-  const bool is_split = params.projection.splits > 1;
-  const int32_t projections =
-      Tile::kProjects ? 0 : params.projection.inner * params.projection.splits;
+  const int32_t projections = Tile::kProjects ? 0 : params.projection.inner;
   params.latent_is_ahead = p.latent_is_ahead && p.counters == nullptr;
   ProductGradients gradients;
   if (p.gradient_count > 0) {
@@ -299,10 +286,7 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
     params.next_item = p.counters;
     params.all_projected = p.counters + 1;
     params.projected = p.counters + 2;
-    params.projection.ended = params.projected + params.row_tiles * Tile::kCluster;
-    const int32_t split_inner = is_split ? params.projection.inner : 0;
-    status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p.T, split_inner)},
-                                       stream);
+    status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p.T)}, stream);
     if (status != cudaSuccess) return status;
   }
   const int64_t clusters = std::min<int64_t>(params.order.items(), places);

@@ -50,10 +50,7 @@ struct Projection {
   void* latent;  // [all blocks, T, inner*s]
   int64_t T, plane, pitch;
   float scaling;
-  int32_t inner;    // of all terms
-  int32_t splits;   // of a block's width
-  float* partials;  // with more than one: [CTA's rows, inner, splits, parts], boxes of 64 columns
-  int32_t* ended;   // splits of which a warp has stored its share: [CTA's rows, inner, warps]
+  int32_t inner;       // of all terms
   int32_t s, columns;  // columns: of a block of the rows, the s of all results' blocks
 };
 
@@ -161,28 +158,15 @@ __device__ TilePlace place_tile(const Params& p, int tile, int rank) {
 struct ProjectionPlace {
   int token, term, block;
   int column;  // where they begin
-  int split;   // of the width
-  int first_step, steps;
-  int of_all;  // the block among those of all terms
 };
 
 template <class Tile>
 __device__ ProjectionPlace place_projection(const Params& p, int index, int rank) {
   const Projection& projection = p.projection;
-  const int whole = index / projection.splits, split = index - whole * projection.splits;
-  const int row = whole / projection.inner, of_all = whole - row * projection.inner;
+  const int row = index / projection.inner, of_all = index - row * projection.inner;
   int term = 0, block = of_all;
   while (block >= projection.terms[term].inner) block -= projection.terms[term++].inner;
-  const int all = projection.terms[term].steps;
-  const int most = (all + projection.splits - 1) / projection.splits;
-  return {.token = first_token<Tile>(row, rank),
-          .term = term,
-          .block = block,
-          .column = of_all * projection.s,
-          .split = split,
-          .first_step = split * most,
-          .steps = min(all - split * most, most),
-          .of_all = of_all};
+  return {first_token<Tile>(row, rank), term, block, of_all * projection.s};
 }
 
 /// A step of the walks besides those of tiles: 128 rows, or columns of an activation, and so many

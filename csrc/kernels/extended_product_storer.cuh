@@ -43,11 +43,7 @@ class Storer {
       const ProductItem item = item_of(word & ~(3u << 30));
       const auto part = static_cast<int>(word >> 30);
       if (!kGradients || item.work == ProductWork::kProjection) {
-        if (!kGradients && p_.projection.splits > 1) {
-          store_partial_latents(item.index, part);
-        } else {
-          store_latents(item.index, part);
-        }
+        store_latents(item.index, part);
       } else if constexpr (kGradients) {
         store_gradient(item.index, part);
       }
@@ -56,8 +52,6 @@ class Storer {
 
  private:
   static constexpr int kThreads = kStoreWarps * 32;
-  // Sixteens of bytes of 128 rows and 64 columns in fp32.
-  static constexpr int kSums = Tile::kRows * kBoxColumns / 4;
   __device__ static int thread() { return static_cast<int>(threadIdx.x) - 32; }
 
   /// 128 tokens' latents of one block of the rows: to the plane of each block of the result, 16
@@ -90,62 +84,6 @@ class Storer {
     if (threadIdx.x % 32 != 0) return;
     ptx::add_to_counter(p_.projected + at.token / Tile::kRows, 1);
     if (p_.gradient_count > 0) ptx::add_to_counter(p_.all_projected, 1);
-  }
-
-  /// What a part of the width adds to 128 tokens' latents, as it lies in the boxes. A lane stores
-  /// the same sixteens of bytes of every part, so whichever CTA's warp is the last of those that
-  /// have such a share adds them up.
-  __device__ void store_partial_latents(int index, int part) {
-    const ProjectionPlace at = place_projection<Tile>(p_, index, rank_);
-    const Projection& projection = p_.projection;
-    const int parts = parts_of(projection.columns);
-    const int64_t of_rows = int64_t{at.token / Tile::kRows} * projection.inner + at.of_all;
-    uint4* const partials =
-        reinterpret_cast<uint4*>(projection.partials) + of_rows * projection.splits * parts * kSums;
-    uint4* const to = partials + (at.split * parts + part) * kSums;
-    const uint32_t boxes = ptx::shared_address(boxes_);
-#pragma unroll 4
-    for (int i = thread(); i < kSums; i += kThreads) to[i] = ptx::load_chunk(boxes + i * 16);
-    handover_.give_back();
-    if (part + 1 < parts) return;
-    __syncwarp();
-    int before = 0;
-    if (threadIdx.x % 32 == 0) {
-      before = ptx::add_and_look(projection.ended + of_rows * kStoreWarps + thread() / 32, 1);
-    }
-    before = __shfl_sync(~0u, before, 0);
-    if (before + 1 < projection.splits) return;
-    for (int each = 0; each < parts; ++each) {
-      for (int i = thread(); i < kSums; i += kThreads) {
-        add_partial_latents(at, partials + each * kSums, each, i);
-      }
-    }
-    ptx::show_results_to_copies();
-    __syncwarp();
-    if (threadIdx.x % 32 == 0) ptx::add_to_counter(p_.projected + at.token / Tile::kRows, 1);
-  }
-
-  /// Four neighbouring latents: in the order of the parts.
-  __device__ void add_partial_latents(const ProjectionPlace& at, const uint4* partials, int part,
-                                      int i) {
-    constexpr int kOfRow = kBoxColumns / 4;
-    const Projection& projection = p_.projection;
-    const int row = i / kOfRow, place = i % kOfRow * 4;
-    // place_in_boxes(), the other way round.
-    const int column = part * kBoxColumns + (place ^ (row & 7) * 8);
-    if (column >= projection.columns || at.token + row >= projection.T) return;
-    const int stride = parts_of(projection.columns) * kSums;
-    float4 sum = *reinterpret_cast<const float4*>(partials + i);
-    for (int split = 1; split < projection.splits; ++split) {
-      const float4 more = *reinterpret_cast<const float4*>(partials + split * stride + i);
-      sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
-    }
-    const float scaling = projection.scaling;
-    const int q = column / projection.s;
-    T* const to = static_cast<T*>(projection.latent) + at.column + q * projection.plane +
-                  (at.token + row) * projection.pitch + (column - q * projection.s);
-    *reinterpret_cast<uint2*>(to) = {round_pair<T>(sum.x * scaling, sum.y * scaling),
-                                     round_pair<T>(sum.z * scaling, sum.w * scaling)};
   }
 
   /// 128 columns of an activation by 64 ranks.

@@ -18,7 +18,6 @@ inline constexpr int kTileDepth = 64;  // a multiple of which a block of the row
 
 inline constexpr int kMaxProducts = 3;     // that are added up, or results
 inline constexpr int kProductCluster = 2;  // CTAs that share the columns of their tiles
-inline constexpr int kProductStoreWarps = 3;
 
 constexpr ProductTileSize size_of(ProductTile tile) {
   return tile == ProductTile::k128x256 ? ProductTileSize{128, 256} : ProductTileSize{128, 128};

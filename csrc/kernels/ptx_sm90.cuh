@@ -164,17 +164,6 @@ __device__ inline void add_to_counter(int32_t* counter, int32_t number) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(number) : "memory");
 }
 
-/// Adds to such a counter, and shows what was written before the additions that came before. What
-/// the counter held.
-__device__ inline int32_t add_and_look(int32_t* counter, int32_t number) {
-  int32_t before = 0;
-  asm volatile("atom.acq_rel.gpu.global.add.s32 %0, [%1], %2;"
-               : "=r"(before)
-               : "l"(counter), "r"(number)
-               : "memory");
-  return before;
-}
-
 /// Returns when the counter has come so far, with what was written before visible.
 __device__ inline void wait_for_counter(const int32_t* counter, int32_t number) {
   int32_t seen = 0;

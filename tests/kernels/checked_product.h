@@ -42,7 +42,6 @@ struct ProductCase {
   bool drops = false;     // the latent's term, and so many of the terms
   int dropped_terms = 0;
   bool in_tiles = false;  // are the latents made that the product projects
-  int splits = 1;         // parts of a block's width that it projects from
 };
 
 /// A matrix whose rows lie further apart than they are long, with one axis contiguous or the other.
@@ -238,12 +237,8 @@ class CheckedProduct {
     p.processors = processors;
     if (c_.projects)
       p.projection = {.latent = latent_.device(), .scaling = 0.5f, .in_tiles = c_.in_tiles};
-    p.projection.splits = c_.splits;
-    Array<float> partials(
-        c_.splits > 1 ? count_product_partials(c_.T, inner_, c_.splits, blocks_ * s_) : 0);
-    p.projection.partials = partials.poison().device();
     for (auto& gradient : gradients_) add_gradient(p, *gradient);
-    Array<float> counters(count_product_counters(c_.T, inner_));
+    Array<float> counters(count_product_counters(c_.T));
     if ((c_.projects && !c_.in_tiles) || c_.draws) {
       p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
     }

@@ -181,12 +181,6 @@ inline int32_t draw_number(int32_t* counter) { return (*counter)++; }
 
 inline void add_to_counter(int32_t* counter, int32_t number) { *counter += number; }
 
-inline int32_t add_and_look(int32_t* counter, int32_t number) {
-  const int32_t before = *counter;
-  *counter += number;
-  return before;
-}
-
 inline void wait_for_counter(const int32_t* counter, int32_t number) {
   while (*counter < number) emulator::give_way();
 }

@@ -29,6 +29,8 @@ PRODUCT: dict[str, Any] = {"T": 16, "depth": 4096, "width": 1024, "blocks": 4}
         ({"by_depth": False}, 128, 4),
         ({"by_depth": False, "width": 256}, 128, 8),
         ({"by_depth": False, "width": 3584}, 128, 1),
+        # Few CTAs, that have little to read.
+        ({"width": 144, "depth": 576}, 16, 1),
         # Too short a walk to be split, and a chip that cannot.
         ({"width": 256, "depth": 1024}, 16, 1),
         ({"width": 256, "cluster": 1}, 16, 1),
@@ -46,6 +48,9 @@ def test_few_tokens_take_it(change: dict[str, Any], columns: int, splits: int) -
     [
         ({"T": 0}, False, "there are no tokens"),
         ({"T": 17}, True, "more than 16 tokens"),
+        # 32 CTAs of 1 MiB each, where none share a walk.
+        ({"by_depth": False, "cluster": 1}, True, "too few blocks to read the weight fast"),
+        ({"processors": 108, "cluster": 1}, True, "too few blocks to read the weight fast"),
         ({"half": False}, False, "operands are not of 16 bits"),
         ({"drops": True}, False, "dropout acts on the adapter's part alone"),
         ({"width": 1020}, False, "the block width is not a multiple of 8"),

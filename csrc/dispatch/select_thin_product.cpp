@@ -10,7 +10,7 @@ constexpr int64_t kMostTokens = size_of(ThinTile::k16x16).tokens;
 constexpr int64_t kLeastSteps = 4;
 
 // Numbers of the weight that a CTA reads where most multiprocessors have none; those of 4096 x 4096
-// in dx. Not measured.
+// in dx.
 constexpr int64_t kMostNumbersOfFew = 1 << 17;
 
 int64_t divide_up(int64_t a, int64_t b) { return (a + b - 1) / b; }
@@ -49,7 +49,8 @@ int choose_splits(const ThinProductProblem& problem, ThinTile tile) {
   return splits;
 }
 
-/// Few CTAs with long walks, as on chips without clusters, read no faster than a library's product.
+/// Few CTAs with long walks, as on chips without clusters, are left to the library's product: what
+/// they would take was not measured.
 bool reads_fast(const ThinProductProblem& problem, ThinTile tile, int splits) {
   return fills_chip(problem, tile, splits) ||
          divide_up(problem.depth, splits) * size_of(tile).columns <= kMostNumbersOfFew;

@@ -13,7 +13,8 @@
 
 namespace gralora::extended_product {
 
-/// A warp's 16 rows of a stage, a fragment for each product of its depth.
+/// A warp's 16 rows of a stage, a fragment for each product of its depth. Measured on an H200:
+/// 1 % faster than products that read them from shared memory (docs/kernels.md).
 struct HeldRows {
   uint32_t fragment[4][4];
 

@@ -118,8 +118,7 @@ __device__ void multiply_add_parts(float (*sum)[4], uint64_t left, uint64_t righ
 }
 
 /// The same for 16 columns, with rows that the warps hold, each its 16 of them as mma.sync's
-/// fragment: read from shared memory by a product so small, they would take longer than it. The
-/// right operand's depth is along its rows (describe_narrow).
+/// fragment. The right operand's depth is along its rows (describe_narrow).
 template <class T>
 __device__ void multiply_add_narrow(float (&sum)[2][4], const uint32_t (&rows)[4], uint64_t right,
                                     int adds) {

@@ -31,6 +31,7 @@ class ExpandSelection(Choice):
 
 class GradientsSelection(Choice):
     counters: bool
+    span: int
 
 class ProductSelection(ExpandSelection):
     in_tiles: bool

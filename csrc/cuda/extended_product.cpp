@@ -182,7 +182,7 @@ struct Product {
 void launch(ExtendedProductParams& params, const ExtendedProductProblem& problem,
             aten::TokenSums& sums) {
   const aten::AdapterInput no_input;
-  at::Tensor counters;
+  at::Tensor counters, partials;
   std::optional<GradientCall> call;
   const GradientsSelection along =
       aten::any_asked_for(sums)
@@ -192,11 +192,17 @@ void launch(ExtendedProductParams& params, const ExtendedProductProblem& problem
     call.emplace(sums, no_input, WeightGradientSelection{along.choice, {}, /*splits=*/1});
     params.gradient_count = call->params().count;
     std::copy_n(call->params().sums, params.gradient_count, params.gradients);
+    if (along.span > 0) {
+      partials = at::empty({count_product_partials(params)},
+                           at::TensorOptions(at::kCUDA).dtype(at::kFloat));
+      params.gradient_span = along.span;
+      params.gradient_partials = partials.mutable_data_ptr<float>();
+    }
   }
   const bool on_the_way = params.projection.latent != nullptr && !params.projection.in_tiles;
   if (on_the_way || along.counters) {
     counters =
-        at::empty({count_product_counters(params.T)}, at::TensorOptions(at::kCUDA).dtype(at::kInt));
+        at::empty({count_product_counters(params)}, at::TensorOptions(at::kCUDA).dtype(at::kInt));
     params.counters = counters.mutable_data_ptr<int32_t>();
   }
   check_launch("extended_product",

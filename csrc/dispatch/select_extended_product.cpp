@@ -21,8 +21,10 @@ constexpr int64_t kMostRank = 1024;
 
 // Making the latent on the way. Measured on an H100: it pays where other tiles are under way while
 // rows are projected, so not in the first of a few rounds, and where a tile's walk is long enough
-// for its latents to be there at its end.
+// for its latents to be there at its end. With fewer tokens (measured on an H200) it pays in
+// forward passes, not where gradients are to come before the last tiles.
 constexpr int64_t kLeastTokensOnTheWay = 4096;
+constexpr int64_t kLeastForwardTokensOnTheWay = 2048;
 constexpr int64_t kLeastDepthOnTheWay = 2048;
 constexpr int64_t kLeastRoundsOnTheWay = 4;
 
@@ -34,15 +36,25 @@ constexpr int64_t kMostColumnsInTiles = 2048;
 // Gradients among the tiles. Measured on an H200: a walk over the tokens takes the longer, the more
 // latents a step brings. So with a larger rank they are faster apart, save where few tokens make
 // every launch count, or many tokens meet tiles so short that their latents are not made on the
-// way; with a few more tokens, beside deep tiles that hide them, twice the rank goes along. On the
-// way gradients stand before the last tiles, which begin later by as much: long ones end too late.
+// way; with a few more tokens, beside deep tiles that hide them, twice the rank goes along.
 constexpr int64_t kMostGradientTokens = 16384;
 constexpr int64_t kMostGradientRank = 64;
 constexpr int64_t kMostGradientRankOfDeepTiles = 128;
 constexpr int64_t kLeastDepthOfDeepTiles = 4096;
 constexpr int64_t kFewestTokens = 1024;
 constexpr int64_t kManyTokens = 4096;
-constexpr int64_t kMostDepthBeforeLast = 8192;
+
+// Spans of the tokens that gradients on the way are summed over, one after the other. Measured on
+// an H200 with 4096 to 32768 tokens: with 8192 a walk over all takes about as long as a tile, so
+// that the last of a few rounds ends unevenly, and shorter ones fill the gaps. With more rounds of
+// tiles they gained nothing, but for what is apart without them: many tokens, and beside deep
+// tiles.
+constexpr int64_t kSpanTokens = 2048;
+constexpr int64_t kMostSpans = 8;
+constexpr int64_t kMostRoundsOfSpans = 8;
+constexpr int64_t kMostDepthWithoutSpans = 8192;
+// On the way there are always two.
+static_assert(kLeastTokensOnTheWay >= 2 * kSpanTokens);
 
 // Dropping a tile's sums, against an expansion that drops. Measured on an H200 with 2048 and 8192
 // tokens; with 512 one layer of two lost by it.
@@ -130,7 +142,9 @@ std::string_view why_not_in_tiles(const ExtendedProductProblem& problem) {
 }
 
 bool hides_projection(const ExtendedProductProblem& problem, ProductTile tile) {
-  return problem.T >= kLeastTokensOnTheWay && problem.depth >= kLeastDepthOnTheWay &&
+  const int64_t least_tokens =
+      problem.by_depth ? kLeastForwardTokensOnTheWay : kLeastTokensOnTheWay;
+  return problem.T >= least_tokens && problem.depth >= kLeastDepthOnTheWay &&
          count_rounds(problem, tile) >= kLeastRoundsOnTheWay;
 }
 
@@ -148,6 +162,14 @@ int64_t most_gradient_rank(const ExtendedProductProblem& problem, ProductTile ti
              : kMostGradientRank;
 }
 
+int64_t choose_span(const ExtendedProductProblem& problem, ProductTile tile) {
+  const bool is_needed = problem.T > kMostGradientTokens || problem.depth > kMostDepthWithoutSpans;
+  const bool has_few_rounds = count_rounds(problem, tile) <= kMostRoundsOfSpans;
+  if (problem.inner == 0 || !(is_needed || has_few_rounds)) return 0;
+  const int64_t span = divide_up(problem.T / kSpanTokens, kMostSpans) * kSpanTokens;
+  return problem.T >= 2 * span ? span : 0;
+}
+
 Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,
                         const WeightGradientProblem& gradients) {
   if (problem.T < 1) return Choice::impossible("there are no tokens");
@@ -160,12 +182,11 @@ Choice choose_gradients(const ExtendedProductProblem& problem, ProductTile tile,
   if (largest_rank(gradients) > size_of(tile).columns) {
     return Choice::impossible("a rank is larger than the tile has columns");
   }
-  if (problem.T > kMostGradientTokens) return Choice::library("long walks end unevenly");
+  if (problem.inner == 0 && problem.T > kMostGradientTokens) {
+    return Choice::library("long walks end unevenly");
+  }
   if (largest_rank(gradients) > most_gradient_rank(problem, tile)) {
     return Choice::library("walks with so many latents are faster apart");
-  }
-  if (problem.inner > 0 && problem.depth > kMostDepthBeforeLast) {
-    return Choice::library("the last tiles are too long to come after gradients");
   }
   return Choice::own("among the base product's tiles");
 }
@@ -233,7 +254,8 @@ GradientsSelection select_product_gradients(const ExtendedProductProblem& proble
                                             const WeightGradientProblem& gradients) {
   Choice choice = choose_gradients(problem, tile, gradients);
   if (choice.possible && problem.forced == ForcedPath::kSm90) choice.kernel = true;
-  return {choice, choice.kernel && problem.T > kFewTokens};
+  if (!choice.kernel) return {choice};
+  return {choice, problem.T > kFewTokens, choose_span(problem, tile)};
 }
 
 }  // namespace gralora

@@ -51,6 +51,7 @@ ExtendedProductSelection select_extended_product(const ExtendedProductProblem& p
 struct GradientsSelection {
   Choice choice;
   bool counters = false;  // clusters draw their items, so that long and short ones end together
+  int64_t span = 0;       // tokens that are summed at a time, or all; the last ones may be more
 };
 
 /// Of a product that select_extended_product() has chosen.

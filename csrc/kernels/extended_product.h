@@ -90,14 +90,49 @@ struct ExtendedProductParams {
   // latents are the product's, by the same pointer, or there before.
   GradientSum gradients[kMaxGradients];
   int32_t gradient_count = 0;
+  // With latents made on the way they may be summed span by span of the tokens, each when its
+  // latents are there and onto those before, in `gradient_partials`: [count_product_partials()]. A
+  // span has a multiple of 2048 tokens, or of 1024 where a row of the results has fewer than 32
+  // tiles; the last one what is left over as well. 0: all tokens at once.
+  int64_t gradient_span = 0;
+  float* gradient_partials = nullptr;
 };
+
+inline int32_t count_gradient_spans(const ExtendedProductParams& params) {
+  if (params.gradient_span < 1 || params.T < params.gradient_span) return 1;
+  return static_cast<int32_t>(params.T / params.gradient_span);
+}
+
+/// Items of a gradient, of each span: a cluster's columns of the activation.
+constexpr int64_t count_gradient_items(const GradientSum& sum) {
+  return int64_t{sum.blocks} * ((sum.width + kProductRows - 1) / kProductRows);
+}
+
+/// What the CTAs of a gradient's items hand over: boxes of 64 ranks.
+constexpr int64_t count_gradient_boxes(const GradientSum& sum) {
+  return count_gradient_items(sum) * kProductCluster * count_product_boxes(sum.rank);
+}
+
+/// Numbers of the sums of all gradients' spans.
+inline int64_t count_product_partials(const ExtendedProductParams& params) {
+  int64_t boxes = 0;
+  for (int g = 0; g < params.gradient_count; ++g) {
+    boxes += count_gradient_boxes(params.gradients[g]);
+  }
+  return boxes * kProductRows / kProductCluster * 64;
+}
 
 /// Of a call. With counters whichever CTAs are free do what is next, without them each does its
 /// share: as fast where all items take equally long on a GPU that has nothing else to do, and a
 /// launch less.
-constexpr int64_t count_product_counters(int64_t T) {
-  constexpr int kClusterRows = size_of(ProductTile::k128x256).tokens * kProductCluster;  // of both
-  return 2 + (T + kClusterRows - 1) / kClusterRows * kProductCluster;
+inline int64_t count_product_counters(const ExtendedProductParams& params) {
+  const int64_t row_tiles = (params.T + kProductRows - 1) / kProductRows;
+  const int32_t spans = count_gradient_spans(params);
+  int64_t boxes = 0;  // to which the warps of several spans add
+  for (int g = 0; g < params.gradient_count && spans > 1; ++g) {
+    boxes += count_gradient_boxes(params.gradients[g]);
+  }
+  return 1 + spans + row_tiles * kProductCluster + boxes * kProductStoreWarps;
 }
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream);

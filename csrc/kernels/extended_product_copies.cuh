@@ -168,12 +168,14 @@ class Copier {
     const Gradient& gradient = p_.gradients[at.gradient];
     if (gradient.waits) ptx::wait_for_earlier_kernels();
     if (gradient.waits && p_.order.projections > 0) {
-      ptx::wait_for_counter(p_.all_projected, p_.order.projections * Tile::kCluster * kStoreWarps);
+      ptx::wait_for_counter(
+          p_.span_projected + at.span,
+          rows_of_span(p_, at.span) * p_.projection.inner * Tile::kCluster * kStoreWarps);
       ptx::show_results_to_copies();
     }
     with_parts<Tile::kRightParts>(parts_of(gradient.sum.rank), [&](auto parts) {
-      copy_walk<parts>(p_.token_steps, [&](int token, uint32_t to, uint32_t filled) {
-        copy_summed_step<parts>(gradient, at, token, to, filled);
+      copy_walk<parts>(at.steps, [&](int token, uint32_t to, uint32_t filled) {
+        copy_summed_step<parts>(gradient, at, at.first_step * Tile::kDepth + token, to, filled);
       });
     });
   }

@@ -8,12 +8,13 @@
 // has written or read.
 #pragma once
 
+#include "kernels/extended_product_tiles.h"
 #include "kernels/ptx_sm90.cuh"
 
 namespace gralora::extended_product {
 
 /// The warps that store, beside the one that copies.
-constexpr int kStoreWarps = 3;
+constexpr int kStoreWarps = kProductStoreWarps;
 
 template <class Tile>
 class Handover {

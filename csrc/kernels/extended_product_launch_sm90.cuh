@@ -191,7 +191,7 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
 ///
 /// Where no latents are made on the way, those that are ready come first, since a walk over the
 /// tokens may last longer than a tile, and those that wait come last. On the way all come late,
-/// those that are ready before those that wait, and the last tiles begin while they end.
+/// those that are ready before those that wait, and the next tiles begin while they end.
 template <class Tile>
 bool describe_gradients(ProductGradients& items, Params& params, const ExtendedProductParams& p) {
   const bool on_the_way = p.projection.latent != nullptr;
@@ -208,8 +208,8 @@ bool describe_gradients(ProductGradients& items, Params& params, const ExtendedP
       if (place_of(sum) != place) continue;
       if (sum.rank < 1 || sum.rank > Tile::kColumns || sum.width < 1 || sum.drops) return false;
       const int64_t before = int64_t{items.late} + items.early;
-      const int64_t here = int64_t{sum.blocks} * count_gradient_items<Tile>(sum.width);
-      if (before + here > kMostItems) return false;
+      const int64_t here = count_gradient_items(sum);
+      if ((before + here) * items.spans > kMostItems) return false;
       Gradient& gradient = params.gradients[count++];
       gradient.sum = sum;
       gradient.first_item = static_cast<int32_t>(before);
@@ -220,6 +220,25 @@ bool describe_gradients(ProductGradients& items, Params& params, const ExtendedP
   params.gradient_count = count;
   params.token_steps = static_cast<int32_t>((p.T + Tile::kDepth - 1) / Tile::kDepth);
   return true;
+}
+
+/// Who counts where, as count_product_counters() says, and where spans leave their sums.
+template <class Tile>
+void place_counters(Params& params, const ExtendedProductParams& p) {
+  const int32_t spans = params.order.gradients.spans;
+  params.next_item = p.counters;
+  params.span_projected = p.counters + 1;
+  params.projected = params.span_projected + spans;
+  int32_t* ended = params.projected + params.row_tiles * Tile::kCluster;
+  float* partials = p.gradient_partials;
+  for (int g = 0; g < params.gradient_count && spans > 1; ++g) {
+    Gradient& gradient = params.gradients[g];
+    gradient.ended = ended;
+    gradient.partials = partials;
+    const int64_t boxes = count_gradient_boxes(gradient.sum);
+    ended += boxes * kStoreWarps;
+    partials += boxes * Tile::kRows * kBoxColumns;
+  }
 }
 
 template <class T, class Tile, bool kDepthIsContiguous>
@@ -268,7 +287,18 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
   const int32_t projections = Tile::kProjects ? 0 : params.projection.inner;
   params.latent_is_ahead = p.latent_is_ahead && p.counters == nullptr;
-  ProductGradients gradients;
+  // Spans of whole groups of rows.
+  ProductGradients gradients{.spans = count_gradient_spans(p)};
+  int32_t span_groups = 0;
+  params.span_rows = std::max(params.row_tiles, 1);
+  if (gradients.spans > 1) {
+    const int64_t group_tokens = int64_t{params.group} * kProductRows;
+    const bool is_possible =
+        projections > 0 && p.gradient_partials != nullptr && p.gradient_span % group_tokens == 0;
+    if (!is_possible) return cudaErrorInvalidValue;
+    span_groups = static_cast<int32_t>(p.gradient_span / group_tokens);
+    params.span_rows = span_groups * params.group;
+  }
   if (p.gradient_count > 0) {
     if (kDepthIsContiguous || !describe_gradients<Tile>(gradients, params, p)) {
       return cudaErrorInvalidValue;
@@ -280,13 +310,11 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
     return cudaErrorInvalidConfiguration;
   }
   const int32_t places = p.processors / Tile::kCluster;
-  params.order =
-      order_product(params.row_tiles, params.columns, params.group, projections, gradients);
+  params.order = order_product(params.row_tiles, params.columns, params.group, projections,
+                               gradients, span_groups);
   if (p.counters != nullptr) {
-    params.next_item = p.counters;
-    params.all_projected = p.counters + 1;
-    params.projected = p.counters + 2;
-    status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p.T)}, stream);
+    place_counters<Tile>(params, p);
+    status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p)}, stream);
     if (status != cudaSuccess) return status;
   }
   const int64_t clusters = std::min<int64_t>(params.order.items(), places);

@@ -58,8 +58,10 @@ struct Projection {
 struct Gradient {
   CUtensorMap activation, latent;
   GradientSum sum;
-  int32_t first_item;  // of its own among those of all gradients
+  int32_t first_item;  // of its own among those of all gradients of a span
   bool waits;          // for a latent that is made on the way, or by the kernel before
+  float* partials;     // with several spans, the sum of those before: [items, CTAs, boxes]
+  int32_t* ended;      // spans that a warp has added its share of: [items, CTAs, boxes, warps]
 };
 
 /// One of the products that are added up.
@@ -86,17 +88,18 @@ struct Params {
   Projection projection;
   Gradient gradients[kMaxGradients];
   int32_t gradient_count;
-  int32_t token_steps;  // of a gradient's walk
+  int32_t token_steps;  // of all tokens
+  int32_t span_rows;    // row tiles of a span that gradients are summed over, but the last one
   int32_t rank;
   int32_t base_steps;  // of all terms
   int32_t term_count, output_count;
   int32_t row_tiles, columns;  // of a cluster's rows; columns of tiles of all results
   int32_t group;               // row tiles that are walked together
   ProductOrder order;
-  int32_t* next_item;      // drawn from by all clusters; null: item after item in equal strides
-  int32_t* all_projected;  // times that a warp has stored its share of latents: of all rows,
-  int32_t* projected;      // and of each CTA's rows: [row_tiles * cluster]
-  bool latent_is_ahead;    // and all else is there when the kernel begins
+  int32_t* next_item;       // drawn from by all clusters; null: item after item in equal strides
+  int32_t* span_projected;  // times that a warp has stored its share of latents: of a span's rows,
+  int32_t* projected;       // and of each CTA's rows: [row_tiles * cluster]
+  bool latent_is_ahead;     // and all else is there when the kernel begins
   // With dropout the latents come before the terms, and after so many steps of these the sums are
   // dropped.
   DropoutSource dropout;
@@ -182,27 +185,46 @@ __host__ __device__ constexpr int steps_of_stage(int parts) {
   return Tile::kStageBytes >= 2 * bytes_of_step<Tile>(parts) ? 2 : 1;
 }
 
-/// A CTA's part of a gradient: as many columns of the activation as a tile has rows.
+/// The span of the tokens that a row of tiles belongs to.
+__device__ inline int span_of(const Params& p, int row_tile) {
+  return min(row_tile / p.span_rows, p.order.gradients.spans - 1);
+}
+
+__device__ inline int rows_of_span(const Params& p, int span) {
+  const int first = span * p.span_rows;
+  return span + 1 < p.order.gradients.spans ? p.span_rows : p.row_tiles - first;
+}
+
+/// A CTA's part of a gradient: as many columns of the activation as a tile has rows, and the tokens
+/// of a span.
 struct GradientPlace {
   int gradient, block, column;
+  int share;  // the CTA's columns, counted over all blocks
+  int span;
+  int first_step, steps;
 };
-
-/// Of one block.
-template <class Tile>
-__host__ __device__ constexpr int count_gradient_items(int width) {
-  constexpr int kColumns = Tile::kRows * Tile::kCluster;
-  return (width + kColumns - 1) / kColumns;
-}
 
 template <class Tile>
 __device__ GradientPlace place_gradient(const Params& p, int index, int rank) {
+  constexpr int kColumns = Tile::kRows * Tile::kCluster;
+  constexpr int kRowSteps = kColumns / Tile::kDepth;
+  const ProductGradients& all = p.order.gradients;
+  const int span = all.spans > 1 ? index / all.late : 0;
+  index -= span * all.late;
   int which = 0;
   while (which + 1 < p.gradient_count && index >= p.gradients[which + 1].first_item) ++which;
   const Gradient& gradient = p.gradients[which];
-  const int inside = index - gradient.first_item;
-  const int of_block = count_gradient_items<Tile>(gradient.sum.width);
-  const int block = inside / of_block;
-  return {which, block, ((inside - block * of_block) * Tile::kCluster + rank) * Tile::kRows};
+  const int item = index - gradient.first_item;
+  const int of_block = (gradient.sum.width + kColumns - 1) / kColumns;
+  const int block = item / of_block;
+  const int first_step = span * p.span_rows * kRowSteps;
+  return {.gradient = which,
+          .block = block,
+          .column = ((item - block * of_block) * Tile::kCluster + rank) * Tile::kRows,
+          .share = item * Tile::kCluster + rank,
+          .span = span,
+          .first_step = first_step,
+          .steps = min(p.token_steps - first_step, rows_of_span(p, span) * kRowSteps)};
 }
 
 }  // namespace gralora::extended_product

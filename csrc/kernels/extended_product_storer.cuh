@@ -53,6 +53,13 @@ class Storer {
  private:
   static constexpr int kThreads = kStoreWarps * 32;
   __device__ static int thread() { return static_cast<int>(threadIdx.x) - 32; }
+  __device__ static int warp() { return thread() / 32; }
+
+  // A warp's share of a gradient's columns: every third eight of them. In sixteens of bytes, as
+  // they lie in the boxes: those of eight columns, and of all.
+  static constexpr int kEights = Tile::kRows / 8;
+  static constexpr int kEightSums = 8 * kBoxColumns / 4, kSums = kEights * kEightSums;
+  static constexpr int kTasks = (kEights + kStoreWarps - 1) / kStoreWarps * 64;
 
   /// 128 tokens' latents of one block of the rows: to the plane of each block of the result, 16
   /// bytes at a time.
@@ -83,13 +90,19 @@ class Storer {
     __syncwarp();
     if (threadIdx.x % 32 != 0) return;
     ptx::add_to_counter(p_.projected + at.token / Tile::kRows, 1);
-    if (p_.gradient_count > 0) ptx::add_to_counter(p_.all_projected, 1);
+    if (p_.gradient_count == 0) return;
+    const int row_tile = at.token / (Tile::kRows * Tile::kCluster);
+    ptx::add_to_counter(p_.span_projected + span_of(p_, row_tile), 1);
   }
 
   /// 128 columns of an activation by 64 ranks.
   __device__ void store_gradient(int index, int part) {
     const GradientPlace at = place_gradient<Tile>(p_, index, rank_);
     const GradientSum& sum = p_.gradients[at.gradient].sum;
+    if (p_.order.gradients.spans > 1 && !add_span(at, part)) {
+      handover_.give_back();
+      return;
+    }
     switch (sum.out_type) {
       case ElementType::kFloat32:
         store_gradient<float>(sum, at, part);
@@ -101,6 +114,39 @@ class Storer {
         store_gradient<__half>(sum, at, part);
     }
     handover_.give_back();
+  }
+
+  /// Adds the warp's share of a span's sums, of 64 ranks, to that of the spans before, which are
+  /// earlier items. The last span leaves all in the boxes: then true.
+  __device__ bool add_span(const GradientPlace& at, int part) {
+    static_assert(Tile::kBoxes * kBoxBytes == kBoxRows * kBoxColumns * 4, "boxes lie side by side");
+    constexpr int kAtOnce = kEightSums / 32;
+    const Gradient& gradient = p_.gradients[at.gradient];
+    const int64_t share = int64_t{at.share} * parts_of(gradient.sum.rank) + part;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    const bool is_first = at.span == 0, is_last = at.span + 1 == p_.order.gradients.spans;
+    int32_t* const ended = gradient.ended + share * kStoreWarps + warp();
+    float4* const boxes = reinterpret_cast<float4*>(boxes_) + lane;
+    float4* const before = reinterpret_cast<float4*>(gradient.partials) + share * kSums + lane;
+    float4* const to = is_last ? boxes : before;
+    if (!is_first && lane == 0) ptx::wait_for_counter(ended, at.span);
+    __syncwarp();
+    for (int first = warp() * kEightSums; first < kSums; first += kStoreWarps * kEightSums) {
+      float4 sums[kAtOnce] = {};
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        if (!is_first) sums[i] = before[first + i * 32];
+      }
+#pragma unroll
+      for (int i = 0; i < kAtOnce; ++i) {
+        const float4 more = boxes[first + i * 32];
+        to[first + i * 32] = {sums[i].x + more.x, sums[i].y + more.y, sums[i].z + more.z,
+                              sums[i].w + more.w};
+      }
+    }
+    __syncwarp();
+    if (!is_last && lane == 0) ptx::add_to_counter(ended, 1);
+    return is_last;
   }
 
   template <class Out>
@@ -118,14 +164,16 @@ class Storer {
   /// Lines of up to 128 columns for each rank, or of up to 64 ranks for each column.
   template <bool kRankFirst, class Out>
   __device__ void store_lines(Out* out, int pitch, int lines, int length) const {
-    constexpr int kMostLines = kRankFirst ? 64 : Tile::kRows;
-    constexpr int kEights = (kRankFirst ? Tile::kRows : 64) / 8;
     const bool whole = pitch % 8 == 0;  // eights are aligned, and none is cut
-    for (int task = thread(); task < kMostLines * kEights; task += kThreads) {
-      // Neighbouring lanes have neighbouring lines where ranks come first, and meet no bank twice.
-      // Else they have neighbouring eights, which lie side by side here and where they are stored.
-      const int line = kRankFirst ? task % kMostLines : task / kEights;
-      const int first = (kRankFirst ? task / kMostLines : task % kEights) * 8;
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    for (int task = lane; task < kTasks; task += 32) {
+      // A warp has eights of columns, by eights of ranks. Neighbouring lanes have neighbouring
+      // lines where ranks come first, and meet no bank twice. Else they have neighbouring eights of
+      // ranks, which lie side by side here and where they are stored.
+      const int eight = warp() + task / 64 * kStoreWarps, inside = task % 64;
+      if (eight >= kEights) break;
+      const int line = kRankFirst ? inside : eight * 8 + inside / 8;
+      const int first = kRankFirst ? eight * 8 : inside % 8 * 8;
       if (line >= lines || first >= length) continue;
       alignas(16) float values[8];
       if constexpr (kRankFirst) {
@@ -156,7 +204,7 @@ class Storer {
 
   const Params& p_;
   Handover<Tile> handover_;
-  const unsigned char* boxes_;
+  unsigned char* boxes_;
   int rank_;
 };
 

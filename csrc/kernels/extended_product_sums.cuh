@@ -279,9 +279,9 @@ class Multiplier {
   }
 
   __device__ void sum_gradient(const ProductItem& item) {
-    const int gradient = place_gradient<Tile>(p_, item.index, rank_).gradient;
-    with_parts<Tile::kRightParts>(parts_of(p_.gradients[gradient].sum.rank), [&](auto parts) {
-      multiply_walk<parts, false, false>(p_.token_steps);
+    const GradientPlace at = place_gradient<Tile>(p_, item.index, rank_);
+    with_parts<Tile::kRightParts>(parts_of(p_.gradients[at.gradient].sum.rank), [&](auto parts) {
+      multiply_walk<parts, false, false>(at.steps);
       hand_over<parts>(item, [&](const float(*sums)[4]) { stage_gradient(staging_, sums); });
     });
   }

@@ -18,9 +18,17 @@ inline constexpr int kTileDepth = 64;  // a multiple of which a block of the row
 
 inline constexpr int kMaxProducts = 3;     // that are added up, or results
 inline constexpr int kProductCluster = 2;  // CTAs that share the columns of their tiles
+inline constexpr int kProductStoreWarps = 3;
 
 constexpr ProductTileSize size_of(ProductTile tile) {
   return tile == ProductTile::k128x256 ? ProductTileSize{128, 256} : ProductTileSize{128, 128};
 }
+
+// Of a cluster: tokens of a tile, or columns of an activation.
+inline constexpr int kProductRows = size_of(ProductTile::k128x256).tokens * kProductCluster;
+static_assert(size_of(ProductTile::k128x128).tokens * kProductCluster == kProductRows);
+
+/// Boxes of 64 columns that so many take: the parts that projections and gradients are made in.
+constexpr int count_product_boxes(int columns) { return (columns + 63) / 64; }
 
 }  // namespace gralora

@@ -187,6 +187,7 @@ py::dict select_extended_product(int64_t T, int64_t depth, int64_t width, int64_
   const auto along = gralora::select_product_gradients(problem, selection.tile, sums);
   result["gradients"] = describe(along.choice);
   result["gradients"]["counters"] = along.counters;
+  result["gradients"]["span"] = along.span;
   return result;
 }
 
@@ -321,8 +322,8 @@ void add_choosers(py::module_& m) {
       "on the way, where that is not 0; `more` are the (blocks, width) of further layers over the "
       "same input: {'path', 'possible', 'reason', 'tile': (tokens, columns), 'in_tiles': "
       "whether each tile makes them instead}. With `gradients`, each (blocks, width, rank), also "
-      "'gradients': whether they are "
-      "summed among its tiles, were it taken.");
+      "'gradients': whether they are summed among its tiles, were it taken, 'counters': whether "
+      "items are drawn then, and 'span': how many tokens are summed at a time, 0 where all are.");
   m.def("select_weight_gradient", &select_weight_gradient, py::kw_only(), py::arg("T"),
         py::arg("gradients"), py::arg("half") = true, py::arg("aligned") = true,
         py::arg("narrow") = true, py::arg("drops") = false, py::arg("processors") = 132,

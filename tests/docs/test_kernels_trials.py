@@ -210,3 +210,53 @@ def test_what_few_tokens_take_is_that_of_the_file() -> None:
         if name == "kept":
             case["way"] = "thin"
         assert shown == [_shown(trials[name], **case, tokens=tokens) for tokens in (1, 16)], forward
+
+
+def test_projections_in_parts_are_those_of_the_file() -> None:
+    trials = json.loads((FOLDER / "h200_projections_in_parts.json").read_text())["in_parts"]
+    rows = _cells("Beginning before the latents are there", "forward / step")
+    assert len(rows) == 3
+    for tokens, *shown in rows:
+        case = _layer("4096→4096") | {"tokens": int(tokens.split()[0]), "rank": 64}
+        for cell, way in zip(shown, ("without", "most2", "most4", "most8", "split"), strict=True):
+            if cell:
+                assert cell == _shown(trials, **case, way=way), (tokens, way)
+
+
+SPANS = json.loads((FOLDER / "h200_gradient_spans.json").read_text())
+
+
+def test_latents_on_the_way_of_2048_tokens_are_those_of_the_file() -> None:
+    rows = _cells("The projection among the tiles", "layer | latents")
+    assert len(rows) == 6
+    for layer, latents, *shown in rows:
+        name = "forward_2048" if layer == "4096→8192" else "forward_2048_again"
+        case = _layer(layer) | {"tokens": 2048, "way": latents.replace(" ", "_")}
+        found = []
+        for rank in (32, 64, 128):
+            (row,) = [
+                row
+                for row in SPANS[name]
+                if all(row.get(key) == value for key, value in {**case, "rank": rank}.items())
+            ]
+            found.append(f"{row['forward']:.3f} / {row['step']:.3f}")
+        assert shown == found, (layer, latents)
+
+
+def test_spans_of_gradients_are_those_of_the_file() -> None:
+    rows = _cells("Spans of the tokens", "layer")
+    assert len(rows) == 8
+    for layer, tokens, rank, *shown in rows:
+        case = _layer(layer) | {"tokens": int(tokens), "rank": int(rank)}
+        for cell, ways in zip(
+            shown, (("whole", "apart"), ("spans2",), ("spans4",), ("spans8",)), strict=True
+        ):
+            steps = [
+                row["step"]
+                for row in SPANS["in_turns"]
+                if row["way"] in ways and all(row[key] == case[key] for key in case)
+            ]
+            if cell:
+                assert float(cell.removesuffix(" (apart)")) == pytest.approx(
+                    sum(steps) / len(steps), abs=6e-4
+                ), (layer, tokens, rank, ways)

@@ -124,6 +124,20 @@ void check_type() {
         check_all({513, {{1, 72}, {2, 328}}, {{1, 264}}, 72, false}, 2, {{1, 264, 72, true}, one});
         // More places than projections, so that a gradient comes right after a tile somewhere.
         check_all({1100, {{1, 64}}, {{1, 264}}, 8}, 8, {{1, 1056, 8, true}});
+        // Spans of the tokens: the last one longer, too few tokens for two, several boxes of ranks,
+        // clusters that end them in any order.
+        const auto check_spans = [&](ProductCase c, int places, int span,
+                                     const std::vector<GradientCase>& gradients) {
+          c.gradient_span = span;
+          check_all(c, places, gradients);
+        };
+        check_spans({2400, {{2, 64}}, {{4, 64}}, 64}, 6, 1024, {{4, 40, 64, true, true, false}});
+        check_spans({3072, {{2, 72}}, {{2, 136}}, 48, false}, 4, 1024,
+                    {{2, 136, 48, true}, narrow, {1, 300, 20, false, true}});
+        check_spans({2049, {{1, 64}}, {{1, 264}}, 8}, 24, 1024, {{1, 1056, 8, true}});
+        check_spans({4500, {{1, 64}}, {{1, 64}}, 104}, processors, 2048,
+                    {{1, 64, 104, true, true}});
+        check_spans({300, {{2, 72}}, {{2, 136}}, 16}, 4, 1024, {narrow, {2, 264, 16, true}});
         // Gradients by rank, and items that are drawn.
         check_summed({700, {{1, 136}}, {{3, 48}}, 40, false}, 4,
                      {{3, 48, 40, true, true}, {1, 520, 128}, {2, 272, 72, false, true, false}},
@@ -131,6 +145,8 @@ void check_type() {
         check_all({700, {{2, 64}}, {{2, 200}}, 112}, 4, {{2, 200, 112, true}, {1, 640, 104}});
         if (tile == ProductTile::k128x256) {
           check_all({300, {{2, 88}}, {{1, 264}}, 176}, 4, {{1, 264, 176, true}, {2, 88, 256}});
+          check_spans({2100, {{2, 88}}, {{1, 72}}, 176}, 4, 1024,
+                      {{1, 72, 176, true}, {2, 88, 256}});
         }
       }
       if (tile == ProductTile::k128x256) {

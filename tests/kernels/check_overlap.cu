@@ -74,8 +74,14 @@ struct Shared {
         W(kRow * kRow),
         rows(tokens * kRow),
         workspace(int64_t{2} * kBlocks * 3 * 128 * 32 * kTokenSplits),
-        counters(count_product_counters(tokens)) {
+        counters(count_counters(tokens)) {
     W.fill(1, 1);
+  }
+
+  static int64_t count_counters(int tokens) {
+    ExtendedProductParams product{};
+    product.T = tokens;
+    return count_product_counters(product);
   }
 };
 

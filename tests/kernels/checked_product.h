@@ -42,6 +42,7 @@ struct ProductCase {
   bool drops = false;     // the latent's term, and so many of the terms
   int dropped_terms = 0;
   bool in_tiles = false;  // are the latents made that the product projects
+  int gradient_span = 0;
 };
 
 /// A matrix whose rows lie further apart than they are long, with one axis contiguous or the other.
@@ -238,7 +239,10 @@ class CheckedProduct {
     if (c_.projects)
       p.projection = {.latent = latent_.device(), .scaling = 0.5f, .in_tiles = c_.in_tiles};
     for (auto& gradient : gradients_) add_gradient(p, *gradient);
-    Array<float> counters(count_product_counters(c_.T));
+    p.gradient_span = c_.gradient_span;
+    Array<float> partials(c_.gradient_span > 0 ? count_product_partials(p) : 0);
+    if (c_.gradient_span > 0) p.gradient_partials = partials.poison().device();
+    Array<float> counters(count_product_counters(p));
     if ((c_.projects && !c_.in_tiles) || c_.draws) {
       p.counters = reinterpret_cast<int32_t*>(counters.poison().device());
     }
@@ -368,6 +372,7 @@ class CheckedProduct {
             : c_.projects ? " made on the way"
                           : "") +
            (gradients_.empty() ? "" : " " + std::to_string(gradients_.size()) + " gradients") +
+           (c_.gradient_span > 0 ? " span " + std::to_string(c_.gradient_span) : "") +
            (c_.drops ? " dropped" : "") + (by_depth_ ? " depth contiguous" : "") +
            (c_.has_bias ? " bias" : "");
   }

@@ -23,17 +23,21 @@ BACKWARD: dict[str, Any] = {
 
 @pytest.mark.parametrize("inner", [0, 4], ids=["latent_there", "on_the_way"])
 @pytest.mark.parametrize(
-    "change",
+    ("change", "span"),
     [
-        {},
-        {"gradients": [(4, 1024, 64)]},
-        {"gradients": [(1, 40, 3)]},
-        {"T": 16384},
-        {"depth": 8192},
+        ({}, 2048),
+        ({"gradients": [(4, 1024, 64)]}, 2048),
+        ({"gradients": [(1, 40, 3)]}, 2048),
+        ({"T": 4096}, 2048),
+        ({"depth": 8192}, 2048),
+        # Eight rounds of tiles, and nine.
+        ({"T": 8448}, 2048),
+        ({"T": 8704}, 0),
+        ({"T": 16384}, 0),
     ],
     ids=str,
 )
-def test_the_product_takes_gradients_along(change: dict[str, Any], inner: int) -> None:
+def test_the_product_takes_gradients_along(change: dict[str, Any], span: int, inner: int) -> None:
     choice = _C.select_extended_product(**{**BACKWARD, **change}, inner=inner)
     assert choice["path"] == "kernel"
     assert choice["gradients"] == {
@@ -41,7 +45,31 @@ def test_the_product_takes_gradients_along(change: dict[str, Any], inner: int) -
         "possible": True,
         "reason": "among the base product's tiles",
         "counters": True,
+        "span": span if inner > 0 else 0,
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "span"),
+    [
+        ({"T": 16385}, 2048),
+        ({"T": 18431}, 2048),
+        # No more than eight.
+        ({"T": 18432}, 4096),
+        ({"T": 32768}, 4096),
+        ({"depth": 8200}, 2048),
+        ({"depth": 14336, "T": 4096}, 2048),
+    ],
+    ids=str,
+)
+def test_on_the_way_many_tokens_and_deep_tiles_take_spans(
+    change: dict[str, Any], span: int
+) -> None:
+    # As do many rounds of tiles then.
+    for width in (1024, 3584):
+        product = {**BACKWARD, **change, "inner": 4, "width": width}
+        gradients = _C.select_extended_product(**product)["gradients"]
+        assert (gradients["path"], gradients["span"]) == ("kernel", span)
 
 
 @pytest.mark.parametrize(
@@ -72,13 +100,18 @@ def test_gradients_that_cannot_go_along(change: dict[str, Any], reason: str) -> 
         ({"T": 2048, "gradients": [(4, 1024, 136)]}, TOO_MANY_LATENTS),
         ({"T": 2048, "depth": 4088, "gradients": [(4, 1024, 72)]}, TOO_MANY_LATENTS),
         ({"T": 16385}, "long walks end unevenly"),
-        ({"depth": 8200, "inner": 4}, "the last tiles are too long to come after gradients"),
     ],
     ids=str,
 )
 def test_gradients_that_are_better_apart(change: dict[str, Any], reason: str) -> None:
     gradients = _C.select_extended_product(**{**BACKWARD, **change})["gradients"]
-    assert gradients == {"path": "library", "possible": True, "reason": reason, "counters": False}
+    assert gradients == {
+        "path": "library",
+        "possible": True,
+        "reason": reason,
+        "counters": False,
+        "span": 0,
+    }
 
 
 @pytest.mark.parametrize("depth", [4096, 14336])

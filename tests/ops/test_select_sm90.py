@@ -12,6 +12,7 @@ from gralora.explain import explain
 
 PROJECT: dict[str, Any] = {"T": 8192, "width": 1024, "columns": 64, "inner": 4, "outer": 4}
 GRADIENTS: dict[str, Any] = {"T": 8192, "gradients": [(4, 1024, 64), (4, 1024, 64)]}
+TOO_FEW_TILES = "too few tiles to hide a projection among them"
 NO_CODE = "no code for compute capability 9.0a runs there"
 
 
@@ -209,7 +210,17 @@ PROJECTING: dict[str, Any] = {**PRODUCT, "inner": 4}
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"T": 4096}, {"depth": 2048}, {"rank": 256}, {"width": 512}], ids=str
+    "change",
+    [
+        {},
+        {"T": 4096},
+        {"depth": 2048},
+        {"rank": 256},
+        {"width": 512},
+        # Forward, with half as many tokens.
+        {"T": 2048, "width": 2048, "by_depth": True},
+    ],
+    ids=str,
 )
 def test_the_base_product_projects_on_the_way_where_tiles_hide_it(change: dict[str, Any]) -> None:
     choice = _C.select_extended_product(**{**PROJECTING, **change})
@@ -219,10 +230,12 @@ def test_the_base_product_projects_on_the_way_where_tiles_hide_it(change: dict[s
 @pytest.mark.parametrize(
     ("change", "possible", "reason"),
     [
-        ({"T": 2048}, True, "too few tiles to hide a projection among them"),
-        ({"depth": 1024}, True, "too few tiles to hide a projection among them"),
+        ({"T": 2048, "by_depth": True}, True, TOO_FEW_TILES),
+        ({"T": 2047, "width": 3584, "by_depth": True}, True, TOO_FEW_TILES),
+        ({"T": 4095, "width": 2048}, True, TOO_FEW_TILES),
+        ({"depth": 1024}, True, TOO_FEW_TILES),
         # Two rounds.
-        ({"width": 256}, True, "too few tiles to hide a projection among them"),
+        ({"width": 256}, True, TOO_FEW_TILES),
         ({"depth": 4072, "inner": 4}, False, "a block's width is not a multiple of 8"),
         ({"rank": 48}, False, "a block's share of the rank is not a multiple of 8"),
         ({"rank": 288}, False, "a block has more latents than the tile has columns"),

@@ -77,9 +77,13 @@ def test_under_autocast_x_is_kept_in_its_dtype(device, options, randomise):
 def _peak(module, x, dy):
     """Most bytes that a step holds beyond what lived before it."""
     parameters = [p for p in module.parameters() if p.requires_grad]
+    small = torch.zeros((), device=x.device, requires_grad=True)
 
     def step():
-        return torch.autograd.grad(module(x), [x, *parameters], dy)
+        torch.autograd.grad(module(x), [x, *parameters], dy)
+        # Autograd's thread for the device lets go of a step's tensors a little after the step has
+        # returned, yet before it begins another.
+        torch.autograd.grad(small * 2, small)
 
     gc.collect()  # Or what earlier tests left may go while this one counts.
     for _ in range(2):  # The libraries' workspaces are there from the first on.

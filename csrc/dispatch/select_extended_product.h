@@ -51,7 +51,7 @@ ExtendedProductSelection select_extended_product(const ExtendedProductProblem& p
 struct GradientsSelection {
   Choice choice;
   bool counters = false;  // clusters draw their items, so that long and short ones end together
-  int64_t span = 0;       // tokens that are summed at a time, or all; the last ones may be more
+  int64_t span = 0;       // tokens that are summed at a time, the last ones may be more; 0: all
 };
 
 /// Of a product that select_extended_product() has chosen.

@@ -110,7 +110,7 @@ constexpr int64_t count_gradient_items(const GradientSum& sum) {
 
 /// What the CTAs of a gradient's items hand over: boxes of 64 ranks.
 constexpr int64_t count_gradient_boxes(const GradientSum& sum) {
-  return count_gradient_items(sum) * kProductCluster * count_product_boxes(sum.rank);
+  return count_gradient_items(sum) * kProductCluster * ((sum.rank + 63) / 64);
 }
 
 /// Numbers of the sums of all gradients' spans.

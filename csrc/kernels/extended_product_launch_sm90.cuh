@@ -154,6 +154,34 @@ inline int choose_group_tokens(const ExtendedProductParams& p, int64_t columns) 
 
 inline int32_t divide_up(int32_t a, int32_t b) { return (a + b - 1) / b; }
 
+/// The walk along all terms and the columns of all results; the number of these columns' tiles.
+template <class Tile>
+int64_t describe_product(Params& params, const ExtendedProductParams& p) {
+  params.rank = p.rank;
+  params.dropout = p.dropout;
+  params.term_count = p.term_count;
+  for (int t = 0; t < p.term_count; ++t) {
+    params.terms[t].steps = divide_up(p.terms[t].depth, Tile::kDepth);
+    params.base_steps += params.terms[t].steps;
+    if (t < p.dropped_terms) params.dropped_steps += params.terms[t].steps;
+  }
+  params.output_count = p.output_count;
+  int64_t columns = 0;
+  int32_t blocks = 0;
+  for (int o = 0; o < p.output_count; ++o) {
+    Output& output = params.outputs[o];
+    output.bias = p.outputs[o].bias;
+    output.width = p.outputs[o].width;
+    output.column_tiles = divide_up(output.width, Tile::kColumns);
+    output.first_column = static_cast<int32_t>(columns);
+    output.first_block = blocks;
+    columns += int64_t{output.column_tiles} * p.outputs[o].blocks;
+    blocks += p.outputs[o].blocks;
+    params.row_width = p.outputs[o].blocks * p.outputs[o].width;
+  }
+  return columns;
+}
+
 /// What the projection's items need; `rank` is cut by the blocks of all terms.
 template <class Tile>
 cudaError_t describe_projection(Projection& projection, const ExtendedProductParams& p) {
@@ -243,6 +271,7 @@ void place_counters(Params& params, const ExtendedProductParams& p) {
 
 template <class T, class Tile, bool kDepthIsContiguous>
 cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
+  static_assert(Tile::kRows * Tile::kCluster == kProductRows);
   if (std::min(p.term_count, p.output_count) != 1 ||
       std::max(p.term_count, p.output_count) > kMaxProducts) {
     return cudaErrorInvalidValue;
@@ -255,28 +284,7 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   Maps<Tile, kDepthIsContiguous> maps(params, p);
   cudaError_t status = maps.make();
   if (status != cudaSuccess) return status;
-  params.rank = p.rank;
-  params.term_count = p.term_count;
-  for (int t = 0; t < p.term_count; ++t) {
-    params.terms[t].steps = divide_up(p.terms[t].depth, Tile::kDepth);
-    params.base_steps += params.terms[t].steps;
-    if (drops && t < p.dropped_terms) params.dropped_steps += params.terms[t].steps;
-  }
-  params.dropout = p.dropout;
-  params.output_count = p.output_count;
-  int64_t columns = 0;
-  int32_t blocks = 0;
-  for (int o = 0; o < p.output_count; ++o) {
-    Output& output = params.outputs[o];
-    output.bias = p.outputs[o].bias;
-    output.width = p.outputs[o].width;
-    output.column_tiles = divide_up(output.width, Tile::kColumns);
-    output.first_column = static_cast<int32_t>(columns);
-    output.first_block = blocks;
-    columns += int64_t{output.column_tiles} * p.outputs[o].blocks;
-    blocks += p.outputs[o].blocks;
-    params.row_width = p.outputs[o].blocks * p.outputs[o].width;
-  }
+  const int64_t columns = describe_product<Tile>(params, p);
   if (p.projection.latent != nullptr) {
     status = describe_projection<Tile>(params.projection, p);
     if (status == cudaSuccess) status = maps.make_projection(params.projection.columns);
@@ -287,17 +295,15 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
   const int32_t projections = Tile::kProjects ? 0 : params.projection.inner;
   params.latent_is_ahead = p.latent_is_ahead && p.counters == nullptr;
-  // Spans of whole groups of rows.
   ProductGradients gradients{.spans = count_gradient_spans(p)};
-  int32_t span_groups = 0;
   params.span_rows = std::max(params.row_tiles, 1);
   if (gradients.spans > 1) {
+    // Of whole groups of rows, whose projections come right before.
     const int64_t group_tokens = int64_t{params.group} * kProductRows;
     const bool is_possible =
         projections > 0 && p.gradient_partials != nullptr && p.gradient_span % group_tokens == 0;
     if (!is_possible) return cudaErrorInvalidValue;
-    span_groups = static_cast<int32_t>(p.gradient_span / group_tokens);
-    params.span_rows = span_groups * params.group;
+    params.span_rows = static_cast<int32_t>(p.gradient_span / kProductRows);
   }
   if (p.gradient_count > 0) {
     if (kDepthIsContiguous || !describe_gradients<Tile>(gradients, params, p)) {
@@ -311,7 +317,7 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   }
   const int32_t places = p.processors / Tile::kCluster;
   params.order = order_product(params.row_tiles, params.columns, params.group, projections,
-                               gradients, span_groups);
+                               gradients, params.span_rows);
   if (p.counters != nullptr) {
     place_counters<Tile>(params, p);
     status = start_work<ClearCounters>(1, {p.counters, count_product_counters(p)}, stream);

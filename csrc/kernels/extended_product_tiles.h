@@ -28,7 +28,4 @@ constexpr ProductTileSize size_of(ProductTile tile) {
 inline constexpr int kProductRows = size_of(ProductTile::k128x256).tokens * kProductCluster;
 static_assert(size_of(ProductTile::k128x128).tokens * kProductCluster == kProductRows);
 
-/// Boxes of 64 columns that so many take: the parts that projections and gradients are made in.
-constexpr int count_product_boxes(int columns) { return (columns + 63) / 64; }
-
 }  // namespace gralora

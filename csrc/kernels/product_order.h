@@ -72,10 +72,10 @@ struct ProductOrder {
 };
 
 /// `rows` of tiles, walked `group` at a time over `columns`, each row with so many projections. A
-/// span of the gradients has so many groups, the last one those that are left over as well.
+/// span of the gradients has so many rows, whole groups; the last one what is left over as well.
 constexpr ProductOrder order_product(int32_t rows, int32_t columns, int32_t group,
                                      int32_t projections, ProductGradients gradients,
-                                     int32_t span_groups = 0) {
+                                     int32_t span_rows) {
   const int32_t tiles_before =
       projections > 0 ? (rows - 1) / group * group * columns : rows * columns;
   return {.projections = rows * projections,
@@ -84,7 +84,7 @@ constexpr ProductOrder order_product(int32_t rows, int32_t columns, int32_t grou
           .late_at = rows * projections + tiles_before,
           .group_projections = group * projections,
           .group_tiles = group * columns,
-          .span_items = span_groups * group * (projections + columns)};
+          .span_items = span_rows * (projections + columns)};
 }
 
 }  // namespace gralora

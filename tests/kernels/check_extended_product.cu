@@ -147,6 +147,9 @@ void check_type() {
           check_all({300, {{2, 88}}, {{1, 264}}, 176}, 4, {{1, 264, 176, true}, {2, 88, 256}});
           check_spans({2100, {{2, 88}}, {{1, 72}}, 176}, 4, 1024,
                       {{1, 72, 176, true}, {2, 88, 256}});
+          // Groups of 2048 tokens, where a row has many tiles.
+          check_spans({4500, {{1, 64}}, {{32, 8}}, 8, false}, processors, 2048,
+                      {{32, 8, 8, true}, {1, 40, 24}});
         }
       }
       if (tile == ProductTile::k128x256) {

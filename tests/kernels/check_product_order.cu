@@ -63,7 +63,7 @@ void check_product_order() {
                 const int span_rows = inner > 0 ? span_groups * group : rows;
                 const int spans = std::max(rows / span_rows, 1);
                 const ProductOrder order =
-                    order_product(rows, columns, group, inner, {late, early, spans}, span_groups);
+                    order_product(rows, columns, group, inner, {late, early, spans}, span_rows);
                 wrong += count_misplaced(order, rows, columns, group, inner, span_rows);
                 ++orders;
               }

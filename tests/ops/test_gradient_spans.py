@@ -68,6 +68,12 @@ def test_layers_over_one_input(T: int, cuda: torch.device) -> None:
     shape = GroupShape(2, 136, 16, ((2, 72), (1, 200)), (True, False))
     group = make_group(shape, (T,), dtype=torch.bfloat16, device=cuda)
     with gralora.kernels.forced("sm90"):
+        # dx of both, with latents of three blocks.
+        product = _C.select_extended_product(
+            T=T, depth=2 * 72 + 200, width=136, rank=48, blocks=2, inner=3, terms=2,
+            gradients=[(2, 136, 48)], **chip(),
+        )  # fmt: skip
+        assert product["gradients"]["span"] > 0
         ys, gradients = on_poisoned_memory(lambda: run_group(group))
     expected, expected_gradients = expected_group(group)
     for actual, exact in zip([*ys, *gradients], [*expected, *expected_gradients], strict=True):
@@ -111,8 +117,8 @@ def _allocations(T: int, grid: Grid, device: torch.device) -> int:
     return torch.cuda.memory_stats(device)["allocation.all.allocated"] - before
 
 
-def test_spans_leave_their_sums_in_one_allocation_more(cuda: torch.device) -> None:
-    grid = GRIDS["one_block"]
+@grids
+def test_spans_leave_their_sums_in_one_allocation_more(grid: Grid, cuda: torch.device) -> None:
     with gralora.kernels.forced("sm90"):
         assert (_span(4095, grid), _span(4096, grid)) == (0, 2048)
         assert _allocations(4096, grid, cuda) == _allocations(4095, grid, cuda) + 1

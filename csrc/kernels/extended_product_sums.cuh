@@ -269,11 +269,16 @@ class Multiplier {
   }
 
   __device__ void project(const ProductItem& item) {
-    const int term = place_projection<Tile>(p_, item.index, rank_).term;
+    const int steps = place_projection<Tile>(p_, item.index, rank_).steps;
     with_parts<Tile::kRightParts>(parts_of(p_.projection.columns), [&](auto parts) {
-      multiply_walk<parts, true, !kDepthIsContiguous>(p_.projection.terms[term].steps);
+      multiply_walk<parts, true, !kDepthIsContiguous>(steps);
       hand_over<parts>(item, [&](const float(*sums)[4]) {
-        stage_latents<T>(boxes_, sums, p_.projection.scaling);
+        // Forward passes alone project from parts of a block's width.
+        if (kDepthIsContiguous && p_.projection.splits > 1) {
+          stage_wide(staging_, sums);
+        } else {
+          stage_latents<T>(boxes_, sums, p_.projection.scaling);
+        }
       });
     });
   }
@@ -282,7 +287,7 @@ class Multiplier {
     const GradientPlace at = place_gradient<Tile>(p_, item.index, rank_);
     with_parts<Tile::kRightParts>(parts_of(p_.gradients[at.gradient].sum.rank), [&](auto parts) {
       multiply_walk<parts, false, false>(at.steps);
-      hand_over<parts>(item, [&](const float(*sums)[4]) { stage_gradient(staging_, sums); });
+      hand_over<parts>(item, [&](const float(*sums)[4]) { stage_wide(staging_, sums); });
     });
   }
 

@@ -35,7 +35,6 @@ class GradientsSelection(Choice):
 
 class ProductSelection(ExpandSelection):
     in_tiles: bool
-    splits: int
     gradients: NotRequired[GradientsSelection]
 
 class ThinProductSelection(Choice):

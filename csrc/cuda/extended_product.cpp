@@ -234,12 +234,6 @@ bool project_on_the_way(Product& product, at::Tensor& latent, at::TensorList pro
   ExtendedProductParams params = product.describe(selection.tile, latent);
   product.add_projection(params, projecting, latent, scaling);
   params.projection.in_tiles = selection.in_tiles;
-  at::Tensor partials;
-  if (selection.splits > 1) {
-    params.projection.splits = selection.splits;
-    partials = at::empty({count_projection_partials(params)}, options.dtype(at::kFloat));
-    params.projection.partials = partials.mutable_data_ptr<float>();
-  }
   add_latent(sums, latent);
   launch(params, problem, sums);
   return true;

@@ -33,11 +33,6 @@ constexpr int64_t kLeastRoundsOnTheWay = 4;
 constexpr int64_t kLeastTokensInTiles = 2048;
 constexpr int64_t kMostColumnsInTiles = 2048;
 
-// The same of parts of a block's width, where all clusters begin with one.
-constexpr int64_t kLeastSplitTokens = 256;
-constexpr int64_t kMostSplitTokens = 2047;
-constexpr int64_t kLeastStepsOfSplit = 2;
-
 // Gradients among the tiles. Measured on an H200: a walk over the tokens takes the longer, the more
 // latents a step brings. So with a larger rank they are faster apart, save where few tokens make
 // every launch count, or many tokens meet tiles so short that their latents are not made on the
@@ -159,28 +154,6 @@ bool projects_in_tiles(const ExtendedProductProblem& problem, ProductTile tile) 
          !hides_projection(problem, tile) && why_not_in_tiles(problem).empty();
 }
 
-/// Parts of a block's width that are projected by themselves: so many that as many clusters as can
-/// begin with one, each of two steps and more.
-int choose_splits(const ExtendedProductProblem& problem, ProductTile tile) {
-  const int64_t clusters = problem.chip.processors / kProductCluster;
-  const int64_t whole =
-      divide_up(problem.T, int64_t{size_of(tile).tokens} * kProductCluster) * problem.inner;
-  const int64_t steps = divide_up(problem.block_width, kTileDepth);
-  const auto is_useful = [&](int64_t splits) {
-    const int64_t each = divide_up(steps, splits);
-    return whole * splits <= clusters && each >= kLeastStepsOfSplit && each * (splits - 1) < steps;
-  };
-  int splits = 1;
-  while (is_useful(int64_t{splits} * 2)) splits *= 2;
-  return splits;
-}
-
-/// Whether parts of projections come first in the only round of few tokens.
-bool splits_projection(const ExtendedProductProblem& problem, ProductTile tile) {
-  return problem.inner > 0 && problem.by_depth && problem.T >= kLeastSplitTokens &&
-         problem.T <= kMostSplitTokens && choose_splits(problem, tile) > 1;
-}
-
 int64_t most_gradient_rank(const ExtendedProductProblem& problem, ProductTile tile) {
   const bool any = problem.T <= kFewestTokens || (problem.inner == 0 && problem.T >= kManyTokens);
   if (any) return size_of(tile).columns;
@@ -259,7 +232,7 @@ Choice choose_way(const ExtendedProductProblem& problem, ProductTile tile, bool 
     return Choice::own("the adapter's term after dropout in the base product's sums");
   if (problem.inner == 0) return Choice::own("the adapter's term in the base product's sums");
   if (in_tiles) return Choice::own("the latents are made in every tile of the base product");
-  return hides_projection(problem, tile) || splits_projection(problem, tile)
+  return hides_projection(problem, tile)
              ? Choice::own("the adapter's products among and in the base product's")
              : Choice::library("too few tiles to hide a projection among them");
 }
@@ -274,9 +247,7 @@ ExtendedProductSelection select_extended_product(const ExtendedProductProblem& p
   if (problem.forced == ForcedPath::kSm80 || problem.forced == ForcedPath::kAten) {
     choice.kernel = false;
   }
-  const bool is_in_tiles = in_tiles && choice.kernel;
-  const bool splits = choice.kernel && !is_in_tiles && splits_projection(problem, tile);
-  return {choice, tile, is_in_tiles, splits ? choose_splits(problem, tile) : 1};
+  return {choice, tile, in_tiles && choice.kernel};
 }
 
 GradientsSelection select_product_gradients(const ExtendedProductProblem& problem, ProductTile tile,

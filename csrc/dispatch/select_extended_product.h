@@ -43,7 +43,6 @@ struct ExtendedProductSelection {
   Choice choice;
   ProductTile tile;
   bool in_tiles = false;  // is the latent made that the product projects, not on the way
-  int splits = 1;         // of a block's width, made on the way
 };
 
 ExtendedProductSelection select_extended_product(const ExtendedProductProblem& problem);

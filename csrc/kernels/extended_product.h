@@ -54,11 +54,6 @@ struct ProductProjection {
   // contiguous, s is kTileLatents, the rank at most kMostTileLatents and a block of the rows a
   // multiple of kTileDepth wide.
   bool in_tiles = false;
-  // Or on the way in so many parts of a block's width each, that as many clusters begin with one;
-  // no fewer steps than parts. Their sums, `partials`: [count_projection_partials()], are added in
-  // their order by warps that have nothing else to do. Where the weights' depth is contiguous.
-  int32_t splits = 1;
-  float* partials = nullptr;
 };
 
 /// out[t, (b, w)] = sum_d rows[t, d] * weight[d, (b, w)], summed over the terms,
@@ -127,21 +122,6 @@ inline int64_t count_product_partials(const ExtendedProductParams& params) {
   return boxes * kProductRows / kProductCluster * 64;
 }
 
-/// Of the latents that a CTA of either kind projects: boxes of 64 columns.
-inline int64_t count_projection_boxes(const ExtendedProductParams& params) {
-  const int64_t row_tiles = (params.T + kProductRows - 1) / kProductRows * kProductCluster;
-  int32_t inner = 0, blocks = 0;
-  for (int t = 0; t < params.term_count; ++t) inner += params.terms[t].inner;
-  for (int o = 0; o < params.output_count; ++o) blocks += params.outputs[o].blocks;
-  return inner < 1 ? 0 : row_tiles * inner * ((blocks * (params.rank / inner) + 63) / 64);
-}
-
-/// Numbers of the sums of all projections' parts.
-inline int64_t count_projection_partials(const ExtendedProductParams& params) {
-  return count_projection_boxes(params) * params.projection.splits * kProductRows /
-         kProductCluster * 64;
-}
-
 /// Of a call. With counters whichever CTAs are free do what is next, without them each does its
 /// share: as fast where all items take equally long on a GPU that has nothing else to do, and a
 /// launch less.
@@ -152,13 +132,7 @@ inline int64_t count_product_counters(const ExtendedProductParams& params) {
   for (int g = 0; g < params.gradient_count && spans > 1; ++g) {
     boxes += count_gradient_boxes(params.gradients[g]);
   }
-  // Parts of projections that are there, of each CTA's rows and block of the input; and the shares
-  // of their sums that are taken.
-  int64_t projections = 0;
-  for (int t = 0; t < params.term_count && params.projection.splits > 1; ++t) {
-    projections += row_tiles * kProductCluster * params.terms[t].inner;
-  }
-  return 2 + spans + row_tiles * kProductCluster + boxes * kProductStoreWarps + projections;
+  return 1 + spans + row_tiles * kProductCluster + boxes * kProductStoreWarps;
 }
 
 cudaError_t launch_extended_product(const ExtendedProductParams& params, cudaStream_t stream);

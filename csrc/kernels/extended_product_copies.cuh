@@ -113,9 +113,8 @@ class Copier {
 
   __device__ void copy_latents(const TilePlace& at) {
     if (p_.order.projections > 0) {
-      // Shares of all blocks' latents that have been stored.
-      const int shares = p_.projection.splits > 1 ? Tile::kRows / 8 : kStoreWarps;
-      ptx::wait_for_counter(p_.projected + at.token / Tile::kRows, p_.projection.inner * shares);
+      ptx::wait_for_counter(p_.projected + at.token / Tile::kRows,
+                            p_.projection.inner * kStoreWarps);
       ptx::show_results_to_copies();
     }
     ptx::wait_for_earlier_kernels();
@@ -159,8 +158,8 @@ class Copier {
   __device__ void copy_projection(const ProjectionPlace& at) {
     const ProjectionTerm& term = p_.projection.terms[at.term];
     with_parts<Tile::kRightParts>(parts_of(p_.projection.columns), [&](auto parts) {
-      copy_walk<parts>(at.steps, [&](int depth, uint32_t to, uint32_t filled) {
-        copy_projected_step<parts>(term, at, at.first_step * Tile::kDepth + depth, to, filled);
+      copy_walk<parts>(term.steps, [&](int depth, uint32_t to, uint32_t filled) {
+        copy_projected_step<parts>(term, at, depth, to, filled);
       });
     });
   }

@@ -42,9 +42,6 @@ class Handover {
     turn_ ^= 1;
   }
 
-  /// Whether take() returns at once.
-  __device__ bool is_full() const { return ptx::has_ended(full(), turn_); }
-
   /// The word of the next boxes, which are full. A warp that stores.
   __device__ uint32_t take() const {
     ptx::wait(full(), turn_);

@@ -196,17 +196,6 @@ cudaError_t describe_projection(Projection& projection, const ExtendedProductPar
     projection.inner += term.inner;
   }
   if (p.rank % (projection.inner * kChunk) != 0) return cudaErrorInvalidValue;
-  const int32_t splits = asked.splits;
-  const bool splits_well =
-      splits == 1 || (splits > 1 && asked.partials != nullptr && p.depth_is_contiguous);
-  if (!splits_well) return cudaErrorInvalidValue;
-  for (int t = 0; t < p.term_count; ++t) {
-    // No part without a step.
-    const int32_t steps = projection.terms[t].steps;
-    if (divide_up(steps, splits) * (splits - 1) >= steps) return cudaErrorInvalidValue;
-  }
-  projection.splits = splits;
-  projection.partials = asked.partials;
   projection.latent = asked.latent;
   projection.T = p.T;
   projection.plane = p.latent_plane;
@@ -266,8 +255,7 @@ template <class Tile>
 void place_counters(Params& params, const ExtendedProductParams& p) {
   const int32_t spans = params.order.gradients.spans;
   params.next_item = p.counters;
-  params.projection.next_share = p.counters + 1;
-  params.span_projected = p.counters + 2;
+  params.span_projected = p.counters + 1;
   params.projected = params.span_projected + spans;
   int32_t* ended = params.projected + params.row_tiles * Tile::kCluster;
   float* partials = p.gradient_partials;
@@ -279,7 +267,6 @@ void place_counters(Params& params, const ExtendedProductParams& p) {
     ended += boxes * kStoreWarps;
     partials += boxes * Tile::kRows * kBoxColumns;
   }
-  params.projection.ended = ended;
 }
 
 template <class T, class Tile, bool kDepthIsContiguous>
@@ -306,8 +293,7 @@ cudaError_t launch_tile(const ExtendedProductParams& p, cudaStream_t stream) {
   params.row_tiles = static_cast<int32_t>(count_row_tiles<Tile>(p));
   params.columns = static_cast<int32_t>(columns);
   params.group = choose_group_tokens(p, columns) / (Tile::kRows * Tile::kCluster);
-  const int32_t projections =
-      Tile::kProjects ? 0 : params.projection.inner * params.projection.splits;
+  const int32_t projections = Tile::kProjects ? 0 : params.projection.inner;
   params.latent_is_ahead = p.latent_is_ahead && p.counters == nullptr;
   ProductGradients gradients{.spans = count_gradient_spans(p)};
   params.span_rows = std::max(params.row_tiles, 1);

@@ -50,14 +50,7 @@ struct Projection {
   void* latent;  // [all blocks, T, inner*s]
   int64_t T, plane, pitch;
   float scaling;
-  int32_t inner;  // of all terms
-  // Of a block's width. With more than one, what each adds: [CTAs' rows, inner, splits, boxes]; how
-  // often a warp has stored its share of that: [CTAs' rows, inner]; and the shares of their sum
-  // that are taken.
-  int32_t splits;
-  float* partials;
-  int32_t* ended;
-  int32_t* next_share;
+  int32_t inner;       // of all terms
   int32_t s, columns;  // columns: of a block of the rows, the s of all results' blocks
 };
 
@@ -168,28 +161,15 @@ __device__ TilePlace place_tile(const Params& p, int tile, int rank) {
 struct ProjectionPlace {
   int token, term, block;
   int column;  // where they begin
-  int whole;   // the projection of the CTA's rows, of all whose parts are added
-  int split;   // of the width
-  int first_step, steps;
 };
 
 template <class Tile>
 __device__ ProjectionPlace place_projection(const Params& p, int index, int rank) {
   const Projection& projection = p.projection;
-  const int whole = index / projection.splits, split = index - whole * projection.splits;
-  const int row = whole / projection.inner, of_all = whole - row * projection.inner;
+  const int row = index / projection.inner, of_all = index - row * projection.inner;
   int term = 0, block = of_all;
   while (block >= projection.terms[term].inner) block -= projection.terms[term++].inner;
-  const int all = projection.terms[term].steps;
-  const int most = (all + projection.splits - 1) / projection.splits;
-  return {.token = first_token<Tile>(row, rank),
-          .term = term,
-          .block = block,
-          .column = of_all * projection.s,
-          .whole = (row * Tile::kCluster + rank) * projection.inner + of_all,
-          .split = split,
-          .first_step = split * most,
-          .steps = min(all - split * most, most)};
+  return {first_token<Tile>(row, rank), term, block, of_all * projection.s};
 }
 
 /// A step of the walks besides those of tiles: 128 rows, or columns of an activation, and so many

@@ -39,20 +39,14 @@ class Storer {
   __device__ void store_items() {
     // What is stored first may need nothing of the kernel before, and yet lie where that one reads.
     ptx::wait_for_earlier_kernels();
-    for (uint32_t word = take(); word != kNoItem; word = take()) {
+    for (uint32_t word = handover_.take(); word != kNoItem; word = handover_.take()) {
       const ProductItem item = item_of(word & ~(3u << 30));
       const auto part = static_cast<int>(word >> 30);
-      if (!kGradients && p_.projection.splits > 1) {
-        leave_latents(item.index, part);
-      } else if (!kGradients || item.work == ProductWork::kProjection) {
+      if (!kGradients || item.work == ProductWork::kProjection) {
         store_latents(item.index, part);
       } else if constexpr (kGradients) {
         store_gradient(item.index, part);
       }
-    }
-    // All parts are under way by now, so that waiting for them ends.
-    if (!kGradients) {
-      while (has_share()) add_share_if_there();
     }
   }
 
@@ -60,104 +54,12 @@ class Storer {
   static constexpr int kThreads = kStoreWarps * 32;
   __device__ static int thread() { return static_cast<int>(threadIdx.x) - 32; }
   __device__ static int warp() { return thread() / 32; }
-  __device__ static int lane() { return static_cast<int>(threadIdx.x) % 32; }
 
   // A warp's share of a gradient's columns: every third eight of them. In sixteens of bytes, as
   // they lie in the boxes: those of eight columns, and of all.
   static constexpr int kEights = Tile::kRows / 8;
-  static constexpr int kRowSums = kBoxColumns / 4, kEightSums = 8 * kRowSums;
-  static constexpr int kSums = kEights * kEightSums;
+  static constexpr int kEightSums = 8 * kBoxColumns / 4, kSums = kEights * kEightSums;
   static constexpr int kTasks = (kEights + kStoreWarps - 1) / kStoreWarps * 64;
-
-  /// The next word; in the meantime shares of latents are added whose parts are there.
-  __device__ uint32_t take() {
-    if (!kGradients) {
-      while (!of_lane(handover_.is_full()) && has_share()) add_share_if_there();
-    }
-    return handover_.take();
-  }
-
-  /// What the first lane says.
-  __device__ static int of_lane(int value) { return __shfl_sync(~0u, value, 0); }
-
-  /// Whether the warp has a share of latents' sums to add, or can take one.
-  __device__ bool has_share() {
-    if (p_.projection.splits < 2) return false;
-    const int all = p_.row_tiles * Tile::kCluster * p_.projection.inner * kEights;
-    if (share_ < 0) {
-      share_ = of_lane(lane() == 0 ? ptx::draw_number(p_.projection.next_share) : 0);
-    }
-    return share_ < all;
-  }
-
-  /// Eight tokens' latents of one block of the rows: the sum of all parts, in their order.
-  __device__ void add_share_if_there() {
-    const Projection& projection = p_.projection;
-    const int whole = share_ / kEights, eight = share_ - whole * kEights;
-    const int parts = projection.splits * kStoreWarps;
-    if (!of_lane(lane() == 0 ? ptx::has_come(projection.ended + whole, parts) : 0)) return;
-    __syncwarp();
-    share_ = -1;
-    const int rows = whole / projection.inner, of_all = whole - rows * projection.inner;
-    const int boxes = parts_of(projection.columns);
-    const float4* const partials = reinterpret_cast<const float4*>(projection.partials) +
-                                   int64_t{whole} * projection.splits * boxes * kSums +
-                                   eight * kEightSums;
-    for (int box = 0; box < boxes; ++box) {
-      for (int i = lane(); i < kEightSums; i += 32) {
-        const int row = eight * 8 + i / kRowSums, place = i % kRowSums * 4;
-        // place_in_boxes(), the other way round.
-        const int column = box * kBoxColumns + (place ^ (row & 7) * 8);
-        const int64_t token = int64_t{rows} * Tile::kRows + row;
-        if (column >= projection.columns || token >= projection.T) continue;
-        add_latents(partials + box * kSums + i, boxes * kSums, column, of_all, token);
-      }
-    }
-    ptx::show_results_to_copies();
-    __syncwarp();
-    if (lane() == 0) ptx::add_to_counter(p_.projected + rows, 1);
-  }
-
-  /// Four neighbouring latents, of which each part's lie `stride` further.
-  __device__ void add_latents(const float4* from, int stride, int column, int of_all,
-                              int64_t token) const {
-    constexpr int kAtOnce = 4;  // on their way to a lane
-    const Projection& projection = p_.projection;
-    float4 sum = {};
-    for (int split = 0; split < projection.splits; split += kAtOnce) {
-      float4 more[kAtOnce] = {};
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        if (split + i < projection.splits) more[i] = from[(split + i) * stride];
-      }
-#pragma unroll
-      for (int i = 0; i < kAtOnce; ++i) {
-        sum = {sum.x + more[i].x, sum.y + more[i].y, sum.z + more[i].z, sum.w + more[i].w};
-      }
-    }
-    const float scaling = projection.scaling;
-    const int q = column / projection.s;
-    T* const to = static_cast<T*>(projection.latent) + of_all * projection.s +
-                  q * projection.plane + token * projection.pitch + (column - q * projection.s);
-    *reinterpret_cast<uint2*>(to) = {round_pair<T>(sum.x * scaling, sum.y * scaling),
-                                     round_pair<T>(sum.z * scaling, sum.w * scaling)};
-  }
-
-  /// What a part of the width adds to 128 tokens' latents, as it lies in the boxes.
-  __device__ void leave_latents(int index, int part) {
-    const ProjectionPlace at = place_projection<Tile>(p_, index, rank_);
-    const Projection& projection = p_.projection;
-    const int boxes = parts_of(projection.columns);
-    const int64_t box = (int64_t{at.whole} * projection.splits + at.split) * boxes + part;
-    float4* const to = reinterpret_cast<float4*>(projection.partials) + box * kSums;
-    const float4* const from = reinterpret_cast<const float4*>(boxes_);
-#pragma unroll 4
-    for (int i = thread(); i < kSums; i += kThreads) to[i] = from[i];
-    handover_.give_back();
-    if (part + 1 < boxes) return;
-    __syncwarp();
-    if (lane() == 0) ptx::add_to_counter(projection.ended + at.whole, 1);
-  }
 
   /// 128 tokens' latents of one block of the rows: to the plane of each block of the result, 16
   /// bytes at a time.
@@ -304,7 +206,6 @@ class Storer {
   Handover<Tile> handover_;
   unsigned char* boxes_;
   int rank_;
-  int share_ = -1;  // of latents' sums, to be added
 };
 
 }  // namespace gralora::extended_product

@@ -66,15 +66,14 @@ __device__ void stage_latents(uint32_t box, const float (*sums)[4], float scalin
   for (int v = 0; v < 8; v += 2) stage_columns<T>(box, v, sums[v], sums[v + 1], scaling);
 }
 
-/// Where such a number lies in a warp's boxes, as fp32. Eights of ranks change places, so
+/// Where a gradient's number lies in a warp's boxes, as fp32. Eights of ranks change places, so
 /// that no way through it meets one bank all the time.
 __device__ inline int place_in_boxes(int row, int rank) {
   return row * 64 + (rank ^ (row & 7) * 8);
 }
 
-/// 64 ranks of a warp's 16 columns of an activation, or 64 columns of its part of latents, to its
-/// boxes, as they are.
-__device__ inline void stage_wide(float* boxes, const float (*sums)[4]) {
+/// 64 ranks of a warp's 16 columns of an activation to its boxes.
+__device__ inline void stage_gradient(float* boxes, const float (*sums)[4]) {
   const int lane = static_cast<int>(threadIdx.x) % 32;
 #pragma unroll
   for (int v = 0; v < 8; ++v) {

@@ -269,16 +269,11 @@ class Multiplier {
   }
 
   __device__ void project(const ProductItem& item) {
-    const int steps = place_projection<Tile>(p_, item.index, rank_).steps;
+    const int term = place_projection<Tile>(p_, item.index, rank_).term;
     with_parts<Tile::kRightParts>(parts_of(p_.projection.columns), [&](auto parts) {
-      multiply_walk<parts, true, !kDepthIsContiguous>(steps);
+      multiply_walk<parts, true, !kDepthIsContiguous>(p_.projection.terms[term].steps);
       hand_over<parts>(item, [&](const float(*sums)[4]) {
-        // Forward passes alone project from parts of a block's width.
-        if (kDepthIsContiguous && p_.projection.splits > 1) {
-          stage_wide(staging_, sums);
-        } else {
-          stage_latents<T>(boxes_, sums, p_.projection.scaling);
-        }
+        stage_latents<T>(boxes_, sums, p_.projection.scaling);
       });
     });
   }
@@ -287,7 +282,7 @@ class Multiplier {
     const GradientPlace at = place_gradient<Tile>(p_, item.index, rank_);
     with_parts<Tile::kRightParts>(parts_of(p_.gradients[at.gradient].sum.rank), [&](auto parts) {
       multiply_walk<parts, false, false>(at.steps);
-      hand_over<parts>(item, [&](const float(*sums)[4]) { stage_wide(staging_, sums); });
+      hand_over<parts>(item, [&](const float(*sums)[4]) { stage_gradient(staging_, sums); });
     });
   }
 

@@ -52,19 +52,6 @@ __device__ inline void arrive_and_expect(uint32_t barrier, uint32_t bytes) {
                : "memory");
 }
 
-/// Whether the barrier's phase of this parity has ended.
-__device__ inline bool has_ended(uint32_t barrier, uint32_t parity) {
-  uint32_t ended = 0;
-  asm volatile(
-      "{\n\t.reg .pred ended;\n\t"
-      "mbarrier.test_wait.parity.shared::cta.b64 ended, [%1], %2;\n\t"
-      "selp.u32 %0, 1, 0, ended;\n\t}"
-      : "=r"(ended)
-      : "r"(barrier), "r"(parity)
-      : "memory");
-  return ended != 0;
-}
-
 /// Returns when the barrier's phase of this parity has ended.
 __device__ inline void wait(uint32_t barrier, uint32_t parity) {
   asm volatile(
@@ -175,13 +162,6 @@ __device__ inline int32_t draw_number(int32_t* counter) {
 /// thread wrote or saw.
 __device__ inline void add_to_counter(int32_t* counter, int32_t number) {
   asm volatile("red.release.gpu.global.add.s32 [%0], %1;" ::"l"(counter), "r"(number) : "memory");
-}
-
-/// Whether the counter has come so far; then what was written before is visible.
-__device__ inline bool has_come(const int32_t* counter, int32_t number) {
-  int32_t seen = 0;
-  asm volatile("ld.acquire.gpu.global.s32 %0, [%1];" : "=r"(seen) : "l"(counter) : "memory");
-  return seen >= number;
 }
 
 /// Returns when the counter has come so far, with what was written before visible.

@@ -64,7 +64,6 @@ py::dict describe(const ExtendedProductSelection& selection) {
   const auto tile = size_of(selection.tile);
   result["tile"] = py::make_tuple(tile.tokens, tile.columns);
   result["in_tiles"] = selection.in_tiles;
-  result["splits"] = selection.splits;
   return result;
 }
 

@@ -69,21 +69,6 @@ void check_type() {
         check_in_tiles({700, {{4, 320}}, {{4, 264}}, 64}, 4);
         check_in_tiles({300, {{2, 128}}, {{2, 264}, {4, 8}, {1, 72}}, 32, false}, 2);
       }
-      if (depth_is_contiguous) {
-        // From parts of a block's width: as many as steps, more places than parts and fewer, a walk
-        // that no parts share evenly, latents of several boxes.
-        const auto check_split = [&](ProductCase c, int places, int splits) {
-          c.projects = true;
-          c.splits = splits;
-          check(c, places);
-        };
-        check_split({1, {{1, 128}}, {{1, 64}}, 8}, processors, 2);
-        check_split({300, {{2, 200}}, {{2, 136}}, 16}, 2, 4);
-        check_split({513, {{4, 264}}, {{4, 72}}, 64, false}, 64, 3);
-        check_split({257, {{2, 392}}, {{2, 264}}, 96}, 4, 2);
-        check_split({300, {{2, 520}}, {{2, 136}, {3, 72}}, 16}, 12, 5);
-        check_split({1300, {{2, 136}}, {{2, 136}}, 16}, 6, 2);
-      }
       // With gradients, which backward passes alone have.
       if (!depth_is_contiguous) {
         const auto check_summed = [&](ProductCase c, int places,

@@ -43,7 +43,6 @@ struct ProductCase {
   int dropped_terms = 0;
   bool in_tiles = false;  // are the latents made that the product projects
   int gradient_span = 0;
-  int splits = 1;  // parts of a block's width that it projects from
 };
 
 /// A matrix whose rows lie further apart than they are long, with one axis contiguous or the other.
@@ -239,9 +238,6 @@ class CheckedProduct {
     p.processors = processors;
     if (c_.projects)
       p.projection = {.latent = latent_.device(), .scaling = 0.5f, .in_tiles = c_.in_tiles};
-    p.projection.splits = c_.splits;
-    Array<float> projected(c_.splits > 1 ? count_projection_partials(p) : 0);
-    if (c_.splits > 1) p.projection.partials = projected.poison().device();
     for (auto& gradient : gradients_) add_gradient(p, *gradient);
     p.gradient_span = c_.gradient_span;
     Array<float> partials(c_.gradient_span > 0 ? count_product_partials(p) : 0);
@@ -372,7 +368,6 @@ class CheckedProduct {
       name += " " + std::to_string(output.blocks) + "x" + std::to_string(output.width);
     }
     return name + " rank " + std::to_string(c_.rank) +
-           (c_.splits > 1 ? " in " + std::to_string(c_.splits) + " parts" : "") +
            (c_.in_tiles   ? " made in tiles"
             : c_.projects ? " made on the way"
                           : "") +

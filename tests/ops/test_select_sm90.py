@@ -304,34 +304,6 @@ def test_tiles_that_do_not_make_their_latents(change: dict[str, Any]) -> None:
     assert not _C.select_extended_product(**{**NARROW, **change})["in_tiles"]
 
 
-@pytest.mark.parametrize(
-    ("change", "splits"),
-    [
-        # 8 pairs of rows and blocks, and 16, for 66 clusters.
-        ({"T": 512}, 8),
-        ({"T": 1024}, 4),
-        ({"T": 512, "inner": 2, "rank": 32}, 16),
-        ({"T": 512, "processors": 66}, 4),
-        # Walks of eight steps.
-        ({"T": 512, "inner": 8, "rank": 128}, 4),
-    ],
-    ids=str,
-)
-def test_few_tokens_are_projected_in_parts(change: dict[str, Any], splits: int) -> None:
-    choice = _C.select_extended_product(**{**PROJECTING, "by_depth": True, **change})
-    assert (choice["path"], choice["splits"]) == ("kernel", splits)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [{"T": 2048}, {"T": 3000}, {"T": 255, "width": 3584}, {"by_depth": False, "T": 512}],
-    ids=str,
-)
-def test_what_is_not_projected_in_parts(change: dict[str, Any]) -> None:
-    choice = _C.select_extended_product(**{**PROJECTING, "by_depth": True, **change})
-    assert (choice["path"], choice["splits"]) == ("library", 1)
-
-
 @pytest.mark.parametrize("path", ["aten", "sm80"])
 def test_a_forced_path_decides_over_latents_in_tiles(path: Any) -> None:
     with gralora.kernels.forced(path):

@@ -106,11 +106,6 @@ inline void send_word_to_block(uint32_t to, uint32_t word, uint32_t barrier, uin
   there.settle();
 }
 
-inline bool has_ended(uint32_t barrier, uint32_t parity) {
-  emulator::give_way();  // Or whoever asks again and again would be alone.
-  return detail::barrier_at(barrier).phase % 2 != parity;
-}
-
 inline void wait(uint32_t barrier, uint32_t parity) {
   emulator::ByteBarrier& awaited = detail::barrier_at(barrier);
   while (awaited.phase % 2 == parity) {
@@ -185,11 +180,6 @@ inline void show_results_to_copies() {}
 inline int32_t draw_number(int32_t* counter) { return (*counter)++; }
 
 inline void add_to_counter(int32_t* counter, int32_t number) { *counter += number; }
-
-inline bool has_come(const int32_t* counter, int32_t number) {
-  emulator::give_way();
-  return *counter >= number;
-}
 
 inline void wait_for_counter(const int32_t* counter, int32_t number) {
   while (*counter < number) emulator::give_way();
